@@ -1,0 +1,111 @@
+"""Every attack, learned or not: `attack(victim, clips, goal) -> AttackResult`.
+
+Adding one: a new file with a subclass that writes `search` (one clip, as in a textbook) or `run` (the whole batch).
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from vidmarl.attacks.result import AttackResult
+from vidmarl.distortions import as_distortion
+from vidmarl.distortions.base import Distortion
+from vidmarl.goals import Goal
+from vidmarl.session import Search, Session
+from vidmarl.tubelets import Canvas, Coherence, TubeletGrid
+from vidmarl.victim import Victim, validate_clips
+
+
+class Attack(ABC):
+    """An attack: its settings in `__init__`, the data in the call.
+
+    Args:
+        distortion: what is done to the clip: a `Distortion`, its name ("gaussian_noise"), or a function
+            `f(clips, strength, noise) -> clips`.
+        budget: queries per clip, the clean prediction included.
+        grid: the tubelets.
+        coherence: how random patterns go on in time: "static", "flow" or "free".
+        seed: of the distortion's and the attack's randomness. The same seed gives the same result for a clip,
+            whichever clips share its batch.
+        clips_at_once: clips that are attacked side by side; bounds the memory.
+        progress: whether to show a progress bar.
+    """
+
+    def __init__(
+        self,
+        distortion: Distortion | str | Any = "gaussian_noise",
+        *,
+        budget: int = 200,
+        grid: TubeletGrid | None = None,
+        coherence: Coherence = "static",
+        seed: int = 0,
+        clips_at_once: int = 64,
+        progress: bool = True,
+    ) -> None:
+        if budget < 1:
+            raise ValueError(f"{type(self).__name__}: the budget must be at least 1 query per clip, got {budget}.")
+        self.distortion = as_distortion(distortion)
+        self.budget = budget
+        self.grid = grid or TubeletGrid()
+        self.coherence: Coherence = coherence
+        self.seed = seed
+        self.clips_at_once = clips_at_once
+        self.progress = progress
+
+    def __call__(
+        self, victim: Victim, clips: Float[Tensor, "b 3 t h w"], goal: Goal | None = None
+    ) -> AttackResult:
+        """Attacks every clip.
+
+        Args:
+            victim: who is attacked.
+            clips: float[b 3 t h w] in [0, 1]; rounded to 8 bits before anything else.
+            goal: `Misclassify(labels)` or `Target(classes)`; None: away from the clean prediction.
+
+        Raises:
+            ClipError: the clips have another shape, dtype or range.
+            ValueError: the goal does not fit the clips or the victim.
+            VictimError: the victim raised or gave unusable scores.
+        """
+        if not isinstance(victim, Victim):
+            raise TypeError(f"Attacking: expected a vidmarl.Victim, got {type(victim).__name__}. Wrap it: Victim(model).")
+        validate_clips(clips, f"attacking with {type(self).__name__}")
+        if goal is not None and goal.classes.numel() != len(clips):
+            raise ValueError(f"Attacking {len(clips)} clips: the goal has {goal.classes.numel()} classes.")
+        parts = []
+        with tqdm(total=len(clips) * self.budget, unit="query", desc=type(self).__name__, disable=not self.progress) as bar:
+            for rows in torch.arange(len(clips)).split(self.clips_at_once):
+                canvas = Canvas(clips[rows], self.distortion, self.grid, self.coherence, self.seed)
+                session = Session(victim, canvas, None if goal is None else goal[rows], self.budget, self.seed)
+                bar.update(len(rows))
+                for asked in self.run(session):
+                    bar.update(len(asked))
+                bar.update(int(session.ledger.left.sum()))  # finished early: what was not needed
+                parts.append(AttackResult.from_session(session, self.describe()))
+        return AttackResult.cat(parts)
+
+    def run(self, session: Session) -> Iterator[Tensor]:
+        """Attacks the active clips of a session; yields the rows asked, once a round, for the progress bar."""
+        yield from session.drive(lambda row: self.search(session, row))
+
+    def search(self, session: Session, row: int) -> Search:
+        """The search on one clip: yields strength maps float[t' gh gw], receives a `Reply` for each."""
+        raise TypeError(f"{type(self).__name__} has neither `run` nor `search`.")
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as plain data."""
+        return {
+            "attack": type(self).__name__,
+            "distortion": self.distortion.describe(),
+            "budget": self.budget,
+            "grid": [self.grid.frames, self.grid.height, self.grid.width],
+            "coherence": self.coherence,
+            "seed": self.seed,
+        }

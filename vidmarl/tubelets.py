@@ -1,0 +1,174 @@
+"""Tubelets: the cells of space and time that a perturbation is made of.
+
+The whole state of a perturbation is its strength map, float[b t' gh gw]: one number per tubelet. A `Canvas` holds what
+is fixed for each clip (the clip, the distortion's randomness) and turns strength maps into clips. So
+the same map always gives the same clip, 0 leaves a tubelet's pixels bit-identical, and adding and removing are exact
+inverses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vidmarl.distortions.base import Distortion, State
+from vidmarl.flow import carry
+
+Coherence = Literal["static", "flow", "free"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TubeletGrid:
+    """The division of a clip into tubelets; the last ones are smaller where the cell does not divide the clip.
+
+    Attributes:
+        frames: frames per tubelet.
+        height: px per tubelet.
+        width: px per tubelet.
+    """
+
+    frames: int = 1
+    height: int = 16
+    width: int = 16
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.height, self.width) < 1:
+            raise ValueError(f"TubeletGrid: cells need at least one frame and one pixel, got {self}.")
+
+    def shape(self, clips: Float[Tensor, "b 3 t h w"]) -> tuple[int, int, int]:
+        """`(t', gh, gw)`, the number of tubelets over the time, height and width of such clips."""
+        t, h, w = clips.shape[-3:]
+        return -(-t // self.frames), -(-h // self.height), -(-w // self.width)
+
+    def expand(self, strength: Float[Tensor, "n t' gh gw"], t: int, h: int, w: int) -> Float[Tensor, "n 1 t h w"]:
+        """The strength of every pixel: that of its tubelet."""
+        per_pixel = strength.repeat_interleave(self.frames, 1)[:, :t]
+        per_pixel = per_pixel.repeat_interleave(self.height, 2)[:, :, :h]
+        return per_pixel.repeat_interleave(self.width, 3)[:, :, :, :w][:, None]
+
+    def pool(self, pixels: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c t' gh gw"]:
+        """The mean of every tubelet's pixels, ragged ones included."""
+        cell = (self.frames, self.height, self.width)
+        return torch.nn.functional.avg_pool3d(pixels, cell, cell, ceil_mode=True, count_include_pad=False)
+
+
+def to_8bit(clips: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Clamped to [0, 1] and rounded to k/255, as a video file holds it; rounding twice changes nothing."""
+    return (clips.clamp(0, 1) * 255).round() / 255
+
+
+def clip_seeds(clips: Float[Tensor, "b 3 t h w"], seed: int) -> list[int]:
+    """A seed per clip from its bytes and `seed`, so that no result depends on which clips share a batch."""
+    stored = (clips.detach().cpu() * 255).round().to(torch.uint8)
+    return [zlib.crc32(clip.numpy().tobytes(), seed & 0xFFFFFFFF) for clip in stored]
+
+
+def draw_noise(
+    clips: Float[Tensor, "b 3 t h w"], coherence: Coherence, seeds: list[int]
+) -> Float[Tensor, "b 3 t h w"]:
+    """Standard normal noise, one value per pixel and channel, coherent in time as asked.
+
+    Args:
+        clips: float[b 3 t h w] in [0, 1]; gives the shape, and the motion for "flow".
+        coherence: "static" holds the pattern still, "flow" carries the first frame's pattern along the estimated
+            motion of the clip, "free" draws every frame anew.
+        seeds: a seed per clip.
+    """
+    if coherence not in ("static", "flow", "free"):
+        raise ValueError(f"Drawing noise: coherence must be 'static', 'flow' or 'free', got {coherence!r}.")
+    b, c, t, h, w = clips.shape
+    frames = t if coherence == "free" else 1
+    noise = torch.stack([torch.randn(c, frames, h, w, generator=torch.Generator().manual_seed(s)) for s in seeds])
+    noise = noise.to(clips.device)
+    if coherence == "flow":
+        return carry(noise[:, :, 0], clips)
+    return noise.expand(b, c, t, h, w)
+
+
+class Canvas:
+    """Clips, and all that is fixed about distorting them.
+
+    Args:
+        clips: float[b 3 t h w] in [0, 1]; rounded to 8 bits.
+        distortion: what is done to them.
+        grid: the tubelets.
+        coherence: how random patterns go on in time, see `draw_noise`.
+        seed: of the distortion's randomness, which also depends on each clip's content.
+
+    Attributes:
+        clips: float32[b 3 t h w], 8-bit values.
+        shape: `(t', gh, gw)`.
+        low: the smallest strength, -1 for a distortion of two directions, else 0. The largest is 1.
+    """
+
+    def __init__(
+        self,
+        clips: Float[Tensor, "b 3 t h w"],
+        distortion: Distortion,
+        grid: TubeletGrid | None = None,
+        coherence: Coherence = "static",
+        seed: int = 0,
+    ) -> None:
+        self.distortion = distortion
+        self.grid = grid or TubeletGrid()
+        self.coherence: Coherence = coherence
+        self.clips = to_8bit(clips.float())
+        self.shape = self.grid.shape(clips)
+        self.low = -1.0 if distortion.signed else 0.0
+        self.seeds = clip_seeds(self.clips, seed)
+        self._state = self._prepare(self.clips, self.seeds)
+
+    def _prepare(self, clips: Tensor, seeds: list[int]) -> State:
+        return self.distortion.prepare(clips, draw_noise(clips, self.coherence, seeds))
+
+    def replace(self, rows: Int64[Tensor, " n"], clips: Float[Tensor, "n 3 t h w"], seed: int) -> None:
+        """Puts other clips of the same shape in the place of `rows`."""
+        clips = to_8bit(clips.float())
+        seeds = clip_seeds(clips, seed)
+        state = self._prepare(clips, seeds)
+        self.clips[rows] = clips
+        for row, value in zip(rows.tolist(), seeds, strict=True):
+            self.seeds[row] = value
+        for key, value in state.items():
+            self._state[key] = self._state[key].contiguous()
+            self._state[key][rows] = value
+
+    def zeros(self) -> Float[Tensor, "b t' gh gw"]:
+        """The strength map of no distortion."""
+        return self.clips.new_zeros(len(self.clips), *self.shape)
+
+    def render(
+        self, strength: Float[Tensor, "n t' gh gw"], rows: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n 3 t h w"]:
+        """The clips of `rows` (default: all) with these strength maps put on, as 8-bit values.
+
+        Raises:
+            ValueError: a strength lies outside [low, 1].
+        """
+        rows = torch.arange(len(self.clips), device=self.clips.device) if rows is None else rows
+        if strength.amin() < self.low or strength.amax() > 1:
+            raise ValueError(
+                f"Rendering {type(self.distortion).__name__}: expected strengths in [{self.low:g}, 1], got"
+                f" [{strength.amin():.3g}, {strength.amax():.3g}]."
+            )
+        clips = self.clips[rows]
+        per_pixel = self.grid.expand(strength, *clips.shape[-3:])
+        distorted = self.distortion(clips, per_pixel, {key: value[rows] for key, value in self._state.items()})
+        return to_8bit(torch.where(per_pixel == 0, clips, distorted))
+
+    def features(self) -> Float[Tensor, "b c t' gh gw"]:
+        """What a tubelet looks like, see `vidmarl.features`."""
+        from vidmarl.features import describe
+
+        return describe(self.clips, self.grid)
+
+
+def flatten_cells(strength: Float[Tensor, "n t' gh gw"]) -> Float[Tensor, "n cells"]:
+    """All tubelets of a clip in one row, time first."""
+    return rearrange(strength, "n t gh gw -> n (t gh gw)")
