@@ -22,6 +22,10 @@ class ClipError(VidmarlError, ValueError):
     """A clip, or the file it comes from, cannot be used as it is."""
 
 
+class DataError(VidmarlError, FileNotFoundError):
+    """A data file or folder that was asked for is not there."""
+
+
 class CheckpointError(VidmarlError):
     """A checkpoint is damaged, or belongs to another version or to other software."""
 

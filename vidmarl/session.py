@@ -8,6 +8,7 @@ sees it, so a success is always the success of the clip as it is returned, seen 
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Generator, Iterator
 
 import torch
@@ -38,9 +39,16 @@ class Reply:
     def __getitem__(self, index: int | Tensor) -> Reply:
         return Reply(self.margin[index], self.success[index], self.l2[index], self.log_probs[index])
 
+    def cpu(self) -> Reply:
+        """The same on the CPU."""
+        return Reply(self.margin.cpu(), self.success.cpu(), self.l2.cpu(), self.log_probs.cpu())
+
 
 Search = Generator[Tensor, Reply, None]
-"""A search on one clip: yields strength maps float[t' gh gw], is sent a scalar `Reply` for each, ends when done."""
+"""A search on one clip: yields strength maps float[t' gh gw], is sent a scalar `Reply` for each, ends when done.
+
+It lives on the CPU, replies included, so that its `if`s do not wait for a GPU: one transfer a round serves all clips.
+"""
 
 
 class Session:
@@ -115,10 +123,11 @@ class Session:
         self.history["margin"][rows, 0] = margin
         self.history["l2"][rows, 0] = 0
         for row in rows.tolist():
-            self._generators[row].manual_seed(self.canvas.seeds[row] ^ (self._seed * 0x9E3779B1 & 0xFFFFFFFF))
+            # hashed: the clip's own seed has already drawn the distortion's noise, and must not draw the search too
+            self._generators[row].manual_seed(zlib.crc32(f"search {self.canvas.seeds[row]} {self._seed}".encode()))
 
     def renew(self, rows: Int64[Tensor, " n"], clips: Float[Tensor, "n 3 t h w"], seed: int) -> None:
-        """Puts fresh clips in the place of `rows`, with a fresh budget: `n` queries. Only for sessions without labels."""
+        """Puts fresh clips in the place of `rows`, with a fresh budget: `n` queries. Not where the goal was given."""
         if not self._own_goal:
             raise ValueError("Renewing clips: the goal was given for the old clips; open a new session instead.")
         self.canvas.replace(rows, clips, seed)
@@ -146,19 +155,25 @@ class Session:
         """Declares clips done: nothing more is asked about them."""
         self.finished[rows] = True
 
-    def full_l2(self) -> Float[Tensor, " b"]:
-        """Norm of the full distortion (strength 1 everywhere), the size that a failure counts with. Costs no query."""
-        full = self.canvas.render(torch.ones_like(self.best_strength))
-        return (full - self.canvas.clips).flatten(1).norm(dim=1)
+    def full_l2(self, rows: Int64[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
+        """Norm of the full distortion (strength 1 everywhere) of some clips (default: all), the size that a failure
+        counts with. Costs no query."""
+        rows = torch.arange(len(self), device=self.canvas.clips.device) if rows is None else rows
+        full = self.canvas.render(torch.ones_like(self.best_strength[rows]), rows)
+        return (full - self.canvas.clips[rows]).flatten(1).norm(dim=1)
 
     def rand(self, rows: Int64[Tensor, " n"], *shape: int) -> Float[Tensor, "n ..."]:
         """Uniform numbers in [0, 1) from each clip's own generator: independent of the rest of the batch."""
-        numbers = [torch.rand(*shape, generator=self._generators[row]) for row in rows.tolist()]
+        numbers = [torch.rand(*shape, generator=self.generator(row)) for row in rows.tolist()]
         return torch.stack(numbers).to(self.canvas.clips.device)
+
+    def generator(self, row: int) -> torch.Generator:
+        """A clip's own source of randomness, on the CPU."""
+        return self._generators[row]
 
     def query(self, strength: Float[Tensor, "n t' gh gw"], rows: Int64[Tensor, " n"]) -> Reply:
         """Asks about the clips of `rows` with these strength maps: one query each."""
-        return self.query_clips(self.canvas.render(strength, rows), rows, strength)
+        return self._ask(self.canvas.render(strength, rows), rows, strength)
 
     def query_clips(
         self,
@@ -175,23 +190,33 @@ class Session:
                 fraction of the largest perturbation of a pixel in the candidate.
         """
         candidates = to_8bit(candidates)
-        before = self.ledger.count[rows.cpu()].to(rows.device)
-        log_probs = self.ledger.query(candidates, rows)
-        delta = candidates - self.canvas.clips[rows]
+        if strength is None:
+            delta = candidates - self.canvas.clips[rows]
+            rms = self.canvas.grid.pool(delta.square()).mean(1).sqrt()
+            strength = rms / delta.abs().flatten(1).amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
+        return self._ask(candidates, rows, strength)
+
+    def _ask(self, candidates: Tensor, rows: Tensor, strength: Tensor) -> Reply:
+        """Asks about 8-bit candidates and books the answers."""
+        on_cpu = rows.cpu()
+        column = self.ledger.count[on_cpu].to(rows.device)
+        log_probs = self.ledger.query(candidates, on_cpu)
+        delta = (candidates - self.canvas.clips[rows]).flatten(1)
         reply = Reply(
             margin=self.goal.margin(log_probs, rows),
             success=self.goal.success(log_probs, rows),
-            l2=delta.flatten(1).norm(dim=1),
+            # summed in double precision: the norm of a clip must not depend on the size of its batch
+            l2=torch.linalg.vector_norm(delta, dim=1, dtype=torch.float64).float(),
             log_probs=log_probs,
         )
-        if strength is None:
-            rms = self.canvas.grid.pool(delta.square()).mean(1).sqrt()
-            strength = rms / delta.abs().flatten(1).amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
         score = log_probs.gather(1, self.goal.classes.to(rows.device)[rows][:, None]).squeeze(1)
-        turn = _turns(rows)
+        turn = _turns(on_cpu)
+        if not turn.any():
+            self._book(rows, column, score, reply, candidates, strength)
+            return reply
         for this in range(int(turn.max()) + 1):  # a clip asked twice in one batch is booked twice, in order
-            asked = (turn == this).nonzero().flatten()
-            self._book(rows[asked], before[asked] + this, score[asked], reply[asked], candidates[asked], strength[asked])
+            at = (turn == this).nonzero().flatten().to(rows.device)
+            self._book(rows[at], column[at] + this, score[at], reply[at], candidates[at], strength[at])
         return reply
 
     def _book(
@@ -202,9 +227,9 @@ class Session:
         self.history["margin"][rows, column] = reply.margin
         self.history["l2"][rows, column] = reply.l2
         fooled = self.fooled[rows]
-        smaller = reply.success & (~fooled | (reply.l2 < self.best_l2[rows]))
+        smaller = reply.success & (~fooled | (reply.l2 <= self.best_l2[rows]))
         nearer = ~fooled & (reply.margin < self.best_margin[rows])
-        better = smaller | nearer
+        better = (smaller | nearer).nonzero().flatten()
         kept = rows[better]
         self.fooled[kept] = fooled[better] | reply.success[better]
         self.best[kept] = candidates[better]
@@ -225,25 +250,26 @@ class Session:
         Yields:
             The rows just asked, once a round (for progress bars).
         """
-        rows = self.rows if rows is None else rows
+        rows = self.rows if rows is None else rows[self.active[rows]]
         searches = {row: search(row) for row in rows.tolist()}
-        proposals: dict[int, Tensor] = {}
 
-        def advance(row: int, reply: Reply | None) -> None:
+        def advance(row: int, reply: Reply | None) -> Tensor | None:
             try:
-                proposals[row] = searches[row].send(reply) if reply is not None else next(searches[row])  # type: ignore[arg-type]
+                return next(searches[row]) if reply is None else searches[row].send(reply)
             except StopIteration:
-                proposals.pop(row, None)
                 if finish:
                     self.finished[row] = True
+                return None
 
-        for row in searches:
-            advance(row, None)
-        while live := [row for row in proposals if self.active[row]]:
-            asked = torch.tensor(live, device=self.canvas.clips.device)
-            reply = self.query(torch.stack([proposals[row] for row in live]), asked)
-            for i, row in enumerate(live):
-                advance(row, reply[i])
+        proposals = {row: advance(row, None) for row in searches}
+        while True:
+            active = self.active.tolist()
+            live = {row: proposal for row, proposal in proposals.items() if proposal is not None and active[row]}
+            if not live:
+                return
+            asked = torch.tensor(list(live), device=self.canvas.clips.device)
+            reply = self.query(torch.stack(list(live.values())).to(asked.device), asked).cpu()
+            proposals = {row: advance(row, reply[i]) for i, row in enumerate(live)}
             yield asked
 
 

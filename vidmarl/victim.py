@@ -34,6 +34,8 @@ class ClipSpec:
         fps: frames a second for "fps".
         stride: native frames per clip frame for "stride".
         antialias: whether shrinking is anti-aliased.
+        short: what to do with a video too short for "fps" or "stride": refuse it ("error"), hold its last frame ("hold")
+            or play it again from the start ("loop"). "uniform" repeats frames by itself.
     """
 
     frames: int | None = 16
@@ -44,6 +46,25 @@ class ClipSpec:
     fps: float = 5.0
     stride: int = 1
     antialias: bool = True
+    short: Literal["error", "hold", "loop"] = "error"
+
+    def __post_init__(self) -> None:
+        positive = {
+            "frames": 1 if self.frames is None else self.frames,
+            "size": min(self.size),
+            "short_side": 1 if self.short_side is None else self.short_side,
+            "fps": self.fps,
+            "stride": self.stride,
+        }
+        if wrong := [name for name, value in positive.items() if not value > 0]:
+            raise ValueError(f"ClipSpec: {' and '.join(wrong)} must be above 0, got {self}.")
+        for name, allowed in (
+            ("fit", ("crop", "letterbox", "squash")),
+            ("sampling", ("fps", "stride", "uniform")),
+            ("short", ("error", "hold", "loop")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"ClipSpec: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
 
 
 @dataclasses.dataclass(frozen=True)

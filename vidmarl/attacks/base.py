@@ -5,7 +5,6 @@ Adding one: a new file with a subclass that writes `search` (one clip, as in a t
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +22,7 @@ from vidmarl.tubelets import Canvas, Coherence, TubeletGrid
 from vidmarl.victim import Victim, validate_clips
 
 
-class Attack(ABC):
+class Attack:
     """An attack: its settings in `__init__`, the data in the call.
 
     Args:
@@ -59,9 +58,7 @@ class Attack(ABC):
         self.clips_at_once = clips_at_once
         self.progress = progress
 
-    def __call__(
-        self, victim: Victim, clips: Float[Tensor, "b 3 t h w"], goal: Goal | None = None
-    ) -> AttackResult:
+    def __call__(self, victim: Victim, clips: Float[Tensor, "b 3 t h w"], goal: Goal | None = None) -> AttackResult:
         """Attacks every clip.
 
         Args:
@@ -75,14 +72,19 @@ class Attack(ABC):
             VictimError: the victim raised or gave unusable scores.
         """
         if not isinstance(victim, Victim):
-            raise TypeError(f"Attacking: expected a vidmarl.Victim, got {type(victim).__name__}. Wrap it: Victim(model).")
+            raise TypeError(
+                f"Attacking: expected a vidmarl.Victim, got {type(victim).__name__}. Wrap it: Victim(model)."
+            )
         validate_clips(clips, f"attacking with {type(self).__name__}")
         if goal is not None and goal.classes.numel() != len(clips):
             raise ValueError(f"Attacking {len(clips)} clips: the goal has {goal.classes.numel()} classes.")
         parts = []
-        with tqdm(total=len(clips) * self.budget, unit="query", desc=type(self).__name__, disable=not self.progress) as bar:
+        with tqdm(
+            total=len(clips) * self.budget, unit="query", desc=type(self).__name__, disable=not self.progress
+        ) as bar:
             for rows in torch.arange(len(clips)).split(self.clips_at_once):
-                canvas = Canvas(clips[rows], self.distortion, self.grid, self.coherence, self.seed)
+                batch = clips[rows].to(victim.device or clips.device)  # candidates are made where they are looked at
+                canvas = Canvas(batch, self.distortion, self.grid, self.coherence, self.seed)
                 session = Session(victim, canvas, None if goal is None else goal[rows], self.budget, self.seed)
                 bar.update(len(rows))
                 for asked in self.run(session):
@@ -100,8 +102,8 @@ class Attack(ABC):
         raise TypeError(f"{type(self).__name__} has neither `run` nor `search`.")
 
     def describe(self) -> dict[str, Any]:
-        """The settings as plain data."""
-        return {
+        """The settings as plain data: the common ones, then the attack's own plain attributes."""
+        common = {
             "attack": type(self).__name__,
             "distortion": self.distortion.describe(),
             "budget": self.budget,
@@ -109,3 +111,7 @@ class Attack(ABC):
             "coherence": self.coherence,
             "seed": self.seed,
         }
+        skip = {*common, "clips_at_once", "progress"}  # the last two change no result
+        plain = (bool, int, float, str, list, tuple, type(None))
+        own = {k: v for k, v in vars(self).items() if k not in skip and k[0] != "_" and isinstance(v, plain)}
+        return common | own

@@ -1,18 +1,46 @@
-"""What an attack returns."""
+"""What an attack returns, and how it is kept.
+
+A saved result is a folder: `result.safetensors` (every tensor; clips as bytes, which loses nothing because they hold
+8-bit values), `result.json` (settings, a checksum, and the table of `AttackResult.metrics` for readers without
+Python) and, where asked for, `clip-0000.webm` and so on, the adversarial clips as lossless video.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import hashlib
+import html
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from vidmarl import metrics
+from vidmarl.errors import CheckpointError
 from vidmarl.session import Session
 
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
 
-@dataclasses.dataclass(frozen=True)
+FORMAT = 1
+"""Version of the saved form; a change that older readers cannot read raises it."""
+
+_TENSORS = "result.safetensors"
+_RECORD = "result.json"
+_CLIPS = ("clean", "adversarial")
+_HISTORY = "history."
+_SHOWN = 10
+"""Clips in the table of a notebook."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class AttackResult:
     """An attack's outcome, clip by clip.
 
@@ -86,3 +114,233 @@ class AttackResult:
 
     def __len__(self) -> int:
         return len(self.success)
+
+    def __getitem__(self, rows: int | slice | list[int] | Tensor) -> AttackResult:
+        """The result of some of the clips; one index gives a result of one clip."""
+        if isinstance(rows, int):
+            rows = [range(len(self))[rows]]  # raises an IndexError beyond the clips, counts negative ones from the end
+        fields = {
+            f.name: getattr(self, f.name)[rows]
+            for f in dataclasses.fields(self)
+            if f.name not in ("history", "settings")
+        }
+        history = {key: values[rows] for key, values in self.history.items()}
+        return dataclasses.replace(self, **fields, history=history)
+
+    def __repr__(self) -> str:
+        attacked = len(self) - int(self.skipped.sum())
+        fooled = self.success & ~self.skipped
+        line = f"AttackResult({self.settings.get('attack', 'attack')}: {int(fooled.sum())} of {attacked} clips fooled"
+        if attacked < len(self):
+            line += f", {len(self) - attacked} skipped"
+        line += f", {int(self.queries.sum())} queries"
+        if fooled.any():
+            norms = metrics.l2(self.clean[fooled], self.adversarial[fooled])
+            line += f", median L2 of the fooled {norms.quantile(0.5):.3g}"
+        return line + ")"
+
+    def _repr_html_(self) -> str:
+        """The table of the first clips, and one attacked clip in motion, for notebooks."""
+        from vidmarl.report.pictures import animation
+
+        table = self[:_SHOWN].metrics().to_html(index=False, border=0, float_format="{:.3g}".format, escape=True)
+        more = f"<p>and {len(self) - _SHOWN} more clips</p>" if len(self) > _SHOWN else ""
+        if len(self) == 0:
+            return f"<p>{html.escape(repr(self))}</p>"
+        shown = int(self.success.int().argmax())
+        return (
+            f"<div><p><b>{html.escape(repr(self))}</b></p>{table}{more}"
+            f'<figure style="margin:1em 0"><img alt="clip {shown}: original, attacked, amplified difference" src="'
+            f'{animation(self.clean[shown], self.adversarial[shown])}"><figcaption>clip {shown}: original, attacked,'
+            " amplified difference</figcaption></figure></div>"
+        )
+
+    def label(self, index: int) -> str:
+        """The name of a class, or its number where the victim has no names."""
+        labels = self.settings.get("labels")
+        return str(int(index)) if labels is None else labels[int(index)]
+
+    def metrics(self, *, perceptual: bool = False) -> pd.DataFrame:
+        """A row for each clip: what happened, and how large the perturbation of `adversarial` is.
+
+        Args:
+            perceptual: whether to add the metrics that cost seconds a clip, see `vidmarl.metrics.perturbation_metrics`.
+
+        Returns:
+            "clip", "prediction" (on the clean clip), "goal" (the label to lead away from, or the target), "success",
+            "skipped", "queries", "first_success" (the query; missing where there is none), then the names of
+            `perturbation_metrics`. These are missing where the clip was skipped: nothing was done to it.
+        """
+        import pandas as pd
+
+        first = metrics.first_success(self)
+        table: dict[str, Any] = {
+            "clip": range(len(self)),
+            "prediction": [self.label(c) for c in self.prediction.tolist()],
+            "goal": [self.label(c) for c in self.classes.tolist()],
+            "success": self.success.numpy(),
+            "skipped": self.skipped.numpy(),
+            "queries": self.queries.numpy(),
+            "first_success": pd.array([int(f) or None for f in first], dtype="Int64"),
+        }
+        attacked = ~self.skipped
+        measured = metrics.perturbation_metrics(
+            self.clean[attacked], self.adversarial[attacked], strength=self.strength[attacked], perceptual=perceptual
+        )
+        for name, values in measured.items():
+            column = torch.full((len(self),), torch.nan)
+            column[attacked] = values.float()
+            table[name] = column.numpy()
+        return pd.DataFrame(table)
+
+    def show(self, i: int = 0) -> go.Figure:
+        """A frame slider over clip `i`: original, attacked with its region, amplified difference."""
+        from vidmarl.report.figures import frames
+
+        one = self[i]
+        state = "skipped" if one.skipped else "fooled" if one.success else "not fooled"
+        figure = frames(one.clean[0], one.adversarial[0], one.strength[0])
+        return figure.update_layout(title=f"{self.label(int(one.prediction))}: {state}, {int(one.queries)} queries")
+
+    def save(self, path: str | Path, *, videos: bool = False, fps: float = 5.0, overwrite: bool = False) -> Path:
+        """Writes the result to a folder, which is there complete or not at all.
+
+        A result that was saved there before is replaced.
+
+        Args:
+            path: the folder.
+            videos: whether to add the adversarial clips as lossless video.
+            fps: frames a second of these videos.
+            overwrite: whether `path` may also be replaced, with all that is in it, where it is no saved result.
+
+        Returns:
+            The folder.
+
+        Raises:
+            FileExistsError: `path` is there, is not empty and is no saved result, and `overwrite` is False.
+            TypeError: the settings are no plain data.
+        """
+        from safetensors.torch import save_file
+
+        path = Path(path).absolute()
+        if path.exists() and not overwrite and not _is_result(path):
+            raise FileExistsError(
+                f"Saving a result to {path}: something that is no saved result, or has other files in it, is there."
+                " Give another folder, or overwrite=True to replace all of it."
+            )
+        tensors = {name: value for name, value in vars(self).items() if name not in (*_CLIPS, "history", "settings")}
+        tensors |= {name: (getattr(self, name) * 255).round().to(torch.uint8) for name in _CLIPS}
+        tensors |= {_HISTORY + key: values for key, values in self.history.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial, old = (path.with_name(f".{path.name}.{os.getpid()}.{state}") for state in ("partial", "old"))
+        try:
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            partial.mkdir()
+            save_file({name: value.contiguous() for name, value in tensors.items()}, partial / _TENSORS)
+            if videos:
+                self._write_videos(partial, fps)
+            (partial / _RECORD).write_text(self._record(_checksum(partial / _TENSORS)), encoding="utf-8")
+            if path.exists():
+                path.rename(old)
+            try:
+                partial.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        if old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.unlink(missing_ok=True)
+        return path
+
+    def _write_videos(self, folder: Path, fps: float) -> None:
+        from vidmarl.data.encode import write_lossless
+
+        for i, clip in enumerate(self.adversarial):
+            write_lossless(folder / f"clip-{i:04d}.webm", clip, fps)
+
+    def _record(self, checksum: str) -> str:
+        """`result.json`."""
+        from vidmarl import __version__
+
+        rows = [{k: _plain(v) for k, v in row.items()} for row in self.metrics().to_dict("records")]
+        record = {
+            "format": FORMAT,
+            "vidmarl": __version__,
+            "sha256": checksum,
+            "settings": self.settings,
+            "clips": rows,
+        }
+        try:
+            text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"Saving a result: its settings must be plain data (text, numbers, lists, dicts), but {error}."
+            ) from error
+        return text + "\n"
+
+    @classmethod
+    def load(cls, path: str | Path) -> AttackResult:
+        """Reads a result that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+            CheckpointError: it is damaged, or of another version, or no saved result.
+        """
+        from safetensors.torch import load
+
+        path = Path(path)
+        doing = f"Loading a result from {path}"
+        if not path.exists():
+            raise FileNotFoundError(f"{doing}: there is nothing of that name.")
+        try:
+            record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
+            content = (path / _TENSORS).read_bytes()
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{doing}: expected a folder with {_RECORD} and {_TENSORS} ({error}).") from error
+        version = record.get("format") if isinstance(record, dict) else None
+        if version != FORMAT:
+            raise CheckpointError(
+                f"{doing}: expected format {FORMAT}, got {version!r}. It is of another version of vidmarl, or no saved"
+                " result."
+            )
+        if hashlib.sha256(content).hexdigest() != record.get("sha256"):
+            raise CheckpointError(f"{doing}: {_TENSORS} is damaged, or belongs to another {_RECORD}: save it again.")
+        try:
+            tensors = load(content)
+            history = {
+                key.removeprefix(_HISTORY): tensors.pop(key) for key in sorted(tensors) if key.startswith(_HISTORY)
+            }
+            tensors |= {name: tensors[name].float() / 255 for name in _CLIPS}
+            return cls(**tensors, history=history, settings=record["settings"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{doing}: its parts are not those of a result ({error}).") from error
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a folder holds a saved result and nothing else; an empty one counts, since nothing in it can be lost."""
+    if not path.is_dir():
+        return False
+    names = {entry.name for entry in path.iterdir()}
+    return not names or (
+        {_RECORD, _TENSORS} <= names
+        and all(n in (_RECORD, _TENSORS) or (n.startswith("clip-") and n.endswith(".webm")) for n in names)
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A table's value for JSON, which knows neither NumPy's types nor NaN nor infinity."""
+    import pandas as pd
+
+    if pd.isna(value):
+        return None
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,9 +5,13 @@ Adding one: a new file with a function and a thin `Distortion` around it, see do
 
 from __future__ import annotations
 
+import inspect
+import math
+import pkgutil
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -19,7 +23,8 @@ class Distortion(nn.Module):
     """A function of (clip, strength per pixel, fixed randomness) to a clip.
 
     Whatever is random or slow happens once per clip in `prepare`; `forward` is deterministic. Pixels of strength 0
-    are put back by the caller, so `forward` need not care for them.
+    are put back by the caller, so `forward` need not care for them. Every argument of `__init__` is kept as an
+    attribute of the same name, from which `describe` reads it.
 
     Attributes:
         signed: whether the distortion has two directions: strengths in [-1, 1] rather than [0, 1].
@@ -32,7 +37,8 @@ class Distortion(nn.Module):
 
         Args:
             clips: float32[b 3 t h w] in [0, 1].
-            noise: standard normal, coherent in time as the user asked; the only source of randomness.
+            noise: standard normal, coherent in time as the user asked; the only source of randomness. Not to be
+                written to: a pattern that stands still is one frame, expanded.
         """
         return {"noise": noise}
 
@@ -49,16 +55,18 @@ class Distortion(nn.Module):
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """Plain data to make the distortion again: its class path and its arguments."""
+        """Plain data from which `as_distortion` makes the distortion again: its class path and its arguments."""
         kind = type(self)
         return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": self.arguments()}
 
     def arguments(self) -> dict[str, Any]:
-        """The plain values among the attributes, by name: for the base class, those that `__init__` was given."""
-        return {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "training"}
+        """The arguments of `__init__`, by name, as plain data."""
+        parameters = inspect.signature(type(self)).parameters.values()
+        names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        return {name: getattr(self, name) for name in names}
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{k}={v!r}" for k, v in self.arguments().items())
+        return ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
 
 
 class FunctionDistortion(Distortion):
@@ -66,13 +74,19 @@ class FunctionDistortion(Distortion):
 
     Args:
         function: `f(clips, strength, noise) -> clips`, with clips float32[n 3 t h w] in [0, 1], strength per pixel
-            float32[n 1 t h w] and standard normal noise float32[n 3 t h w] that stays the same for a clip.
+            float32[n 1 t h w] and standard normal noise float32[n 3 t h w] that stays the same for a clip. Or the
+            path of such a function, "package.module.name".
         signed: whether strengths go from -1 to 1.
     """
 
-    def __init__(self, function: Callable[[Tensor, Tensor, Tensor], Tensor], signed: bool = False) -> None:
+    def __init__(self, function: Callable[[Tensor, Tensor, Tensor], Tensor] | str, signed: bool = False) -> None:
         super().__init__()
-        self._function = function
+        self.function = _function_at(function) if isinstance(function, str) else function
+        if isinstance(self.function, type) or not callable(self.function):
+            raise TypeError(
+                f"Making a distortion: expected a function f(clips, strength, noise), got {self.function!r}."
+                " What is not a function of a module cannot be found by its path: pass the object itself."
+            )
         self._signed = signed
 
     @property
@@ -81,12 +95,32 @@ class FunctionDistortion(Distortion):
         return self._signed
 
     def forward(self, clips: Tensor, strength: Tensor, state: State) -> Tensor:
-        return self._function(clips, strength, state["noise"])
+        return self.function(clips, strength, state["noise"])
 
-    def describe(self) -> dict[str, Any]:
-        name = getattr(self._function, "__qualname__", type(self._function).__qualname__)
-        module = getattr(self._function, "__module__", type(self._function).__module__)
-        return {
-            "class_path": f"{type(self).__module__}.FunctionDistortion",
-            "init_args": {"function": f"{module}.{name}", "signed": self._signed},
-        }
+    def arguments(self) -> dict[str, Any]:
+        owner = self.function if hasattr(self.function, "__qualname__") else type(self.function)
+        return {"function": f"{owner.__module__}.{owner.__qualname__}", "signed": self._signed}
+
+
+def _function_at(path: str) -> Any:
+    try:
+        return pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"Making a distortion of the function {path!r}: expected the path 'package.module.name' of a function that"
+            f" can be imported, got {type(error).__name__}: {error}. A lambda or an inner function has no path: pass it"
+            " as an object."
+        ) from error
+
+
+def bounded(owner: Distortion, **limits: tuple[float, float, float]) -> None:
+    """Raises a ValueError unless `low < value <= high` for every `name=(value, low, high)`."""
+    for name, (value, low, high) in limits.items():
+        if not low < value <= high:
+            upper = "" if math.isinf(high) else f" and at most {high:g}"
+            raise ValueError(f"{type(owner).__name__}: {name} must be above {low:g}{upper}, got {value!r}.")
+
+
+def uniforms(noise: Float[Tensor, "b 3 t h w"], count: int) -> Float[Tensor, "b count"]:
+    """Numbers uniform in (0, 1) for each clip, from the first values of its noise; `count` is at most `3 h w`."""
+    return torch.special.ndtr(noise[:, :, 0].flatten(1)[:, :count])

@@ -1,0 +1,65 @@
+# Everything here works from a fresh clone with git, make and Python 3.11+: the first target that needs it makes the
+# virtual environment, and makes it again only where pyproject.toml has changed.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+USER_STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+# pip shows its progress to a person, and to a log only what went wrong
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 2 || echo --quiet)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format typecheck lab hooks clean
+
+help: ## Show this list
+	@echo "vidmarl: make TARGET [PYTHON=python3] [VENV=.venv]"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(USER_STAMP) ## Train two agents on a small victim, attack unseen clips, write a report (minutes, no network)
+	@$(BIN)/vidmarl demo
+
+test: $(DEV_STAMP) lint typecheck ## Style, types, every test (slow ones too) and every notebook
+	@echo "== tests and notebooks"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --nbmake --nbmake-timeout=900 tests notebooks
+
+lint: $(DEV_STAMP) ## Check style and formatting
+	@echo "== style"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(DEV_STAMP) ## Format the code, and repair what ruff can repair
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+typecheck: $(DEV_STAMP) ## Check the types
+	@echo "== types"
+	@$(BIN)/mypy
+
+lab: $(DEV_STAMP) ## Open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab notebooks
+
+hooks: $(DEV_STAMP) ## Let git check style and strip notebook outputs at every commit
+	@$(BIN)/pre-commit install
+
+clean: ## Remove caches and built files; keep the virtual environment and outputs/
+	@rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "vidmarl needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1): give another with PYTHON=" >&2; exit 1; }
+	@echo "== making $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { rm -f $@; exit 1; }
+
+$(USER_STAMP): pyproject.toml | $(BIN)/python
+	@echo "== installing vidmarl and what it needs into $(VENV) (the first time: minutes, several GB)"
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml | $(BIN)/python
+	@echo "== installing vidmarl, what it needs and the tools of its developers into $(VENV) (the first time: minutes, several GB)"
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@ $(USER_STAMP)

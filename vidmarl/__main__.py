@@ -1,0 +1,6 @@
+"""`python -m vidmarl ...` is `vidmarl ...`."""
+
+from vidmarl.cli import main
+
+if __name__ == "__main__":
+    main()

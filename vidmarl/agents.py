@@ -1,0 +1,204 @@
+"""The two actors and their centralised critic: small convolutional nets over the tubelets, for any grid.
+
+All three see the same observation, which holds only what a black-box attacker can know (`vidmarl.env`). The spatial
+actor says which cells to change and in which direction; the temporal actor says to which frames that applies.
+Trunks may run in half precision; heads, log-probabilities and values are float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Float
+from tensordict.nn import TensorDictModule
+from torch import Tensor, nn
+from torchrl.modules import ProbabilisticActor
+
+from vidmarl.proposals import BLOCK_SIZES, WINDOW_WIDTHS, BlockDistribution, WindowDistribution
+
+OBSERVATION = ["features", "maps", "state"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AgentsConfig:
+    """The shape of the nets.
+
+    Attributes:
+        features: channels of what a tubelet looks like (`vidmarl.features`).
+        maps: channels of what the episode has done and found out, per tubelet.
+        state: numbers that describe the episode as a whole.
+        width: hidden channels.
+        depth: residual blocks per trunk.
+    """
+
+    features: int
+    maps: int
+    state: int
+    width: int = 32
+    depth: int = 2
+
+
+class Residual(nn.Module):
+    """A 3x3 convolution in space, then one over 3 frames, added to the input. Starts as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.space = nn.Conv3d(width, width, (1, 3, 3), padding=(0, 1, 1))
+        self.time = nn.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0))
+        nn.init.zeros_(self.time.weight)
+        nn.init.zeros_(self.time.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = nn.functional.gelu(self.space(x))
+        return x + self.time(nn.functional.gelu(hidden))
+
+
+class Trunk(nn.Module):
+    """From an observation to hidden features of every tubelet."""
+
+    def __init__(self, config: AgentsConfig) -> None:
+        super().__init__()
+        self.enter = nn.Conv3d(config.features + config.maps, config.width, 1)
+        self.condition = nn.Linear(config.state, config.width)
+        self.blocks = nn.Sequential(*(Residual(config.width) for _ in range(config.depth)))
+
+    def forward(self, features: Tensor, maps: Tensor, state: Tensor) -> Float[Tensor, "n d t gh gw"]:
+        x = self.enter(torch.cat([features, maps], 1))
+        x = x + rearrange(self.condition(state), "n d -> n d 1 1 1")
+        return self.blocks(nn.functional.gelu(x)).float()
+
+
+def pooled(x: Tensor, pattern: str) -> Tensor:
+    """Mean and maximum side by side."""
+    return torch.cat([reduce(x, pattern, "mean"), reduce(x, pattern, "max")], 1)
+
+
+class Grid(nn.Module):
+    """A net over one observation [n ...], usable with any leading dimensions."""
+
+    def forward(self, features: Tensor, maps: Tensor, state: Tensor) -> Any:
+        lead = state.shape[:-1]
+        flat = [x.reshape(-1, *x.shape[len(lead) :]) for x in (features, maps, state)]
+        out = self.infer(*flat)
+        if isinstance(out, tuple):
+            return tuple(x.reshape(*lead, *x.shape[1:]) for x in out)
+        return out.reshape(*lead, *out.shape[1:])
+
+    def infer(self, features: Tensor, maps: Tensor, state: Tensor) -> Any:
+        """The net itself, on one leading dimension."""
+        raise NotImplementedError
+
+
+class SpatialNet(Grid):
+    """Where: logits of every cell, of its direction, and of the size of the block; each with one agent axis."""
+
+    def __init__(self, config: AgentsConfig) -> None:
+        super().__init__()
+        self.trunk = Trunk(config)
+        self.cells = nn.Conv2d(2 * config.width, 2, 1)
+        self.sizes = nn.Linear(2 * config.width, len(BLOCK_SIZES))
+        _start_flat(self.cells, self.sizes)
+        with torch.no_grad():  # at first, blocks of about eight cells, as the signed-block control has them
+            self.sizes.bias.copy_(torch.tensor([-1.0, -0.5, 0.5, 1.0, 0.0, -1.0]))
+
+    def infer(self, features: Tensor, maps: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.trunk(features, maps, state)
+        with torch.autocast(x.device.type, enabled=False):
+            per_cell = rearrange(self.cells(pooled(x, "n d t h w -> n d h w")), "n two h w -> n two (h w)")
+            sizes = self.sizes(pooled(x, "n d t h w -> n d"))
+        return per_cell[:, :1], per_cell[:, 1:], sizes[:, None]
+
+
+class TemporalNet(Grid):
+    """When: logits of the window's centre and of its width; each with one agent axis."""
+
+    def __init__(self, config: AgentsConfig) -> None:
+        super().__init__()
+        self.trunk = Trunk(config)
+        self.centres = nn.Conv1d(2 * config.width, 1, 1)
+        self.widths = nn.Linear(2 * config.width, len(WINDOW_WIDTHS))
+        _start_flat(self.centres, self.widths)
+
+    def infer(self, features: Tensor, maps: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.trunk(features, maps, state)
+        with torch.autocast(x.device.type, enabled=False):
+            centres = self.centres(pooled(x, "n d t h w -> n d t"))
+            widths = self.widths(pooled(x, "n d t h w -> n d"))
+        return centres, widths[:, None]
+
+
+class ValueNet(Grid):
+    """The team's value of a state, float[n 1 1]: one agent axis, one number."""
+
+    def __init__(self, config: AgentsConfig) -> None:
+        super().__init__()
+        self.trunk = Trunk(config)
+        self.head = nn.Sequential(
+            nn.Linear(2 * config.width, 2 * config.width), nn.GELU(), nn.Linear(2 * config.width, 1)
+        )
+        nn.init.zeros_(self.head[-1].weight)  # type: ignore[arg-type]
+
+    def infer(self, features: Tensor, maps: Tensor, state: Tensor) -> Tensor:
+        x = self.trunk(features, maps, state)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.head(pooled(x, "n d t h w -> n d"))[:, None]
+
+
+def _start_flat(*heads: nn.Module) -> None:
+    """Heads that start at zero: the first policy is uniform, whatever the clip."""
+    for head in heads:
+        nn.init.zeros_(head.weight)  # type: ignore[arg-type]
+        nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+
+
+class Agents(nn.Module):
+    """The team: spatial actor, temporal actor, critic.
+
+    Args:
+        config: the shape of the nets.
+    """
+
+    def __init__(self, config: AgentsConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.spatial = ProbabilisticActor(
+            TensorDictModule(
+                SpatialNet(config),
+                in_keys=OBSERVATION,
+                out_keys=[("spatial", key) for key in ("cell_logits", "up_logits", "size_logits")],
+            ),
+            in_keys={
+                "cell_logits": ("spatial", "cell_logits"),
+                "up_logits": ("spatial", "up_logits"),
+                "size_logits": ("spatial", "size_logits"),
+                "can_up": ("spatial", "can_up"),
+                "can_down": ("spatial", "can_down"),
+            },
+            out_keys=[("spatial", "action")],
+            distribution_class=BlockDistribution,
+            return_log_prob=True,
+            log_prob_key=("spatial", "log_prob"),
+        )
+        self.temporal = ProbabilisticActor(
+            TensorDictModule(
+                TemporalNet(config),
+                in_keys=OBSERVATION,
+                out_keys=[("temporal", key) for key in ("centre_logits", "width_logits")],
+            ),
+            in_keys={
+                "centre_logits": ("temporal", "centre_logits"),
+                "width_logits": ("temporal", "width_logits"),
+            },
+            out_keys=[("temporal", "action")],
+            distribution_class=WindowDistribution,
+            return_log_prob=True,
+            log_prob_key=("temporal", "log_prob"),
+        )
+        self.critic = TensorDictModule(ValueNet(config), in_keys=OBSERVATION, out_keys=["state_value"])
+
+    def describe(self) -> dict[str, int]:
+        """The shape of the nets as plain data."""
+        return dataclasses.asdict(self.config)

@@ -1,0 +1,154 @@
+"""The attack by the two trained agents (arXiv 2506.05431; the mechanism is our reconstruction, see the README)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vidmarl.attacks.base import Attack
+from vidmarl.attacks.reduce import reduce
+from vidmarl.errors import CheckpointError
+from vidmarl.session import Session
+from vidmarl.tubelets import TubeletGrid
+
+if TYPE_CHECKING:
+    from vidmarl.agents import Agents
+
+FORMAT = "vidmarl-agents"
+VERSION = 1
+
+
+class RLAttack(Attack):
+    """Lets two agents propose where and when to distort, then removes what is not needed.
+
+    Until the goal is reached, each query is one joint proposal of the agents (`vidmarl.env`). After that the rest of
+    the budget goes into the clean-up that all attacks share (`vidmarl.attacks.reduce`).
+
+    Args:
+        agents: the trained team, see `from_checkpoint`; an untrained one is a control.
+        step: how far a proposal moves the strength at its centre.
+        reduce: whether to clean up after success.
+        **kwargs: see `Attack`.
+    """
+
+    def __init__(self, agents: Agents, *, step: float = 1.0, reduce: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.agents = agents
+        self.step = step
+        self.reduce = reduce
+
+    @classmethod
+    def from_checkpoint(cls, path: str | os.PathLike[str], **kwargs: Any) -> RLAttack:
+        """Loads a trained team from a training checkpoint or from a file of `save_agents`.
+
+        Distortion, grid, coherence and step are those that it was trained with, unless given.
+
+        Args:
+            path: the file; nothing in it is executed (`weights_only=True`).
+            **kwargs: see `RLAttack` and `Attack`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: it is damaged, holds something else, or is of another version.
+        """
+        agents, settings = load_agents(path)
+        trained = {key: settings[key] for key in ("distortion", "coherence", "step") if key in settings}
+        trained["grid"] = TubeletGrid(*settings["grid"])
+        if kwargs.get("distortion", "") is None:
+            kwargs.pop("distortion")
+        return cls(agents, **(trained | kwargs))
+
+    def run(self, session: Session) -> Iterator[Tensor]:
+        """Rolls the agents out until no clip is both active and unfooled, then reduces the fooled ones."""
+        from vidmarl.env import VideoAttackEnv
+
+        device = session.canvas.clips.device
+        agents = self.agents.to(device).eval()
+        env = VideoAttackEnv(session, step=self.step)
+        td = env.reset()
+        with torch.no_grad():
+            while len(rows := (session.active & ~session.fooled).nonzero().flatten()):
+                asked = td[rows]
+                for group, actor in (("spatial", agents.spatial), ("temporal", agents.temporal)):
+                    dist = actor.get_dist(asked)
+                    uniform = session.rand(rows, 1, dist.uniforms_needed)
+                    action = torch.zeros_like(env.full_action_spec[group, "action"].zero())
+                    action[rows] = dist.draw(uniform)
+                    td[group, "action"] = action
+                td = env.step_mdp(env.step(td))
+                yield rows
+        if self.reduce:
+            fooled = (session.active & session.fooled).nonzero().flatten()
+            yield from session.drive(lambda row: reduce(session, row), fooled)
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"step": self.step, "reduce": self.reduce}
+
+
+def pack_agents(agents: Agents, settings: dict[str, Any]) -> dict[str, Any]:
+    """The team and what it was trained on as plain data and tensors.
+
+    Args:
+        agents: the team.
+        settings: plain data; "grid" (three integers), and what else describes the training.
+    """
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": agents.describe(),
+        "settings": settings,
+        "state_dict": {key: value.detach().cpu() for key, value in agents.state_dict().items()},
+    }
+
+
+def save_agents(path: str | os.PathLike[str], agents: Agents, settings: dict[str, Any]) -> None:
+    """Writes a small file with nothing but the team, atomically."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        torch.save(pack_agents(agents, settings), partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_agents(path: str | os.PathLike[str]) -> tuple[Agents, dict[str, Any]]:
+    """Reads a team, and its settings, from a training checkpoint or a file of `save_agents`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is damaged, holds something else, or is of another version.
+    """
+    from vidmarl.agents import Agents, AgentsConfig
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Loading agents: there is no file {path}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"Loading agents from {path}: it cannot be read as a checkpoint of plain tensors ({error})."
+        ) from error
+    packed = content.get("vidmarl", content) if isinstance(content, dict) else {}
+    if packed.get("format") != FORMAT:
+        raise CheckpointError(
+            f"Loading agents from {path}: it holds no vidmarl agents. Give a checkpoint of `vidmarl fit`."
+        )
+    if packed.get("version") != VERSION:
+        raise CheckpointError(
+            f"Loading agents from {path}: it is of format version {packed.get('version')}, this vidmarl reads version"
+            f" {VERSION}. Train again, or use the vidmarl that wrote it."
+        )
+    try:
+        agents = Agents(AgentsConfig(**packed["config"]))
+        agents.load_state_dict(packed["state_dict"])
+        settings = packed["settings"]
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"Loading agents from {path}: its content does not fit together ({error}).") from error
+    return agents, settings

@@ -1,0 +1,80 @@
+"""Square Attack in space and time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidmarl.attacks.base import Attack
+from vidmarl.attacks.reduce import reduce
+from vidmarl.session import Search, Session
+
+HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
+"""The iterations, of 10,000, at which the paper halves the size of its squares."""
+
+
+class SquareTubes(Attack):
+    """Random search with boxes of tubelets at the extremes of strength (Andriushchenko et al. 2020, arXiv 1912.00049).
+
+    It starts from vertical stripes, each at one extreme of the strength range at random: -1 or 1, or 0 or 1 where the
+    distortion has one direction. Each query sets a random box of tubelets to one extreme and keeps it if the margin
+    falls. The box takes up the fraction `p` of the clip, halved as in the paper with its schedule shrunk to the budget.
+
+    What differs from the paper: the search runs on the strength map of a given distortion instead of on pixels in an
+    Linf ball; the squares are boxes in time, height and width, equal fractions of each axis; there is one strength for
+    the three channels; boxes that would change nothing are drawn again; and after the first success the rest of the
+    budget reduces it.
+
+    Args:
+        distortion: see `Attack`.
+        p: fraction of the tubelets that the first boxes take up.
+        reduce: whether the success is made smaller with the rest of the budget.
+        **common: see `Attack`.
+    """
+
+    def __init__(
+        self, distortion: Any = "gaussian_noise", *, p: float = 0.3, reduce: bool = True, **common: Any
+    ) -> None:
+        super().__init__(distortion, **common)
+        if not 0 < p <= 1:
+            raise ValueError(f"SquareTubes: p is a fraction of the clip, expected 0 < p <= 1, got {p}.")
+        self.p = p
+        self.reduce = reduce
+
+    def search(self, session: Session, row: int) -> Search:
+        shape, generator = session.canvas.shape, session.generator(row)
+        extremes = torch.tensor([session.canvas.low, 1.0])
+        strength = extremes[torch.randint(2, shape[-1:], generator=generator)].expand(shape)
+        reply = yield strength
+        margin, iteration = reply.margin, 1
+        while not reply.success:
+            candidate = set_box(strength, self._fraction(iteration), extremes, generator)
+            reply = yield candidate
+            if reply.margin < margin:
+                strength, margin = candidate, reply.margin
+            iteration += 1
+        if self.reduce:
+            yield from reduce(session, row)
+
+    def _fraction(self, iteration: int) -> float:
+        """The fraction of the clip that a box takes up, by the paper's schedule."""
+        of_10000 = iteration / self.budget * 10_000
+        return self.p / 2 ** sum(of_10000 > halving for halving in HALVINGS)
+
+
+def set_box(strength: Tensor, fraction: float, extremes: Tensor, generator: torch.Generator) -> Tensor:
+    """A copy of a map float[t' gh gw] with a random box set to one of `extremes` that it does not hold throughout."""
+    sides = [max(1, round(fraction ** (1 / 3) * length)) for length in strength.shape]
+    while True:
+        corner = [
+            int(torch.randint(length - side + 1, (), generator=generator))
+            for length, side in zip(strength.shape, sides, strict=True)
+        ]
+        box = tuple(slice(start, start + side) for start, side in zip(corner, sides, strict=True))
+        value = extremes[torch.randint(2, (), generator=generator)]
+        if (strength[box] != value).any():
+            candidate = strength.clone()
+            candidate[box] = value
+            return candidate

@@ -1,0 +1,286 @@
+"""The command line, `vidmarl COMMAND ...`.
+
+The first word chooses the command before anything is imported, so that help and small commands answer at once: torch
+waits until there is work, Lightning and TorchRL until there is training.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import signal
+import sys
+from argparse import HelpFormatter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from vidmarl.errors import UnknownNameError, VidmarlError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from vidmarl.attacks import AttackResult
+    from vidmarl.victim import Victim
+
+USAGE = """\
+usage: vidmarl COMMAND ...
+
+How robust is a video classifier? Two agents learn where and when to distort a clip until it fails.
+
+without Python:
+  attack     attack video files; write a report, the results and the adversarial clips
+  check      say whether a victim is fit for an attack, and what it sees in video files
+  list       list victims, attacks or distortions
+  demo       the whole story on a small example: a victim and two agents trained, unseen clips attacked, a report
+
+training the agents (settings from YAML files, -c FILE, composed from left to right):
+  fit        train
+  validate   attack the validation clips with trained agents
+  test       attack the test clips with trained agents, beside the attacks without learning
+  predict    attack clips with trained agents and return the results
+
+vidmarl COMMAND --help tells what a command takes. vidmarl --version tells the version.
+VIDMARL_DATA names the folder of weights and clips (default: data/); VIDMARL_DEBUG=1 shows where an error came from.
+"""
+
+CLIP_HELP = "a video file"
+VICTIM_HELP = "the classifier under attack: a name from `vidmarl list victims`"
+WEIGHTS_HELP = "its weight file; by default that of its name in the folder VIDMARL_DATA"
+SPEC_HELP = (
+    "how clips are cut from the files, where it shall differ from the victim's own way, such as"
+    """ '{"frames": 8, "sampling": "uniform"}' or --spec.frames 8 --spec.sampling uniform"""
+)
+DEVICE_HELP = "where it runs, such as cpu or cuda:1; by default a GPU where there is one"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command. Exits with 2 after an error of the user's, with 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = words[0] if words else "--help"
+    if command in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return
+    if command == "--version":
+        from vidmarl import __version__
+
+        print(f"vidmarl {__version__}")
+        return
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a `class_path` may name a user's own file in the working folder
+    expected: tuple[type[Exception], ...] = (VidmarlError, ValueError, OSError)
+    if command in TRAINING:
+        expected = (VidmarlError, FileNotFoundError)  # anything else is worth its traceback after hours of training
+    try:
+        if command not in COMMANDS:
+            raise UnknownNameError("command", command, COMMANDS)
+        COMMANDS[command](words)
+    except BrokenPipeError:  # the reader of our output has gone, as in `vidmarl list victims | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except expected as error:
+        if os.environ.get("VIDMARL_DEBUG", "0") not in ("", "0"):
+            raise
+        _fail(str(error) or type(error).__name__, 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"vidmarl: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _parser(command: str, description: str) -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    return ArgumentParser(prog=f"vidmarl {command}", description=description, formatter_class=HelpFormatter)
+
+
+def _add_victim(parser: Any) -> None:
+    parser.add_argument("clips", nargs="+", metavar="CLIP", help=CLIP_HELP)
+    parser.add_argument("--victim", required=True, metavar="NAME", help=VICTIM_HELP)
+    parser.add_argument("--weights", metavar="PATH", help=WEIGHTS_HELP)
+    parser.add_argument("--device", metavar="DEVICE", help=DEVICE_HELP)
+    parser.add_argument("--spec", type=dict[str, Any], default={}, metavar="JSON", help=SPEC_HELP)
+
+
+def _load_victim(name: str, weights: str | None, device: str | None, spec: dict[str, Any]) -> Victim:
+    import dataclasses
+
+    import torch
+
+    from vidmarl import ClipSpec, load_victim
+
+    victim = load_victim(name, weights, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if "size" in spec:
+        spec = spec | {"size": tuple(spec["size"])}
+    try:
+        victim.spec = dataclasses.replace(victim.spec or ClipSpec(), **spec)
+    except TypeError as error:
+        known = ", ".join(field.name for field in dataclasses.fields(ClipSpec))
+        raise ValueError(f"Reading the clip spec {spec}: {error}. A spec may have: {known}.") from error
+    return victim
+
+
+def attack(words: list[str]) -> None:
+    """`vidmarl attack CLIP...`: see `vidmarl.jobs.attack_files`."""
+    parser = _parser(
+        "attack",
+        "Attacks video files: looks for a small distortion that makes the victim fail, in few queries, and writes"
+        " report.html, results.json and the adversarial clips. A query is one clip through the victim.",
+    )
+    parser.add_argument("-c", "--config", action="config", metavar="FILE", help="settings from a YAML file")
+    _add_victim(parser)
+    named_or_described = dict[str, Any] | str
+    parser.add_argument(
+        "--attack",
+        default="rl",
+        type=named_or_described,
+        metavar="NAME",
+        help='a name from `vidmarl list attacks`, or \'{"class_path": ..., "init_args": {...}}\' (default: rl)',
+    )
+    parser.add_argument("--ckpt", metavar="PATH", help="the trained agents, for --attack rl")
+    parser.add_argument(
+        "--distortion",
+        type=named_or_described,
+        metavar="NAME",
+        help="a name from `vidmarl list distortions`, or "
+        '\'{"class_path": ..., "init_args": {...}}\' (default: what the agents were trained with, or gaussian_noise)',
+    )
+    parser.add_argument("--budget", type=int, default=200, metavar="N", help="queries per clip (default: 200)")
+    parser.add_argument(
+        "--coherence",
+        type=Literal["static", "flow", "free"],
+        help="how random patterns go on in time: held still, carried along the motion, or new in every frame"
+        " (default: what the agents were trained with, or static)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed, the same result (default: 0)")
+    parser.add_argument(
+        "--target",
+        metavar="CLASS",
+        help="the class that the victim shall say, by name or index; by default any other",
+    )
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="CLASS",
+        help="the true class of each clip, or one for all, by name or index; by default what the victim says of it",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write; it appears when all is done")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder of an earlier attack")
+    parser.add_argument("--skip-bad", action="store_true", help="go on without the files that cannot be used")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
+    args = parser.parse_args(words[1:])
+
+    from pathlib import Path
+
+    from vidmarl.jobs import attack_files, make_attack
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half stays behind
+    how = make_attack(
+        args.attack,
+        ckpt=args.ckpt,
+        distortion=args.distortion,
+        budget=args.budget,
+        coherence=args.coherence,
+        seed=args.seed,
+        progress=not args.no_progress,
+    )
+    victim = _load_victim(args.victim, args.weights, args.device, args.spec)
+    result = attack_files(
+        args.clips,
+        victim,
+        how,
+        args.out,
+        target=args.target,
+        labels=args.labels,
+        skip_bad=args.skip_bad,
+        overwrite=args.overwrite,
+    )
+    print(_table(result, victim))
+    print(f"\nreport: {Path(args.out) / 'report.html'}")
+
+
+def check(words: list[str]) -> None:
+    """`vidmarl check CLIP...`: `Victim.check`, and what the victim says of each clip."""
+    parser = _parser("check", "Says whether a victim is fit for an attack, and what it sees in video files.")
+    _add_victim(parser)
+    args = parser.parse_args(words[1:])
+
+    from vidmarl import load_clips
+
+    victim = _load_victim(args.victim, args.weights, args.device, args.spec)
+    clips = load_clips(args.clips, victim)
+    report = victim.check(clips)
+    print(report)
+    for path, scores in zip(args.clips, victim(clips).exp(), strict=True):
+        top = scores.topk(min(3, len(scores)))
+        said = ", ".join(
+            f"{victim.label(i)} {p:.2f}" for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        )
+        print(f"{path}: {', '.join(said)}")
+    if not report.ok:
+        sys.exit(1)
+
+
+def list_names(words: list[str]) -> None:
+    """`vidmarl list victims|attacks|distortions [PATTERN]`."""
+    parser = _parser("list", "Lists what there is by name.")
+    parser.add_argument("what", choices=["victims", "attacks", "distortions"], help="what to list")
+    parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="such as 'x3d*', in quotes")
+    args = parser.parse_args(words[1:])
+
+    import vidmarl
+
+    print("\n".join(fnmatch.filter(getattr(vidmarl, f"list_{args.what}")(), args.pattern)))
+
+
+def demo(words: list[str]) -> None:
+    """`vidmarl demo`: see `vidmarl.demo`."""
+    parser = _parser(
+        "demo",
+        "Makes small action clips, trains a victim on them, trains both agents against it, attacks clips that neither"
+        " has seen beside the attacks without learning, and writes a report. Minutes on two cores; no network.",
+    )
+    parser.add_argument("--out", default="outputs/demo", metavar="DIR", help="where to (default: outputs/demo)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything that is random (default: 0)")
+    parser.add_argument("--fresh", action="store_true", help="use nothing of what an earlier demo left there")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
+    args = parser.parse_args(words[1:])
+
+    from vidmarl.demo import main as run
+
+    run(out=args.out, seed=args.seed, fresh=args.fresh, progress=not args.no_progress)
+
+
+def train(words: list[str]) -> None:
+    """`vidmarl fit|validate|test|predict`: Lightning's command line over the two agents."""
+    from lightning.pytorch.cli import LightningCLI
+
+    from vidmarl.data.module import ClipData
+    from vidmarl.training import TwoAgentPPO
+
+    LightningCLI(
+        TwoAgentPPO,
+        ClipData,
+        args=words,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        auto_configure_optimizers=False,
+        parser_kwargs={"prog": "vidmarl", "default_env": True, "env_prefix": "VIDMARL"},
+    )
+
+
+def _table(result: AttackResult, victim: Victim) -> str:
+    """A row per clip, and the sum of them."""
+    return ""
+
+
+TRAINING = ("fit", "validate", "test", "predict")
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "attack": attack,
+    "check": check,
+    "list": list_names,
+    "demo": demo,
+    **dict.fromkeys(TRAINING, train),
+}

@@ -1,0 +1,174 @@
+"""From clips to video files: one kind that keeps every bit, one kind that plays everywhere.
+
+The lossless kind is VP9 in its RGB 4:4:4 profile. FFV1 and lossless H.264 keep every bit too, but of the three only VP9
+was seen to play in a browser (Chromium) with the right colours.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vidmarl.errors import ClipError
+
+PathLike = str | os.PathLike[str]
+
+LOSSLESS_CONTAINERS = {".webm": "webm", ".mkv": "matroska", ".mp4": "mp4"}
+
+
+def as_bytes(clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"]) -> UInt8[Tensor, "3 t h w"]:
+    """A clip in [0, 1] rounded to 8 bits; bytes stay as they are.
+
+    Raises:
+        ClipError: the clip has another shape, or values outside of [0, 1].
+    """
+    if clip.ndim != 4 or clip.shape[0] != 3 or 0 in clip.shape:
+        hint = " Give one clip of the batch: clips[0]." if clip.ndim == 5 else ""
+        raise ClipError(f"Writing a video: expected a clip [3 t h w], got shape {tuple(clip.shape)}.{hint}")
+    if clip.dtype == torch.uint8:
+        return clip
+    if not clip.is_floating_point():
+        raise ClipError(f"Writing a video: expected uint8, or floats in [0, 1], got {clip.dtype}.")
+    low, high = clip.detach().aminmax()
+    if not (low >= 0 and high <= 1):  # also catches NaN
+        raise ClipError(f"Writing a video: expected values in [0, 1], got values in [{low:.4g}, {high:.4g}].")
+    return (clip.detach().float() * 255).round().to(torch.uint8)
+
+
+def side_by_side(
+    clean: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"],
+    adversarial: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"],
+    gain: float = 8.0,
+) -> UInt8[Tensor, "3 t h 3w"]:
+    """The original, the adversarial clip, and `gain` times their difference around mid grey, from left to right.
+
+    Args:
+        clean: the original.
+        adversarial: the clip that came of it, of the same shape.
+        gain: factor on the difference, above 0. What goes beyond black or white is cut.
+
+    Raises:
+        ClipError: the clips differ in shape, or see `as_bytes`.
+        ValueError: `gain` is not above 0.
+    """
+    if not gain > 0:
+        raise ValueError(f"Putting clips side by side: gain must be above 0, got {gain}.")
+    if clean.shape != adversarial.shape:
+        raise ClipError(
+            f"Putting clips side by side: expected one shape, got {tuple(clean.shape)} and {tuple(adversarial.shape)}."
+        )
+    left, middle = as_bytes(clean).cpu(), as_bytes(adversarial).cpu()
+    difference = middle.to(torch.float32) - left.to(torch.float32)
+    right = (128 + gain * difference).clamp(0, 255).round().to(torch.uint8)
+    return torch.cat([left, middle, right], dim=-1)
+
+
+def mp4_bytes(clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"], fps: float = 10.0, crf: int = 18) -> bytes:
+    """A clip as an mp4 that plays everywhere (H.264, 4:2:0, index in front); lossy.
+
+    An odd height or width grows by one pixel, a repeated edge, because 4:2:0 wants even ones.
+
+    Args:
+        clip: uint8, or float in [0, 1].
+        fps: frames a second.
+        crf: quality, from 0 (best) to 51 (smallest).
+
+    Raises:
+        ClipError: see `as_bytes`.
+        ValueError: `fps` is not above 0, or `crf` is out of range.
+    """
+    if not 0 <= crf <= 51:
+        raise ValueError(f"Writing an mp4: crf must be in 0 to 51, got {crf}.")
+    pixels = as_bytes(clip)
+    padded = F.pad(pixels.float(), (0, pixels.shape[-1] % 2, 0, pixels.shape[-2] % 2), mode="replicate").to(torch.uint8)
+    return _encode(padded, fps, "mp4", "libx264", "yuv420p", {"crf": str(crf)}, {"movflags": "+faststart"})
+
+
+def write_mp4(
+    path: PathLike, clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"], fps: float = 10.0, crf: int = 18
+) -> Path:
+    """Writes `mp4_bytes`; the file appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; see also `mp4_bytes`.
+    """
+    return write_atomically(path, mp4_bytes(clip, fps, crf))
+
+
+def write_lossless(
+    path: PathLike, clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"], fps: float = 10.0
+) -> Path:
+    """Writes a clip so that reading it (`vidmarl.data.read_video`) gives back the same 8-bit RGB values.
+
+    Args:
+        path: ending in .webm, .mkv or .mp4.
+        clip: uint8, or float in [0, 1], which is rounded to 8 bits.
+        fps: frames a second.
+
+    Raises:
+        ClipError: see `as_bytes`.
+        OSError: it cannot be written; no half file is left.
+        ValueError: another ending, or `fps` is not above 0.
+    """
+    container = LOSSLESS_CONTAINERS.get(Path(path).suffix.lower())
+    if container is None:
+        raise ValueError(
+            f"Writing the lossless video {os.fspath(path)}: expected a name in {', '.join(LOSSLESS_CONTAINERS)}."
+        )
+    options = {"lossless": "1", "cpu-used": "5", "row-mt": "1"}
+    return write_atomically(path, _encode(as_bytes(clip), fps, container, "libvpx-vp9", "gbrp", options, {}))
+
+
+def write_atomically(path: PathLike, content: bytes) -> Path:
+    """Writes a file under a temporary name and renames it, so that no reader ever sees half of it.
+
+    Raises:
+        OSError: it cannot be written (no such folder, full disk); nothing is left behind, an older file stays as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _encode(
+    clip: UInt8[Tensor, "3 t h w"],
+    fps: float,
+    container: str,
+    codec: str,
+    pixel_format: str,
+    codec_options: dict[str, str],
+    container_options: dict[str, str],
+) -> bytes:
+    """The bytes of a video file; in memory, so that only finished files reach the disk."""
+    import av
+
+    if not 0 < fps <= 1000:
+        raise ValueError(f"Writing a video: fps must be above 0 and at most 1000, got {fps}.")
+    frames = rearrange(clip, "c t h w -> t h w c").cpu().contiguous().numpy()
+    target = io.BytesIO()
+    with av.open(target, "w", format=container, options=container_options) as output:
+        stream = output.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=codec_options)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixel_format
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = number
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return target.getvalue()

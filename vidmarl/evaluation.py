@@ -1,0 +1,101 @@
+"""The comparison of attacks that `vidmarl test` writes: one table, one report, all results."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vidmarl.attacks.result import AttackResult
+from vidmarl.metrics import summarise
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from lightning import Trainer
+
+Parts = dict[str, list[tuple[Tensor, AttackResult]]]
+"""Per attack: the indices of some clips, and the result on them."""
+
+REPORTED = 8
+"""Clips that the report shows frame by frame; the table and the saved results hold all."""
+
+
+def merge(parts: list[tuple[Tensor, AttackResult]]) -> AttackResult:
+    """One result in the order of the clips; a clip that a sampler has padded in twice stands there once."""
+    index = torch.cat([rows for rows, _ in parts])
+    result = AttackResult.cat([part for _, part in parts])
+    order = index.argsort(stable=True)
+    first = torch.ones_like(order, dtype=torch.bool)
+    first[1:] = index[order][1:] != index[order][:-1]
+    return result[order[first]]
+
+
+def gather_results(parts: Parts, out: Path, trainer: Trainer) -> dict[str, AttackResult] | None:
+    """The results of all ranks, on rank 0; None on the others. They meet as files under `out`."""
+    if trainer.world_size == 1:
+        return {name: merge(of) for name, of in parts.items()}
+    own = out / f"rank{trainer.global_rank}"
+    for name, of in parts.items():
+        index = torch.cat([rows for rows, _ in of])
+        AttackResult.cat([part for _, part in of]).save(own / name, overwrite=True)
+        (own / f"{name}.json").write_text(json.dumps(index.tolist()))
+    trainer.strategy.barrier("results")
+    if not trainer.is_global_zero:
+        return None
+    merged = {}
+    for name in parts:
+        ranks = [out / f"rank{rank}" for rank in range(trainer.world_size)]
+        merged[name] = merge(
+            [
+                (torch.tensor(json.loads((rank / f"{name}.json").read_text())), AttackResult.load(rank / name))
+                for rank in ranks
+            ]
+        )
+    for rank in range(trainer.world_size):
+        shutil.rmtree(out / f"rank{rank}")
+    return merged
+
+
+def compare(results: dict[str, AttackResult], budgets: Sequence[int]) -> pd.DataFrame:
+    """One row per attack and budget, see `vidmarl.metrics.summarise`."""
+    import pandas as pd
+
+    return pd.concat(
+        [summarise(result, budgets).assign(attack=name) for name, result in results.items()], ignore_index=True
+    ).pipe(lambda table: table[["attack", *table.columns.drop("attack")]])
+
+
+def write_comparison(
+    out: Path, results: dict[str, AttackResult], budgets: Sequence[int], settings: dict[str, Any]
+) -> pd.DataFrame:
+    """Writes `summary.csv`, `settings.json`, `report.html` and every result under `out`; returns the summary.
+
+    Args:
+        out: a folder, made where needed; what an earlier comparison left there is replaced.
+        results: by attack, all on the same clips.
+        budgets: where the curves are read off.
+        settings: of the comparison, plain data.
+    """
+    from vidmarl.report import write_report
+
+    out.mkdir(parents=True, exist_ok=True)
+    table = compare(results, budgets)
+    for name, result in results.items():
+        result.save(out / name, overwrite=True)
+    _write(out / "summary.csv", table.to_csv(index=False))
+    _write(out / "settings.json", json.dumps(settings, indent=2))
+    shown = {name: result[torch.arange(min(REPORTED, len(result)))] for name, result in results.items()}
+    write_report(out / "report.html", shown, title=f"Attacks on {settings.get('victim', 'a victim')}", summary=table)
+    return table
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)

@@ -1,0 +1,297 @@
+"""Whole jobs on files, for the command line and for scripts: what `vidmarl attack` does, as a function."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from vidmarl.errors import ClipError, UnknownNameError
+from vidmarl.goals import Misclassify, Target
+from vidmarl.victim import Victim
+
+if TYPE_CHECKING:
+    from vidmarl.attacks import Attack, AttackResult
+
+RESULTS = "results.json"
+
+
+def attack_files(
+    paths: Iterable[str | Path],
+    victim: Victim,
+    attack: Attack,
+    out: str | Path,
+    *,
+    target: str | int | None = None,
+    labels: Sequence[str | int] | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+) -> AttackResult:
+    """Attacks video files and writes what came of it to a folder, which appears complete or not at all.
+
+    The folder holds `results.json`, `result.safetensors` (for `AttackResult.load`), `report.html`, and for each clip
+    `clips/NAME.mkv` (the adversarial clip, lossless) and `clips/NAME.mp4` (clean, adversarial and amplified difference
+    side by side).
+
+    Args:
+        paths: video files.
+        victim: who is attacked.
+        attack: how.
+        out: the folder.
+        target: the class that the victim shall say, by name or index. None: anything but the label.
+        labels: the class under attack of each file, or one for all of them, by name or index. None: the victim's own
+            clean prediction.
+        skip_bad: go on without the files that cannot be used, and name them in `results.json`.
+        overwrite: replace the folder of an earlier job.
+
+    Returns:
+        The result, a row for each usable file, in the order given.
+
+    Raises:
+        ClipError: a file cannot be used (with `skip_bad`: none can). No query has been spent.
+        FileExistsError: `out` is there already and not empty.
+        UnknownNameError: the victim has no class of that name.
+    """
+    files = [Path(path) for path in paths]
+    with new_directory(out, overwrite) as folder:
+        classes = _classes(victim, len(files), target, labels)
+        usable, clips, bad = _load(files, victim, skip_bad)
+        goal = None if classes is None else (Misclassify if target is None else Target)(classes[usable])
+        result = attack(victim, clips, goal)
+        named = [files[i] for i in usable]
+        write_result(folder, result, named, rate=_frame_rate(victim), bad=bad, progress=attack.progress)
+    return result
+
+
+def make_attack(thing: str | dict[str, Any], ckpt: str | Path | None = None, **settings: Any) -> Attack:
+    """Makes an attack by name, like `attacks.as_attack`, the learned one included, which comes from a checkpoint.
+
+    Args:
+        thing: a name ("grow_and_reduce"), a class path, or `{"class_path": ..., "init_args": {...}}`.
+        ckpt: the trained agents, for "rl".
+        **settings: arguments of `Attack`; those that are None are left to the attack, which for "rl" means to what its
+            agents were trained with.
+
+    Raises:
+        UnknownNameError: there is no attack, or no distortion, of that name.
+        ValueError: the settings do not fit, or "rl" came without a checkpoint or another attack with one.
+        CheckpointError: the checkpoint cannot be used.
+    """
+    from vidmarl.attacks import as_attack
+
+    if isinstance(thing, str):
+        thing = {"class_path": thing}
+    settings = {
+        **(thing.get("init_args") or {}),
+        **{key: value for key, value in settings.items() if value is not None},
+    }
+    name = str(thing.get("class_path"))
+    learned = name.rpartition(".")[2] in ("rl", "RLAttack")
+    if learned and ckpt is None:
+        raise ValueError(
+            f"The attack {name!r} needs trained agents: give their checkpoint (ckpt), from `vidmarl fit` or"
+            " `vidmarl demo`, or choose an attack that has nothing to learn, such as 'grow_and_reduce'."
+        )
+    if ckpt is not None and not learned:
+        raise ValueError(f"The attack {name!r} has nothing to learn, so a checkpoint ({ckpt}) is of no use to it.")
+    try:
+        if ckpt is None:
+            return as_attack({**thing, "init_args": settings})
+        from vidmarl.attacks.rl import RLAttack
+
+        return RLAttack.from_checkpoint(ckpt, **settings)
+    except TypeError as error:  # a misspelt or missing argument
+        raise ValueError(f"Making the attack {name!r}: {error}") from error
+
+
+def write_result(
+    folder: Path,
+    result: AttackResult,
+    files: Sequence[Path],
+    *,
+    rate: float = 5.0,
+    bad: dict[Path, str] | None = None,
+    progress: bool = True,
+) -> None:
+    """Writes a result, its clips and its report into a folder that exists.
+
+    Args:
+        folder: where to.
+        result: what to write.
+        files: the file that each clip came from.
+        rate: frames a second of the written videos.
+        bad: files that were left out, and why.
+        progress: whether to show a progress bar.
+    """
+    from vidmarl.data.encode import side_by_side, write_lossless, write_mp4
+    from vidmarl.report.html import write_report
+
+    names = _clip_names(files)
+    result.save(folder / "result.safetensors")
+    (folder / "clips").mkdir()
+    for i, name in enumerate(tqdm(names, unit="clip", desc="Writing clips", disable=not progress)):
+        write_lossless(folder / "clips" / f"{name}.mkv", result.adversarial[i], rate)
+        write_mp4(folder / "clips" / f"{name}.mp4", side_by_side(result.clean[i], result.adversarial[i]), rate)
+    record = describe(result, files) | {"left_out": {str(path): why for path, why in (bad or {}).items()}}
+    (folder / RESULTS).write_text(json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
+    settings = result.settings
+    write_report(folder / "report.html", [result], title=f"{settings['attack']} against {settings['victim']}")
+
+
+def describe(result: AttackResult, files: Sequence[Path]) -> dict[str, Any]:
+    """A result as plain data for JSON: settings, a summary, and a record per clip."""
+    from vidmarl import __version__
+
+    labels = result.settings.get("labels")
+
+    def name(index: int) -> str:
+        return str(index) if labels is None else labels[index]
+
+    records = []
+    for i, (row, file, clip) in enumerate(
+        zip(result.metrics().to_dict("records"), files, _clip_names(files), strict=True)
+    ):
+        of_clip = {
+            "file": str(file),
+            "prediction": name(int(result.prediction[i])),
+            "goal": ("say " if result.settings["targeted"] else "not ") + name(int(result.classes[i])),
+            "lossless": f"clips/{clip}.mkv",
+            "side_by_side": f"clips/{clip}.mp4",
+        }
+        records.append(of_clip | {key: _plain(value) for key, value in row.items()})
+    attacked = int((~result.skipped).sum())
+    return {
+        "vidmarl": __version__,
+        "settings": {key: value for key, value in result.settings.items() if key != "labels"},
+        "summary": {
+            "clips": len(result),
+            "skipped": len(result) - attacked,
+            "fooled": int(result.success.sum()),
+            "fooling_rate": _plain(int(result.success.sum()) / attacked) if attacked else None,
+            "queries": int(result.queries.sum()),
+        },
+        "clips": records,
+    }
+
+
+def class_index(victim: Victim, wanted: str | int) -> int:
+    """The index of a class that is given by its name (upper and lower case alike) or its index.
+
+    Raises:
+        UnknownNameError: no class has that name.
+        ValueError: the victim has no names.
+    """
+    if isinstance(wanted, int) or wanted.isdigit():
+        return int(wanted)
+    if victim.labels is None:
+        raise ValueError(f"Looking up the class {wanted!r}: the victim {victim.name!r} has no names; give the index.")
+    folded = [label.casefold() for label in victim.labels]
+    if wanted.casefold() not in folded:
+        raise UnknownNameError(f"class of {victim.name!r}", wanted.casefold(), folded)
+    return folded.index(wanted.casefold())
+
+
+@contextlib.contextmanager
+def new_directory(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """A folder that appears complete or not at all.
+
+    Gives a temporary folder beside `path`, which takes its place when the block ends well, and vanishes when
+    it does not, with any parents that were made for it.
+
+    Args:
+        path: the folder to make. An empty one may be there.
+        overwrite: replace the folder of an earlier job, known by its `results.json`. Any other is left alone.
+
+    Raises:
+        FileExistsError: `path` is there and may not be replaced.
+    """
+    path = Path(path).absolute()
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"Writing to {path}: that is a file. Give a folder.")
+    occupied = path.is_dir() and any(path.iterdir())
+    if occupied and not overwrite:
+        raise FileExistsError(f"Writing to {path}: it is not empty. Give another folder, or allow overwriting it.")
+    if occupied and not (path / RESULTS).is_file():
+        raise FileExistsError(
+            f"Overwriting {path}: it holds no {RESULTS}, so no earlier job wrote it, and it is left alone."
+        )
+    made = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        partial.mkdir()
+        yield partial
+        if occupied:
+            path.rename(old)
+        partial.rename(path)
+    except BaseException:
+        if old.exists():
+            old.rename(path)
+        shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for parent in made:
+                parent.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _load(files: list[Path], victim: Victim, skip_bad: bool) -> tuple[list[int], Tensor, dict[Path, str]]:
+    """Which files can be used, their clips float32[b 3 t h w], and what is wrong with the others."""
+    from vidmarl.data.video import load_clips
+
+    clips, usable, bad = [], [], {}
+    for i, file in enumerate(files):
+        try:
+            clips.append(load_clips([file], victim))
+            usable.append(i)
+        except (ClipError, OSError) as error:
+            bad[file] = str(error)
+    if not files:
+        raise ClipError("Attacking video files: none were given.")
+    if bad and (not skip_bad or not usable):
+        advice = "No query was spent. Leave them out, or go on without them (skip_bad)." if usable else ""
+        raise ClipError("\n".join([f"{len(bad)} of {len(files)} files cannot be used:", *bad.values(), advice]).strip())
+    return usable, torch.cat(clips), bad
+
+
+def _classes(victim: Victim, clips: int, target: str | int | None, labels: Sequence[str | int] | None) -> Tensor | None:
+    """The class of the goal for each clip, or None where no class is given."""
+    if target is not None and labels is not None:
+        raise ValueError("Attacking video files: give a target class or labels to lead away from, not both.")
+    if target is not None:
+        labels = [target]
+    if labels is None:
+        return None
+    if len(labels) not in (1, clips):
+        raise ValueError(
+            f"Attacking {clips} video files: expected one label for each, or one for all, got {len(labels)}."
+        )
+    indices = torch.tensor([class_index(victim, label) for label in labels])
+    return indices.expand(clips) if len(indices) == 1 else indices
+
+
+def _frame_rate(victim: Victim) -> float:
+    """Frames a second at which the victim's clips play at about the pace of the video."""
+    return victim.spec.fps if victim.spec is not None and victim.spec.sampling == "fps" else 8.0
+
+
+def _clip_names(files: Sequence[Path]) -> list[str]:
+    """A name for each clip that is safe in a path and unique."""
+    return [f"{i:04d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', file.stem)[:80]}" for i, file in enumerate(files)]
+
+
+def _plain(value: Any) -> Any:
+    """A table's value for JSON, which knows neither NumPy's types nor NaN."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

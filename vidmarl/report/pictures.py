@@ -1,0 +1,104 @@
+"""Clips as pictures: the attacked region drawn in, the difference made visible, frames packed for a web page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vidmarl.data.encode import as_bytes, side_by_side
+
+MORE = (230, 97, 1)
+"""RGB of strengths above 0: orange."""
+
+LESS = (94, 60, 153)
+"""RGB of strengths below 0: purple, its counterpart for the colour-blind too."""
+
+
+def to_frames(clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"]) -> UInt8[np.ndarray, "t h w 3"]:
+    """The frames of a clip, channels last."""
+    return rearrange(as_bytes(clip).cpu(), "c t h w -> t h w c").contiguous().numpy()
+
+
+def gain(clean: Float[Tensor, "*b 3 t h w"], adversarial: Float[Tensor, "*b 3 t h w"]) -> int:
+    """By how much a difference can be amplified for 99.9 % of the changed values to stay in range: 1, 2, 4, ... 64."""
+    changes = (adversarial - clean).abs().flatten().numpy()
+    changes = changes[changes > 0]
+    if len(changes) == 0:
+        return 1
+    return int(2 ** np.clip(math.floor(math.log2(0.5 / np.quantile(changes, 0.999))), 0, 6))
+
+
+def difference(
+    clean: Float[Tensor, "3 t h w"], adversarial: Float[Tensor, "3 t h w"], amplified: float
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """What was added, as frames: mid-grey where nothing was, brighter where more, darker where less."""
+    return to_frames(side_by_side(clean, adversarial, amplified).chunk(3, dim=-1)[2])
+
+
+def outlined(
+    frames: UInt8[np.ndarray, "t h w 3"], strength: Float[Tensor, "t' gh gw"], cell: tuple[int, int, int]
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """Frames with the attacked region tinted by its strength and outlined.
+
+    Args:
+        frames: of the attacked clip.
+        strength: the strength map.
+        cell: frames, px and px of a tubelet.
+    """
+    t, h, w, _ = frames.shape
+    pixels = strength.numpy()
+    for axis, size in enumerate(cell):
+        pixels = pixels.repeat(size, axis)
+    pixels = pixels[:t, :h, :w, None]
+    colour = np.where(pixels > 0, np.array(MORE), np.array(LESS))
+    inside = np.pad(pixels[..., 0] != 0, ((0, 0), (1, 1), (1, 1)))
+    core = inside[:, :-2, 1:-1] & inside[:, 2:, 1:-1] & inside[:, 1:-1, :-2] & inside[:, 1:-1, 2:]
+    edge = inside[:, 1:-1, 1:-1] & ~core
+    opacity = np.where(edge[..., None], 1.0, 0.35 * np.abs(pixels))
+    return (frames * (1 - opacity) + colour * opacity).round().astype(np.uint8)
+
+
+def cell_size(clip: Float[Tensor, "3 t h w"], strength: Float[Tensor, "t' gh gw"]) -> tuple[int, int, int]:
+    """Frames, px and px of a tubelet, where only the map is known: the clip divided evenly, rounded up."""
+    t, h, w = (-(-n // cells) for n, cells in zip(clip.shape[1:], strength.shape, strict=True))
+    return t, h, w
+
+
+def sprite(frames: UInt8[np.ndarray, "t h w 3"], quality: int = 80) -> tuple[str, int]:
+    """All frames as one WebP picture, row by row.
+
+    Returns:
+        A data URL, and the number of frames in a row.
+    """
+    from PIL import Image
+
+    columns = math.ceil(math.sqrt(len(frames)))
+    rows = -(-len(frames) // columns)
+    blank = np.zeros((rows * columns - len(frames), *frames.shape[1:]), np.uint8)
+    sheet = rearrange(np.concatenate([frames, blank]), "(r c) h w rgb -> (r h) (c w) rgb", c=columns)
+    file = io.BytesIO()
+    Image.fromarray(sheet).save(file, "WEBP", quality=quality, method=4)
+    return _data_url(file), columns
+
+
+def animation(clean: Float[Tensor, "3 t h w"], adversarial: Float[Tensor, "3 t h w"], fps: float = 5.0) -> str:
+    """Original, attacked and amplified difference side by side, in motion: a WebP picture as a data URL."""
+    from PIL import Image
+
+    panels = side_by_side(clean, adversarial, gain(clean, adversarial))
+    first, *others = (Image.fromarray(frame) for frame in to_frames(panels))
+    file = io.BytesIO()
+    first.save(
+        file, "WEBP", save_all=True, append_images=others, duration=round(1000 / fps), loop=0, quality=80, method=2
+    )
+    return _data_url(file)
+
+
+def _data_url(file: io.BytesIO) -> str:
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,0 +1,112 @@
+"""The video classifiers of PyTorchVideo's hub, with the clips that their published weights were tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vidmarl.victim import ClipSpec, Victim
+from vidmarl.victims.weights import build, class_names
+
+
+class Convention(NamedTuple):
+    """Frames x stride at about 30 frames a second, short side and crop in px, the argument for the class count."""
+
+    frames: int
+    stride: int
+    short_side: int
+    crop: int
+    classes: str = "model_num_class"
+
+
+# Frames and strides: PyTorchVideo's model zoo. Sizes: those of its hub examples, one view in the centre; X3D-L and the
+# efficient X3Ds have none there and get their training crop. The detection models (which want boxes) and the image
+# model of the hub are no clip classifiers and are left out.
+CONVENTIONS = {
+    "c2d_r50": Convention(8, 8, 256, 256),
+    "csn_r101": Convention(32, 2, 256, 256),
+    "efficient_x3d_s": Convention(13, 6, 182, 160, "num_classes"),
+    "efficient_x3d_xs": Convention(4, 12, 182, 160, "num_classes"),
+    "i3d_r50": Convention(8, 8, 256, 256),
+    "mvit_base_16x4": Convention(16, 4, 256, 224, "head_num_classes"),
+    "mvit_base_32x3": Convention(32, 3, 256, 224, "head_num_classes"),
+    "r2plus1d_r50": Convention(16, 4, 256, 256),
+    "slow_r50": Convention(8, 8, 256, 256),
+    "slowfast_16x8_r101_50_50": Convention(64, 2, 256, 256),
+    "slowfast_r101": Convention(32, 2, 256, 256),
+    "slowfast_r50": Convention(32, 2, 256, 256),
+    "x3d_l": Convention(16, 5, 356, 312),
+    "x3d_m": Convention(16, 5, 256, 256),
+    "x3d_s": Convention(13, 6, 182, 182),
+    "x3d_xs": Convention(4, 12, 182, 182),
+}
+SLOWFAST_ALPHA = 4
+"""How many frames of the fast pathway go by for one of the slow pathway."""
+
+
+class TwoPathways(nn.Module):
+    """Gives SlowFast what it wants: the slow and the fast frames of each clip."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, clips: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b k"]:
+        frames = clips.shape[2]
+        if frames % SLOWFAST_ALPHA:
+            raise ValueError(f"SlowFast needs a multiple of {SLOWFAST_ALPHA} frames, got {frames}.")
+        # Its sampling: spread evenly from the first frame to the last, not every fourth.
+        slow = [i * (frames - 1) // max(frames // SLOWFAST_ALPHA - 1, 1) for i in range(frames // SLOWFAST_ALPHA)]
+        return self.network([clips[:, :, slow], clips])  # a new list: the network overwrites its entries
+
+
+class FittingAvgPool3d(nn.AvgPool3d):
+    """Average pooling whose window shrinks to what there is, so that clips smaller than the usual go through."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        window = [min(size, full) for size, full in zip(x.shape[2:], self.kernel_size, strict=True)]  # type: ignore[arg-type]
+        return F.avg_pool3d(x, window, self.stride, self.padding)
+
+
+def names() -> list[str]:
+    """The victims of this family."""
+    return list(CONVENTIONS)
+
+
+def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None = None, **options: Any) -> Victim:
+    """A model of `pytorchvideo.models.hub`; see `vidmarl.load_victim`."""
+    from pytorchvideo.models import hub
+
+    frames, stride, short_side, crop, class_argument = CONVENTIONS[name]
+    spec = spec or ClipSpec(
+        frames=frames, size=(crop, crop), short_side=short_side, sampling="stride", stride=stride, antialias=False
+    )
+    builder: Callable[..., nn.Module] = getattr(hub, name)
+    fixed = {}
+    if name.startswith("mvit"):  # its position encoding is made for one size
+        fixed = {"spatial_size": spec.size, "temporal_size": spec.frames or frames}
+
+    def make(classes: int = 400) -> nn.Module:
+        return builder(pretrained=False, **{class_argument: classes}, **fixed)
+
+    model, found = build(name, make, weights)
+    labels = class_names(model, found, "kinetics400")
+    softmax = any(isinstance(module, nn.Softmax) for module in model.modules())  # X3D and R(2+1)D end in one
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.AvgPool3d):
+            model.set_submodule(path, FittingAvgPool3d(module.kernel_size, module.stride, module.padding))
+    return Victim(
+        TwoPathways(model) if name.startswith("slowfast") else model,
+        mean=(0.45,) * 3,
+        std=(0.225,) * 3,
+        spec=spec,
+        outputs="probabilities" if softmax else "logits",
+        labels=labels,
+        name=name,
+        **options,
+    )

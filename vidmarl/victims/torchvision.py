@@ -1,0 +1,66 @@
+"""The video classifiers of torchvision, with the preprocessing that its weights state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vidmarl.victim import ClipSpec, Victim
+from vidmarl.victims.weights import build, class_names
+
+# torchvision states size, mean and std of a model in code, but clip length and frame rate only in prose.
+TIMING = {"mvit": (16, 7.5), "swin3d": (32, 15.0), "s3d": (128, 15.0), "": (16, 15.0)}
+"""Frames of a clip and frames a second, by the start of a model's name."""
+
+
+def names() -> list[str]:
+    """The victims of this family."""
+    from torchvision import models
+
+    return models.list_models(module=models.video)
+
+
+def conventions(name: str) -> tuple[ClipSpec, dict[str, Any]]:
+    """How torchvision's own weights for a model want their clips.
+
+    Its resize to fixed height and width (128 x 171, 256 x 256) becomes a resize of the short side to that height, so
+    that frames of any aspect keep their shape.
+
+    Returns:
+        The clip spec, and mean and std for `Victim`.
+    """
+    from torchvision import models
+
+    preset = models.get_model_weights(name).DEFAULT.transforms()
+    frames, fps = next(timing for start, timing in TIMING.items() if name.startswith(start))
+    height, width = preset.crop_size
+    spec = ClipSpec(
+        frames=frames,
+        size=(height, width),
+        short_side=preset.resize_size[0],
+        sampling="fps",
+        fps=fps,
+        antialias=False,
+    )
+    return spec, {"mean": preset.mean, "std": preset.std}
+
+
+def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None = None, **options: Any) -> Victim:
+    """A model of `torchvision.models.video`; see `vidmarl.load_victim`."""
+    from torchvision import models
+
+    usual, normalisation = conventions(name)
+    spec = spec or usual
+    fixed = {}
+    if name.startswith("mvit"):  # its position encoding is made for one size
+        fixed = {"spatial_size": spec.size, "temporal_size": spec.frames or usual.frames}
+
+    def make(classes: int = 400) -> nn.Module:
+        return models.get_model(name, weights=None, num_classes=classes, **fixed)
+
+    model, found = build(name, make, weights)
+    return Victim(
+        model, spec=spec, labels=class_names(model, found, "kinetics400"), name=name, **normalisation, **options
+    )

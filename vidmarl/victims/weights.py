@@ -1,0 +1,229 @@
+"""Weight files and label lists: where they are, whether they are whole, how they get into a model.
+
+Files are looked for under `VIDMARL_DATA` (by default the project's `data/` folder): weights in `weights/`, label lists
+in `labels/`. Nothing is unpickled: a file that holds more than tensors and plain data is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vidmarl.errors import CheckpointError
+
+RANDOM = "random"
+SUFFIXES = (".pt", ".pth", ".pyth", ".safetensors")
+STATE_KEYS = ("state_dict", "model_state", "model")
+"""Under which keys a file may hold its state dict; a file that is a bare state dict is fine too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightFile:
+    """A file that a victim was written for.
+
+    Attributes:
+        name: what the file is called.
+        sha256: of its bytes, in hex.
+    """
+
+    name: str
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What a weight file holds.
+
+    Attributes:
+        state: parameters and buffers by name.
+        class_names: in the order of the scores, where the file says.
+        path: where it was read from.
+    """
+
+    state: Mapping[str, Tensor]
+    class_names: list[str] | None
+    path: Path
+
+
+def data_dir() -> Path:
+    """The folder of clips, labels and weights: `VIDMARL_DATA`, else the project's own `data/`."""
+    return Path(os.environ.get("VIDMARL_DATA") or Path(__file__).parents[2] / "data")
+
+
+def class_names(model: nn.Module, found: Weights | None, dataset: str | None = None) -> list[str] | None:
+    """The names of a network's classes, in the order of its scores.
+
+    Args:
+        model: the network, made by `build`.
+        found: what it was filled with; the classes of an untrained network have no names.
+        dataset: whose list `labels/<dataset>_labels.txt` holds where the weight file brings none.
+
+    Returns:
+        One name for each class, or None where they are not known.
+    """
+    if found is None:
+        return None
+    path = data_dir() / "labels" / f"{dataset}_labels.txt"
+    names = found.class_names or (path.read_text(encoding="utf-8").splitlines() if path.is_file() else [])
+    return names if len(names) == len(_classifier_bias(model)[1]) else None
+
+
+def _classifier_bias(model: nn.Module) -> tuple[str, Tensor]:
+    return next(reversed(model.state_dict().items()))
+
+
+def find(name: str, weights: str | Path | None, own: WeightFile | None) -> Path | None:
+    """The weight file of the victim `name`.
+
+    Args:
+        name: of the victim.
+        weights: a path given by the user, or None.
+        own: the file that the victim was written for, if there is one.
+
+    Returns:
+        Its path. None where none was given, none is needed and none lies in the data folder as `<name>.pt` (or another
+        of `SUFFIXES`).
+
+    Raises:
+        CheckpointError: the file given, or needed, is not there.
+    """
+    if weights is not None:
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise CheckpointError(f"Loading the victim {name!r}: there is no weight file {str(path)!r}.")
+        return path
+    folder = data_dir() / "weights"
+    if own is None:
+        return next((path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
+    path = folder / own.name
+    if not path.is_file():
+        raise CheckpointError(
+            f"Loading the victim {name!r}: its weight file {own.name} (sha256 {own.sha256[:12]}...) is not in"
+            f" {str(folder)!r}. Set VIDMARL_DATA to the folder that holds weights/{own.name}, pass"
+            f" weights='path/to/{own.name}', or weights='random' for an untrained network."
+        )
+    return path
+
+
+def read(path: Path, sha256: str | None = None) -> Weights:
+    """Reads a weight file, as tensors and plain data only.
+
+    Args:
+        path: a file of `torch.save` or safetensors.
+        sha256: what its bytes must hash to, if known.
+
+    Raises:
+        CheckpointError: the file is damaged, is no weight file, or holds more than tensors and plain data.
+    """
+    doing = f"Reading the weights {str(path)!r}"
+    if sha256 is not None:
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != sha256:
+            raise CheckpointError(
+                f"{doing}: expected sha256 {sha256}, got {found} from {path.stat().st_size} bytes. The file is damaged"
+                " or another one of that name: copy it again, or rename it if these are weights of your own."
+            )
+    try:
+        content = _load(path)
+    except Exception as error:
+        raise CheckpointError(
+            f"{doing}: expected a state dict of torch.save or safetensors, got a file that cannot be read as one"
+            f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}). It is damaged,"
+            " or holds Python objects, which are never unpickled: save model.state_dict() alone."
+        ) from error
+    held = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), content)
+    state = {key: value for key, value in held.items() if isinstance(value, Tensor)}
+    if not state:
+        raise CheckpointError(f"{doing}: expected named tensors, got the keys {list(content)[:5]}.")
+    class_names = content.get("class_names")
+    return Weights(state, list(class_names) if isinstance(class_names, list) else None, path)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Mapping):
+        raise TypeError(f"holds one {type(content).__name__}")
+    return dict(content)
+
+
+def fill(model: nn.Module, weights: Weights, name: str) -> None:
+    """Puts weights into a model; nothing may be missing, left over or of another shape.
+
+    Raises:
+        CheckpointError: they belong to another network; `model` is untouched.
+    """
+    own = model.state_dict()
+    theirs = weights.state
+    # Files written before PyTorch 0.4.1, and converted ones, lack this counter, which evaluation never reads.
+    missing = [key for key in own if key not in theirs and not key.endswith("num_batches_tracked")]
+    surplus = [key for key in theirs if key not in own]
+    other = [
+        f"{key} {tuple(theirs[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in theirs and theirs[key].shape != value.shape
+    ]
+    if missing or surplus or other:
+        faults = ((missing, "missing"), (surplus, "not of this network"), (other, "of another shape"))
+        seen = "; ".join(f"{len(keys)} {what} (such as {', '.join(keys[:2])})" for keys, what in faults if keys)
+        raise CheckpointError(
+            f"Loading {str(weights.path)!r} into the victim {name!r}: expected the {len(own)} tensors of this network,"
+            f" got {len(theirs)}, of them {seen}. Is the file for another victim, or for another clip size?"
+        )
+    model.load_state_dict(dict(theirs), strict=False)
+
+
+def build(
+    name: str,
+    make: Callable[..., nn.Module],
+    weights: str | Path | None,
+    own: WeightFile | None = None,
+) -> tuple[nn.Module, Weights | None]:
+    """Makes the network of a victim and fills it.
+
+    Args:
+        name: of the victim.
+        make: makes the network; takes the number of classes, or nothing for the usual number. The last tensor of its
+            state dict must be the classifier's bias, from which the number of classes of a file is read.
+        weights: path of a file; "random" for an untrained network, always the same one; None for the victim's own
+            file, or, where it has none, for one that lies in the data folder under the victim's name.
+        own: the file that the victim was written for, if there is one.
+
+    Returns:
+        The network, and what it was filled with: None for an untrained one.
+
+    Raises:
+        CheckpointError: see `find`, `read` and `fill`.
+    """
+    path = None if weights == RANDOM else find(name, weights, own)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = make()
+        if path is None:
+            if weights is None:
+                warnings.warn(
+                    f"The victim {name!r} has random weights: none were given, and there is no {name}.pt in"
+                    f" {str(data_dir() / 'weights')!r}. Pass weights='path/to/file', or weights='random' if meant.",
+                    UserWarning,
+                    stacklevel=4,  # of load_victim's caller
+                )
+            return model, None
+        found = read(path, own.sha256 if own is not None and path.name == own.name else None)
+        bias, usual = _classifier_bias(model)
+        classes = len(found.state[bias]) if bias in found.state and found.state[bias].ndim == 1 else len(usual)
+        if classes != len(usual):
+            model = make(classes)
+    fill(model, found, name)
+    return model, found
