@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float
-from tensordict.nn import TensorDictModule
+from tensordict.nn import InteractionType, TensorDictModule
 from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
@@ -180,6 +180,7 @@ class Agents(nn.Module):
             out_keys=[("spatial", "action")],
             distribution_class=BlockDistribution,
             return_log_prob=True,
+            default_interaction_type=InteractionType.RANDOM,
             log_prob_key=("spatial", "log_prob"),
         )
         self.temporal = ProbabilisticActor(
@@ -195,6 +196,7 @@ class Agents(nn.Module):
             out_keys=[("temporal", "action")],
             distribution_class=WindowDistribution,
             return_log_prob=True,
+            default_interaction_type=InteractionType.RANDOM,
             log_prob_key=("temporal", "log_prob"),
         )
         self.critic = TensorDictModule(ValueNet(config), in_keys=OBSERVATION, out_keys=["state_value"])

@@ -7,9 +7,11 @@ waits until there is work, Lightning and TorchRL until there is training.
 from __future__ import annotations
 
 import fnmatch
+import json
 import os
 import signal
 import sys
+import warnings
 from argparse import HelpFormatter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -19,7 +21,6 @@ from vidmarl.errors import UnknownNameError, VidmarlError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-    from vidmarl.attacks import AttackResult
     from vidmarl.victim import Victim
 
 USAGE = """\
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         print(f"vidmarl {__version__}")
         return
+    warnings.formatwarning = lambda message, *_, **__: f"vidmarl: warning: {message}\n"
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a `class_path` may name a user's own file in the working folder
     expected: tuple[type[Exception], ...] = (VidmarlError, ValueError, OSError)
@@ -174,7 +176,7 @@ def attack(words: list[str]) -> None:
 
     from pathlib import Path
 
-    from vidmarl.jobs import attack_files, make_attack
+    from vidmarl.jobs import RESULTS, attack_files, make_attack
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half stays behind
     how = make_attack(
@@ -187,7 +189,7 @@ def attack(words: list[str]) -> None:
         progress=not args.no_progress,
     )
     victim = _load_victim(args.victim, args.weights, args.device, args.spec)
-    result = attack_files(
+    attack_files(
         args.clips,
         victim,
         how,
@@ -197,8 +199,8 @@ def attack(words: list[str]) -> None:
         skip_bad=args.skip_bad,
         overwrite=args.overwrite,
     )
-    print(_table(result, victim))
-    print(f"\nreport: {Path(args.out) / 'report.html'}")
+    print(_table(json.loads((Path(args.out) / RESULTS).read_text("utf-8"))))
+    print(f"report: {Path(args.out) / 'report.html'}")
 
 
 def check(words: list[str]) -> None:
@@ -215,9 +217,7 @@ def check(words: list[str]) -> None:
     print(report)
     for path, scores in zip(args.clips, victim(clips).exp(), strict=True):
         top = scores.topk(min(3, len(scores)))
-        said = ", ".join(
-            f"{victim.label(i)} {p:.2f}" for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-        )
+        said = [f"{victim.label(i)} {p:.2f}" for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
         print(f"{path}: {', '.join(said)}")
     if not report.ok:
         sys.exit(1)
@@ -263,7 +263,7 @@ def train(words: list[str]) -> None:
     LightningCLI(
         TwoAgentPPO,
         ClipData,
-        args=words,
+        args=None if words == sys.argv[1:] else words,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
         auto_configure_optimizers=False,
@@ -271,9 +271,23 @@ def train(words: list[str]) -> None:
     )
 
 
-def _table(result: AttackResult, victim: Victim) -> str:
-    """A row per clip, and the sum of them."""
-    return ""
+def _table(record: dict[str, Any]) -> str:
+    """The content of `results.json` for a person: a line per clip, what was left out, and the sum."""
+    import pandas as pd
+
+    table = pd.DataFrame(record["clips"])
+    table["file"] = table["file"].map(os.path.basename)
+    table["outcome"] = "held"
+    table.loc[table["success"], "outcome"] = "fooled"
+    table.loc[table["skipped"], "outcome"] = "skipped"
+    columns = table[["file", "prediction", "goal", "outcome", "queries", "l2", "map", "ssim"]]
+    lines = [
+        columns.to_string(index=False, max_rows=60, float_format="{:.3g}".format, na_rep="-", max_colwidth=32),
+        *(f"left out: {why}" for why in record["left_out"].values()),
+        "",
+        "{fooled} of {attacked} clips fooled, {skipped} skipped, {queries} queries".format(**record["summary"]),
+    ]
+    return "\n".join(lines)
 
 
 TRAINING = ("fit", "validate", "test", "predict")

@@ -1,4 +1,4 @@
-"""What every tubelet looks like: what a black-box attacker sees in the clip, the input of the agents' learned encoders."""
+"""What every tubelet looks like to a black-box attacker: the input of the agents' learned encoders."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def describe(clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid) -> Float[Tens
 def _quarters(
     luma: Float[Tensor, "b 1 t h w"], mean: Float[Tensor, "b 1 t' gh gw"], grid: TubeletGrid
 ) -> Float[Tensor, "b 4 t' gh gw"]:
-    """Mean luminance of each quarter of a cell; that of the cell where a quarter has no pixels (cells one pixel wide)."""
+    """Mean luminance of each quarter of a cell; that of the cell where a quarter has no pixels."""
     upper = _first_half(luma.shape[-2], grid.height, luma)[:, None]
     left = _first_half(luma.shape[-1], grid.width, luma)
     inside = torch.stack([upper * left, upper * (1 - left), (1 - upper) * left, (1 - upper) * (1 - left)])
@@ -105,7 +105,7 @@ def _quarters(
 
 
 def _first_half(size: int, cell: int, like: Tensor) -> Float[Tensor, " size"]:
-    """1 in the first half of every cell along an axis, the middle pixel included, else 0; a ragged cell is halved as it is."""
+    """1 in the first half of every cell along an axis, its middle pixel included; a ragged cell is halved as it is."""
     place = torch.arange(size, device=like.device)
     start = place // cell * cell
     end = (start + cell).clamp_max(size)

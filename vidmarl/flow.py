@@ -24,7 +24,7 @@ GREY = (0.299, 0.587, 0.114)
 """ITU-R BT.601 luma weights of R, G and B."""
 
 _SMALLEST = 32
-"""Px of the short side below which DIS (patches of 8 px on a pyramid) has too little to match; such frames are enlarged."""
+"""Px of the short side below which DIS (patches of 8 px on a pyramid) cannot work; such frames are enlarged."""
 
 
 def estimate_flow(
@@ -56,11 +56,11 @@ def estimate_flow(
             if np.array_equal(here, there):
                 continue
             if zoom == 1:
-                fields[i] = dis.calc(here, there, None)
+                fields[i] = dis.calc(here, there, None)  # type: ignore[call-overload]
             else:
                 large = [cv2.resize(f, (w * zoom, h * zoom), interpolation=cv2.INTER_LINEAR) for f in (here, there)]
-                field = cv2.resize(dis.calc(*large, None), (w, h), interpolation=cv2.INTER_AREA)
-                fields[i] = field / zoom
+                field = dis.calc(*large, None)  # type: ignore[call-overload]
+                fields[i] = cv2.resize(field, (w, h), interpolation=cv2.INTER_AREA) / zoom
     return rearrange(torch.from_numpy(flow), "b t h w xy -> b t xy h w").to(clips.device)
 
 
@@ -82,9 +82,7 @@ def warp(frames: Float[Tensor, "b c t h w"], flow: Float[Tensor, "b t 2 h w"]) -
     return rearrange(out, "(b t) c h w -> b c t h w", b=b)
 
 
-def occlusion(
-    flow: Float[Tensor, "b t 2 h w"], reverse: Float[Tensor, "b t 2 h w"]
-) -> Bool[Tensor, "b 1 t h w"]:
+def occlusion(flow: Float[Tensor, "b t 2 h w"], reverse: Float[Tensor, "b t 2 h w"]) -> Bool[Tensor, "b 1 t h w"]:
     """Pixels that cannot be followed: those that leave the frame, or do not come back to where they started.
 
     The forward-backward test of Sundaram, Brox and Keutzer (ECCV 2010), eq. 5: with `back = reverse(p + flow(p))`, a

@@ -39,8 +39,8 @@ def attack_files(
 ) -> AttackResult:
     """Attacks video files and writes what came of it to a folder, which appears complete or not at all.
 
-    The folder holds `results.json`, `result.safetensors` (for `AttackResult.load`), `report.html`, and for each clip
-    `clips/NAME.mkv` (the adversarial clip, lossless) and `clips/NAME.mp4` (clean, adversarial and amplified difference
+    The folder holds `results.json`, `report.html`, `result/` (for `AttackResult.load`), and for each clip
+    `clips/NAME.webm` (the adversarial clip, lossless) and `clips/NAME.mp4` (clean, adversarial and amplified difference
     side by side).
 
     Args:
@@ -137,47 +137,37 @@ def write_result(
     from vidmarl.report.html import write_report
 
     names = _clip_names(files)
-    result.save(folder / "result.safetensors")
+    result.save(folder / "result")
     (folder / "clips").mkdir()
     for i, name in enumerate(tqdm(names, unit="clip", desc="Writing clips", disable=not progress)):
-        write_lossless(folder / "clips" / f"{name}.mkv", result.adversarial[i], rate)
+        write_lossless(folder / "clips" / f"{name}.webm", result.adversarial[i], rate)
         write_mp4(folder / "clips" / f"{name}.mp4", side_by_side(result.clean[i], result.adversarial[i]), rate)
     record = describe(result, files) | {"left_out": {str(path): why for path, why in (bad or {}).items()}}
     (folder / RESULTS).write_text(json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
-    settings = result.settings
-    write_report(folder / "report.html", [result], title=f"{settings['attack']} against {settings['victim']}")
+    title = f"{result.settings['attack']} against {result.settings['victim']}"
+    write_report(folder / "report.html", result, title=title, names=[file.name for file in files], fps=rate)
 
 
 def describe(result: AttackResult, files: Sequence[Path]) -> dict[str, Any]:
     """A result as plain data for JSON: settings, a summary, and a record per clip."""
     from vidmarl import __version__
 
-    labels = result.settings.get("labels")
-
-    def name(index: int) -> str:
-        return str(index) if labels is None else labels[index]
-
+    table = result.metrics().to_dict("records")
     records = []
-    for i, (row, file, clip) in enumerate(
-        zip(result.metrics().to_dict("records"), files, _clip_names(files), strict=True)
-    ):
-        of_clip = {
-            "file": str(file),
-            "prediction": name(int(result.prediction[i])),
-            "goal": ("say " if result.settings["targeted"] else "not ") + name(int(result.classes[i])),
-            "lossless": f"clips/{clip}.mkv",
-            "side_by_side": f"clips/{clip}.mp4",
-        }
-        records.append(of_clip | {key: _plain(value) for key, value in row.items()})
+    for file, clip, row in zip(files, _clip_names(files), table, strict=True):
+        row["goal"] = ("say " if result.settings["targeted"] else "not ") + row["goal"]
+        of_clip = {"file": str(file), "lossless": f"clips/{clip}.webm", "side_by_side": f"clips/{clip}.mp4"}
+        records.append(of_clip | {key: _plain(value) for key, value in row.items() if key != "clip"})
     attacked = int((~result.skipped).sum())
     return {
         "vidmarl": __version__,
         "settings": {key: value for key, value in result.settings.items() if key != "labels"},
         "summary": {
             "clips": len(result),
+            "attacked": attacked,
             "skipped": len(result) - attacked,
             "fooled": int(result.success.sum()),
-            "fooling_rate": _plain(int(result.success.sum()) / attacked) if attacked else None,
+            "fooling_rate": int(result.success.sum()) / attacked if attacked else None,
             "queries": int(result.queries.sum()),
         },
         "clips": records,
@@ -292,6 +282,8 @@ def _clip_names(files: Sequence[Path]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """A table's value for JSON, which knows neither NumPy's types nor NaN."""
+    """A table's value for JSON, which knows neither NumPy's types nor NaN nor infinity (the PSNR of no difference)."""
+    import pandas as pd
+
     value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return None if pd.isna(value) or value in (math.inf, -math.inf) else value

@@ -75,7 +75,7 @@ class BlockDistribution(Distribution):
         size = _invert(self.size.probs, uniform[..., 0])
         gumbel = -(-uniform[..., 1 : 1 + g].clamp(1e-9, 1 - 1e-7).log()).log()
         cells = (self.cell_logits + gumbel).topk(self.k, dim=-1).indices
-        up = uniform[..., 1 + g :] < self.up_logits.gather(-1, cells).sigmoid()
+        up = uniform[..., 1 + g :] < self.up_logits.expand_as(gumbel).gather(-1, cells).sigmoid()
         return torch.cat([size[..., None], cells, up.long()], -1)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 (torch's own signature)

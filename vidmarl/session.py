@@ -160,7 +160,7 @@ class Session:
         counts with. Costs no query."""
         rows = torch.arange(len(self), device=self.canvas.clips.device) if rows is None else rows
         full = self.canvas.render(torch.ones_like(self.best_strength[rows]), rows)
-        return (full - self.canvas.clips[rows]).flatten(1).norm(dim=1)
+        return _l2(full - self.canvas.clips[rows])
 
     def rand(self, rows: Int64[Tensor, " n"], *shape: int) -> Float[Tensor, "n ..."]:
         """Uniform numbers in [0, 1) from each clip's own generator: independent of the rest of the batch."""
@@ -201,12 +201,10 @@ class Session:
         on_cpu = rows.cpu()
         column = self.ledger.count[on_cpu].to(rows.device)
         log_probs = self.ledger.query(candidates, on_cpu)
-        delta = (candidates - self.canvas.clips[rows]).flatten(1)
         reply = Reply(
             margin=self.goal.margin(log_probs, rows),
             success=self.goal.success(log_probs, rows),
-            # summed in double precision: the norm of a clip must not depend on the size of its batch
-            l2=torch.linalg.vector_norm(delta, dim=1, dtype=torch.float64).float(),
+            l2=_l2(candidates - self.canvas.clips[rows]),
             log_probs=log_probs,
         )
         score = log_probs.gather(1, self.goal.classes.to(rows.device)[rows][:, None]).squeeze(1)
@@ -271,6 +269,16 @@ class Session:
             reply = self.query(torch.stack(list(live.values())).to(asked.device), asked).cpu()
             proposals = {row: advance(row, reply[i]) for i, row in enumerate(live)}
             yield asked
+
+
+def _l2(delta: Float[Tensor, "n c t h w"]) -> Float[Tensor, " n"]:
+    """The norm of each clip, as the norm of its lines' norms in double precision.
+
+    One long float32 sum is split among threads by the size of the batch, and a clip's norm must not depend on the clips
+    beside it; one in double precision is many times slower.
+    """
+    lines = torch.linalg.vector_norm(delta, dim=-1)
+    return lines.flatten(1).double().norm(dim=1).float()
 
 
 def _turns(rows: Tensor) -> Tensor:

@@ -224,6 +224,7 @@ class TwoAgentPPO(L.LightningModule):
             device=self.device,
             storing_device=self.device,
             trust_policy=True,
+            auto_register_policy_transforms=False,
             use_buffers=False,  # the preallocated ones disagree with the policy about the groups' batch sizes
         )
         self._rollouts = iter(self._collector)

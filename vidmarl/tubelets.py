@@ -54,13 +54,15 @@ class TubeletGrid:
 
     def pool(self, pixels: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c t' gh gw"]:
         """The mean of every tubelet's pixels, ragged ones included."""
-        cell = (self.frames, self.height, self.width)
+        t, h, w = pixels.shape[-3:]
+        cell = (min(self.frames, t), min(self.height, h), min(self.width, w))  # a cell may be larger than the clip
         return torch.nn.functional.avg_pool3d(pixels, cell, cell, ceil_mode=True, count_include_pad=False)
 
 
-def to_8bit(clips: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def to_8bit(clips: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Clamped to [0, 1] and rounded to k/255, as a video file holds it; rounding twice changes nothing."""
-    return (clips.clamp(0, 1) * 255).round() / 255
+    # by a tensor: CUDA multiplies by the reciprocal of a plain number, one bit away from what a CPU or a file gives
+    return (clips.clamp(0, 1) * 255).round() / clips.new_full((), 255)
 
 
 def clip_seeds(clips: Float[Tensor, "b 3 t h w"], seed: int) -> list[int]:
@@ -69,9 +71,7 @@ def clip_seeds(clips: Float[Tensor, "b 3 t h w"], seed: int) -> list[int]:
     return [zlib.crc32(clip.numpy().tobytes(), seed & 0xFFFFFFFF) for clip in stored]
 
 
-def draw_noise(
-    clips: Float[Tensor, "b 3 t h w"], coherence: Coherence, seeds: list[int]
-) -> Float[Tensor, "b 3 t h w"]:
+def draw_noise(clips: Float[Tensor, "b 3 t h w"], coherence: Coherence, seeds: list[int]) -> Float[Tensor, "b 3 t h w"]:
     """Standard normal noise, one value per pixel and channel, coherent in time as asked.
 
     Args:
@@ -140,8 +140,8 @@ class Canvas:
         seeds = clip_seeds(clips, seed)
         state = self._prepare(clips, seeds)
         self.clips[rows] = clips
-        for row, value in zip(rows.tolist(), seeds, strict=True):
-            self.seeds[row] = value
+        for row, its_seed in zip(rows.tolist(), seeds, strict=True):
+            self.seeds[row] = its_seed
         for key, value in state.items():
             self._state[key] = _put(self._state[key], rows, value)
 
@@ -171,20 +171,20 @@ class Canvas:
             )
         rows = torch.arange(len(strength), device=self.clips.device) if rows is None else rows
         out = self.clips.new_empty(len(rows), *self.clips.shape[1:])
-        # On a CPU one clip at a time: its buffers fit the caches and are used again, two to four times as fast.
-        for part in torch.arange(len(rows)).split(1 if out.device.type == "cpu" else len(rows)):
-            chosen = slice(int(part[0]), int(part[-1]) + 1)
-            clips = self.clips[rows[chosen]]
-            state = {key: _take(value, rows[chosen]) for key, value in self._state.items()}
-            per_pixel = self.grid.expand(strength[chosen].to(clips), *clips.shape[-3:])
-            distorted = self.distortion(clips, per_pixel, state)
+        # On a CPU one clip after the other: nothing is gathered, the buffers fit the caches and are used again.
+        alone = out.device.type == "cpu"
+        parts: list[slice | Tensor] = [slice(row, row + 1) for row in rows.tolist()] if alone else [rows]
+        for part, cells, target in zip(parts, strength.chunk(len(parts)), out.chunk(len(parts)), strict=True):
+            clips = self.clips[part]
+            per_pixel = self.grid.expand(cells.to(clips), *clips.shape[-3:])
+            distorted = self.distortion(clips, per_pixel, {k: _take(v, part) for k, v in self._state.items()})
             if distorted.shape != clips.shape or distorted.sum().isnan():
                 raise ValueError(
                     f"Rendering {name}: expected numbers of shape {tuple(clips.shape)}, got shape"
                     f" {tuple(distorted.shape)} with {int(distorted.isnan().sum())} NaN."
                 )
-            torch.where(per_pixel == 0, clips, distorted, out=out[chosen])
-        return out.clamp_(0, 1).mul_(255).round_().div_(255)
+            torch.where(per_pixel == 0, clips, distorted, out=target).clamp_(0, 1).mul_(255).round_().div_(255)
+        return out
 
     def features(self) -> Float[Tensor, "b c t' gh gw"]:
         """What a tubelet looks like, see `vidmarl.features`."""
@@ -201,7 +201,7 @@ def _core(value: Tensor) -> Tensor:
     return value
 
 
-def _take(value: Tensor, rows: Tensor) -> Tensor:
+def _take(value: Tensor, rows: slice | Tensor) -> Tensor:
     """`value[rows]`, which copies what is stored and leaves expanded what was: a still pattern stays one frame."""
     return _core(value)[rows].expand(-1, *value.shape[1:])
 

@@ -46,8 +46,8 @@ def _weaken(
             smaller = reply.l2 < l2 or (factor == 0 and reply.l2 == l2)
             if reply.success and smaller:
                 strength, l2, spared = candidate, float(reply.l2), True
-        if factor == 0:
-            size = min(size, -(-int(strength.count_nonzero()) // 2))
         if not spared:
             size //= 2
+        if factor == 0:  # at most half of what is left can be tried: all of it leaves the clean clip
+            size = min(size, -(-int(strength.count_nonzero()) // 2))
     return strength, l2

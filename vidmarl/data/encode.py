@@ -6,10 +6,11 @@ was seen to play in a browser (Chromium) with the right colours.
 
 from __future__ import annotations
 
-import io
 import os
+import tempfile
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vidmarl.errors import ClipError
+
+if TYPE_CHECKING:
+    from av.video.stream import VideoStream
 
 PathLike = str | os.PathLike[str]
 
@@ -72,7 +76,7 @@ def side_by_side(
 
 
 def mp4_bytes(clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"], fps: float = 10.0, crf: int = 18) -> bytes:
-    """A clip as an mp4 that plays everywhere (H.264, 4:2:0, index in front); lossy.
+    """A clip as an mp4 that plays everywhere (H.264, 4:2:0); lossy.
 
     An odd height or width grows by one pixel, a repeated edge, because 4:2:0 wants even ones.
 
@@ -89,7 +93,7 @@ def mp4_bytes(clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"], fps: fl
         raise ValueError(f"Writing an mp4: crf must be in 0 to 51, got {crf}.")
     pixels = as_bytes(clip)
     padded = F.pad(pixels.float(), (0, pixels.shape[-1] % 2, 0, pixels.shape[-2] % 2), mode="replicate").to(torch.uint8)
-    return _encode(padded, fps, "mp4", "libx264", "yuv420p", {"crf": str(crf)}, {"movflags": "+faststart"})
+    return _encode(padded, fps, "mp4", "libx264", "yuv420p", {"crf": str(crf)})
 
 
 def write_mp4(
@@ -124,14 +128,14 @@ def write_lossless(
             f"Writing the lossless video {os.fspath(path)}: expected a name in {', '.join(LOSSLESS_CONTAINERS)}."
         )
     options = {"lossless": "1", "cpu-used": "5", "row-mt": "1"}
-    return write_atomically(path, _encode(as_bytes(clip), fps, container, "libvpx-vp9", "gbrp", options, {}))
+    return write_atomically(path, _encode(as_bytes(clip), fps, container, "libvpx-vp9", "gbrp", options))
 
 
 def write_atomically(path: PathLike, content: bytes) -> Path:
     """Writes a file under a temporary name and renames it, so that no reader ever sees half of it.
 
     Raises:
-        OSError: it cannot be written (no such folder, full disk); nothing is left behind, an older file stays as it was.
+        OSError: it cannot be written (no folder, full disk); nothing is left behind, an older file stays.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -153,22 +157,23 @@ def _encode(
     container: str,
     codec: str,
     pixel_format: str,
-    codec_options: dict[str, str],
-    container_options: dict[str, str],
+    options: dict[str, str],
 ) -> bytes:
-    """The bytes of a video file; in memory, so that only finished files reach the disk."""
+    """The bytes of a video file."""
     import av
 
     if not 0 < fps <= 1000:
         raise ValueError(f"Writing a video: fps must be above 0 and at most 1000, got {fps}.")
     frames = rearrange(clip, "c t h w -> t h w c").cpu().contiguous().numpy()
-    target = io.BytesIO()
-    with av.open(target, "w", format=container, options=container_options) as output:
-        stream = output.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=codec_options)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixel_format
-        for number, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts = number
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode())
-    return target.getvalue()
+    with tempfile.TemporaryDirectory() as folder:  # a file, because an index in front is written by reopening it
+        target = Path(folder) / "video"
+        with av.open(str(target), "w", format=container) as output:
+            rate = Fraction(fps).limit_denominator(1001)
+            stream = cast("VideoStream", output.add_stream(codec, rate=rate, options=options))
+            stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixel_format
+            for number, pixels in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts = number
+                output.mux(stream.encode(frame))
+            output.mux(stream.encode())
+        return target.read_bytes()

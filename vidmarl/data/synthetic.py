@@ -3,7 +3,7 @@
 A textured, soft-edged figure moves over a textured, drifting background. The class is what the figure does. All else
 (texture, shape, colours, place, size, speed, background and its drift) is drawn independently of it, and every class
 leaves the distribution of each single frame as it is: the world is a torus on which places are uniform, angles are
-uniform on the circle, and what oscillates does so with a uniform phase. Frame 0 is even the same, bit for bit,
+uniform on the circle, and sizes oscillate with a uniform phase. Frame 0 is even the same, bit for bit,
 whatever the class. So a single frame tells nothing, at any time; the order of the frames tells everything: played
 backwards, "right" is "left".
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-CLASSES = ("right", "left", "up", "down", "clockwise", "anticlockwise", "shake", "pulse")
+CLASSES = ("right", "left", "up", "down", "clockwise", "anticlockwise", "pulse", "still")
 """What the figure does, in the order of the labels; x points right and y points down."""
 
 SPLITS = ("train", "val", "test")
@@ -50,19 +50,15 @@ class Motion:
         angle: its turn in frame 0.
         speed: of "right", "left", "up" and "down", per frame.
         turn: of "clockwise" and "anticlockwise", per frame.
-        axis: direction of "shake".
-        swing: amplitude of "shake".
         swell: amplitude of "pulse", in the logarithm of the size.
-        period: of "shake" and "pulse", frames.
-        phase: of "shake" and "pulse"; also sets the size of a figure that does not pulse.
+        period: of "pulse", frames.
+        phase: of "pulse" in frame 0; it also sets the size of a figure that does not pulse.
     """
 
     centre: tuple[float, float]
     angle: float
     speed: float
     turn: float
-    axis: float
-    swing: float
     swell: float
     period: float
     phase: float
@@ -73,11 +69,9 @@ class Motion:
         return cls(
             centre=(rng.random(), rng.random()),
             angle=rng.uniform(0, 2 * math.pi),
-            speed=rng.uniform(0.03, 0.06),
-            turn=rng.uniform(0.25, 0.5),
-            axis=rng.uniform(0, 2 * math.pi),
-            swing=rng.uniform(0.06, 0.10),
-            swell=rng.uniform(0.25, 0.40),
+            speed=rng.uniform(0.04, 0.08),
+            turn=rng.uniform(0.35, 0.7),
+            swell=rng.uniform(0.3, 0.45),
             period=rng.uniform(3.5, 5.5),
             phase=rng.uniform(0, 2 * math.pi),
         )
@@ -85,9 +79,8 @@ class Motion:
     def path(self, action: str, frames: int) -> tuple[Float[Tensor, " t"], ...]:
         """Place x and y, angle and log-size of the figure in each frame, when it does `action`."""
         t = torch.arange(frames, dtype=torch.float32)
-        still = torch.zeros(frames)
-        oscillation = torch.sin(2 * math.pi * t / self.period + self.phase)
-        x, y, angle, size = still, still, still, oscillation[0].expand(frames)
+        swelling = torch.sin(2 * math.pi * t / self.period + self.phase)
+        x, y, angle, size = t * 0, t * 0, t * 0, swelling[0].expand(frames)
         match action:
             case "right":
                 x = self.speed * t
@@ -101,11 +94,8 @@ class Motion:
                 angle = self.turn * t
             case "anticlockwise":
                 angle = -self.turn * t
-            case "shake":
-                swing = self.swing * (oscillation - oscillation[0])
-                x, y = swing * math.cos(self.axis), swing * math.sin(self.axis)
             case "pulse":
-                size = oscillation
+                size = swelling
         return self.centre[0] + x, self.centre[1] + y, self.angle + angle, self.swell * size
 
 
@@ -179,6 +169,34 @@ class Synthetic(Dataset):
             raise IndexError(f"Drawing clip {index}: this set has the clips 0 to {self.n - 1}.")
         label = index % len(CLASSES)
         return make_clip(self.seed, index, label, self.frames, self.size), label
+
+
+def transform(
+    clip: UInt8[Tensor, "3 t h w"], label: int, rng: np.random.Generator
+) -> tuple[UInt8[Tensor, "3 t h w"], int]:
+    """One of the symmetries of this world, at random: another clip that could have been drawn, with its label.
+
+    Mirrors, the exchange of x and y, and time reversal change labels; a shift round the torus and another order of the
+    colours do not.
+    """
+    for symmetry, pairs in _SYMMETRIES:
+        if rng.random() < 0.5:
+            clip, label = symmetry(clip), CLASSES.index(pairs.get(CLASSES[label], CLASSES[label]))
+    down, right = rng.integers(clip.shape[-2:]).tolist()
+    return clip.roll((down, right), (-2, -1))[rng.permutation(3)], label
+
+
+def _swap(*pairs: tuple[str, str]) -> dict[str, str]:
+    return dict(pairs) | {b: a for a, b in pairs}
+
+
+_TURN = ("clockwise", "anticlockwise")
+_SYMMETRIES = (
+    (lambda clip: clip.flip(-1), _swap(("right", "left"), _TURN)),
+    (lambda clip: clip.flip(-2), _swap(("up", "down"), _TURN)),
+    (lambda clip: clip.transpose(-2, -1), _swap(("right", "down"), ("left", "up"), _TURN)),
+    (lambda clip: clip.flip(-3), _swap(("right", "left"), ("up", "down"), _TURN)),
+)
 
 
 def _spectrum(rng: np.random.Generator, size: int, slope: float, fields: int) -> Tensor:

@@ -77,25 +77,28 @@ class Timeline:
     def sample(self, spec: ClipSpec, offset: float | None = None) -> np.ndarray:
         """The numbers of the frames that make the clip, int64[t].
 
-        A window ("fps", "stride") shows at each of its moments the frame that is on screen. "uniform" cuts the video
-        into `spec.frames` equal parts and takes one frame of each.
+        A window ("fps", "stride") shows at each of its moments the frame that is on screen. "uniform" spreads evenly
+        from the first frame to the last; with an offset it cuts the video into `spec.frames` equal parts and takes one
+        frame of each.
 
         Args:
             spec: what is wanted.
             offset: where the window starts, from 0 (as early as it can) to 1 (as late as it can); for "uniform", where
-                in its part each frame lies. None: 0.5, a centred window and middle frames.
+                in its part each frame lies. None: a centred window, and the whole video from its first frame on.
 
         Raises:
             ClipError: the video is too short and `spec.short` is "error".
             ValueError: `offset` is not in [0, 1].
         """
-        offset = 0.5 if offset is None else offset
-        if not 0 <= offset <= 1:
+        if offset is not None and not 0 <= offset <= 1:
             raise ValueError(f"Sampling a clip: offset must be in [0, 1], got {offset}.")
         n = len(self)
         if spec.sampling == "uniform":
             if spec.frames is None:
                 return np.arange(n)
+            if offset is None and spec.frames > 1:
+                return np.linspace(0, n - 1, spec.frames).astype(np.int64)
+            offset = 0.5 if offset is None else offset
             return np.minimum((np.arange(spec.frames) + offset) * n // spec.frames, n - 1).astype(np.int64)
         if spec.sampling == "stride":
             clock, step, period = np.arange(n, dtype=np.float64), float(spec.stride), 1.0
@@ -108,7 +111,8 @@ class Timeline:
         slack = last - (frames - 1) * step
         if slack <= -period * (1 - 1e-6) and spec.short == "error":
             raise ClipError(self._too_short(spec))
-        start = max(slack, 0.0) * offset
+        centre = 0.0 if spec.frames is None else 0.5
+        start = max(slack, 0.0) * (centre if offset is None else offset)
         moments = (math.floor(start) if spec.sampling == "stride" else start) + step * np.arange(frames)
         if spec.short == "loop":
             moments = moments % (last + period)
@@ -140,6 +144,7 @@ class Footage:
 
     Attributes:
         timeline: when each frame is shown.
+        damage: what is wrong with the file, or "".
 
     Raises:
         ClipError: the file is missing, is no video, or is damaged beyond use.
@@ -163,13 +168,17 @@ class Footage:
             self.timeline = Timeline.of(stamps, stream)
             self.damage = _damage(len(stamps), stream)
 
-    def clip(self, spec: ClipSpec, offset: float | None = None) -> UInt8[Tensor, "3 t h w"]:
-        """One clip of the video; arguments and errors as for `decode`."""
+    def sample(self, spec: ClipSpec, offset: float | None = None) -> np.ndarray:
+        """The numbers of the frames that make a clip; arguments and errors as for `decode`."""
         with _about(self.path):
             try:
-                numbers = self.timeline.sample(spec, offset)
+                return self.timeline.sample(spec, offset)
             except ClipError as error:
                 raise ClipError(f"{error} {self.damage}".strip()) from None
+
+    def clip(self, spec: ClipSpec, offset: float | None = None) -> UInt8[Tensor, "3 t h w"]:
+        """One clip of the video; arguments and errors as for `decode`."""
+        numbers = self.sample(spec, offset)
         if self.damage:
             warnings.warn(f"Reading the video {self.path}: {self.damage} Going on with what there is.", stacklevel=3)
         return self.frames(numbers, spec)

@@ -47,6 +47,8 @@ class Distortion(nn.Module):
     ) -> Float[Tensor, "n 3 t h w"]:
         """The clips distorted by `strength`; the caller clamps to [0, 1] and rounds to 8 bits.
 
+        The arguments are not to be written to: they may be the originals.
+
         Args:
             clips: float32[n 3 t h w] in [0, 1].
             strength: per pixel, in [0, 1], or in [-1, 1] where `signed`.
@@ -95,7 +97,7 @@ class FunctionDistortion(Distortion):
         return self._signed
 
     def forward(self, clips: Tensor, strength: Tensor, state: State) -> Tensor:
-        return self.function(clips, strength, state["noise"])
+        return self.function(clips.clone(), strength, state["noise"])  # it may well write to what it is given
 
     def arguments(self) -> dict[str, Any]:
         owner = self.function if hasattr(self.function, "__qualname__") else type(self.function)

@@ -37,7 +37,7 @@ class DeadPixels(Distortion):
         rate: fraction of the pixels that are dead at strength 1, in (0, 1].
     """
 
-    def __init__(self, rate: float = 0.05) -> None:
+    def __init__(self, rate: float = 0.03) -> None:
         super().__init__()
         bounded(self, rate=(rate, 0, 1))
         self.rate = rate

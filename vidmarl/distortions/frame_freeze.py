@@ -26,7 +26,7 @@ def frame_freeze(
 
 
 class FrameFreeze(Distortion):
-    """At strength 1 a pixel shows what it showed `hold` frames earlier. The first frame has nothing before it: it stays.
+    """At strength 1 a pixel shows what it showed `hold` frames earlier; the first frame stays as it is.
 
     Args:
         hold: frames, at least 1.

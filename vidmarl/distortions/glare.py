@@ -12,9 +12,7 @@ from torch import Tensor
 from vidmarl.distortions.base import Distortion, State, bounded, uniforms
 
 
-def veil(
-    centre: Float[Tensor, "b 2"], radius: float, h: int, w: int
-) -> Float[Tensor, "b 1 1 h w"]:
+def veil(centre: Float[Tensor, "b 2"], radius: float, h: int, w: int) -> Float[Tensor, "b 1 1 h w"]:
     """The light that a lamp spreads over the frame, 1 at the lamp.
 
     Stray light falls with the square of the distance, as in the Stiles-Holladay formula of disability glare, made

@@ -1,4 +1,4 @@
-"""Sign noise: every value moves by the same amount, up or down, inside an Linf ball. The bounded track of prior work."""
+"""Sign noise: every value moves by the same amount, up or down, inside an Linf ball: the bounded track."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class SignNoise(Distortion):
     """A random sign pattern in an Linf ball; a negative strength is the same pattern negated.
 
     Args:
-        epsilon: radius of the ball in [0, 1] pixels, at least 1/255. The default is that of V-BAD, SVA, EARL and AstFocus.
+        epsilon: radius of the ball in [0, 1] pixels, at least 1/255. The default is
+            that of V-BAD, SVA, EARL and AstFocus.
     """
 
     signed = True

@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidmarl.victim import ClipSpec, Victim
-from vidmarl.victims.padding import pad_same
 from vidmarl.victims.weights import WeightFile, build, class_names
+from vidmarl.victims.windows import FittingAvgPool3d, pad_same
 
 WEIGHTS = WeightFile("i3d_rgb_k400_fp16.pt", "60d1ecb88c8d906e0697beb28069ebf6531fd900debc4133faeb4a7663d4ad21")
-SPEC = ClipSpec(frames=32, size=(224, 224), short_side=256, sampling="stride", stride=2)
+SPEC = ClipSpec(frames=32, size=(224, 224), short_side=256, sampling="stride", stride=2, short="hold")
 
 
 class Widths(NamedTuple):
@@ -83,7 +83,7 @@ class Logits(nn.Module):
 
 
 class I3D(nn.Module):
-    """Inception-I3D. Clips in [-1, 1], of 16 frames or more at 224 px (9 frames and 193 px at the least)."""
+    """Inception-I3D. Clips of any length and size in [-1, 1]; trained on 64 frames of 224 px."""
 
     def __init__(self, classes: int = 400) -> None:
         super().__init__()
@@ -91,6 +91,7 @@ class I3D(nn.Module):
         self.c2b = Unit(64, 64)
         self.c2c = Unit(64, 192, 3)
         self.m = nn.ModuleDict({name: Mixed(widths) for name, widths in MIXED.items()})
+        self.pool = FittingAvgPool3d((2, 7, 7), stride=1)
         self.logits = Logits(1024, classes)
 
     def forward(self, clips: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b k"]:
@@ -102,9 +103,7 @@ class I3D(nn.Module):
             elif name == "Mixed_5b":
                 x = max_pool_same(x, (2, 2, 2), (2, 2, 2))
             x = mixed(x)
-        # Smaller clips leave less than the window of 2x7x7 that the network was trained with: then all of it.
-        window = [min(size, full) for size, full in zip(x.shape[2:], (2, 7, 7), strict=True)]
-        return self.logits(F.avg_pool3d(x, window, stride=1)).mean((2, 3, 4))
+        return self.logits(self.pool(x)).mean((2, 3, 4))
 
 
 def max_pool_same(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:

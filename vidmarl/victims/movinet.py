@@ -16,13 +16,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidmarl.victim import ClipSpec, Victim
-from vidmarl.victims.padding import pad_same
 from vidmarl.victims.weights import WeightFile, build, class_names
+from vidmarl.victims.windows import pad_same
 
 WEIGHTS = WeightFile(
     "movinet_a0_stream_k600_fp32.pt", "3dbb1cfb39ac275dfa50fc50b8a06272b483c8ade008e828526631f6229a8380"
 )
-SPEC = ClipSpec(frames=16, size=(176, 176), sampling="fps", fps=5.0)
+SPEC = ClipSpec(frames=16, size=(176, 176), sampling="fps", fps=5.0, short="hold")
 
 
 class Layout(NamedTuple):
@@ -55,11 +55,20 @@ A0 = (
 )
 
 
+def relu6(x: Tensor) -> Tensor:
+    """ReLU6, in the memory of `x`."""
+    return F.relu6(x, inplace=True)
+
+
 class SameConv2d(nn.Conv2d):
     """A 2-D convolution with "SAME" padding."""
 
+    def __init__(self, inner: int, outer: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        # At stride 1 the padding is even, and the convolution can do it by itself, without a copy.
+        super().__init__(inner, outer, kernel, stride, padding=kernel // 2 if stride == 1 else 0, groups=groups)
+
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(pad_same(x, self.kernel_size, self.stride))
+        return super().forward(x if self.padding[0] else pad_same(x, self.kernel_size, self.stride))
 
 
 class CausalConv1d(nn.Conv1d):
@@ -69,12 +78,12 @@ class CausalConv1d(nn.Conv1d):
         super().__init__(channels, channels, kernel, groups=channels)
 
     def forward(self, frames: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
-        # A sum of shifted frames: on a CPU several times as fast as a convolution over transposed frames.
-        past = self.kernel_size[0] - 1
-        padded = F.pad(frames, (0, 0, 0, 0, 0, 0, past, 0))
-        out = self.bias.view(-1, 1, 1).expand_as(frames)  # type: ignore[union-attr]
-        for lag, tap in enumerate(self.weight.unbind(-1)):
-            out = torch.addcmul(out, padded[:, lag : lag + frames.shape[1]], tap.unsqueeze(-1))
+        # A sum of shifted frames: no transposing to and from the layout of a 1-D convolution.
+        *past, present = self.weight.unsqueeze(-1).unbind(2)
+        assert self.bias is not None
+        out = torch.addcmul(self.bias.view(-1, 1, 1), frames, present)
+        for lag, tap in enumerate(reversed(past), start=1):
+            out[:, lag:].addcmul_(frames[:, :-lag], tap)
         return out
 
 
@@ -93,10 +102,10 @@ class Block(nn.Module):
         self.stride = stride
 
     def forward(self, x: Float[Tensor, "bt c h w"], clips: int) -> Float[Tensor, "bt d h2 w2"]:
-        y = F.relu6(self.dw(F.relu6(self.expand(x))))
+        y = relu6(self.dw(relu6(self.expand(x))))
         if self.dwt is not None:
             y = rearrange(y, "(b t) c h w -> b t c h w", b=clips)
-            y = rearrange(F.relu6(self.dwt(y)), "b t c h w -> (b t) c h w")
+            y = rearrange(relu6(self.dwt(y)), "b t c h w -> (b t) c h w")
         y = self.proj(y) * self.alpha
         if self.skip is None:
             return y + x
@@ -125,12 +134,13 @@ class MoViNet(nn.Module):
 
     def forward(self, clips: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b k"]:
         b = len(clips)
-        x = F.relu6(self.stem(rearrange(clips, "b c t h w -> (b t) c h w")))
+        frames = rearrange(clips, "b c t h w -> (b t) c h w")
+        x = relu6(self.stem(frames.contiguous(memory_format=torch.channels_last)))  # a third faster on a CPU
         for block in self.blocks:
             x = block(x, b)
-        x = F.relu6(self.conv7(x)).mean((2, 3))
+        x = relu6(self.conv7(x)).mean((2, 3))
         x = rearrange(x, "(b t) c -> b t c", b=b).mean(1)
-        return self.cls(F.relu6(self.head(x)))
+        return self.cls(relu6(self.head(x)))
 
 
 def names() -> list[str]:

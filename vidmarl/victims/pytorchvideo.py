@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidmarl.victim import ClipSpec, Victim
 from vidmarl.victims.weights import build, class_names
+from vidmarl.victims.windows import fit_pools
 
 
 class Convention(NamedTuple):
@@ -65,14 +65,6 @@ class TwoPathways(nn.Module):
         return self.network([clips[:, :, slow], clips])  # a new list: the network overwrites its entries
 
 
-class FittingAvgPool3d(nn.AvgPool3d):
-    """Average pooling whose window shrinks to what there is, so that clips smaller than the usual go through."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        window = [min(size, full) for size, full in zip(x.shape[2:], self.kernel_size, strict=True)]  # type: ignore[arg-type]
-        return F.avg_pool3d(x, window, self.stride, self.padding)
-
-
 def names() -> list[str]:
     """The victims of this family."""
     return list(CONVENTIONS)
@@ -84,7 +76,13 @@ def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None 
 
     frames, stride, short_side, crop, class_argument = CONVENTIONS[name]
     spec = spec or ClipSpec(
-        frames=frames, size=(crop, crop), short_side=short_side, sampling="stride", stride=stride, antialias=False
+        frames=frames,
+        size=(crop, crop),
+        short_side=short_side,
+        sampling="stride",
+        stride=stride,
+        antialias=False,
+        short="hold",
     )
     builder: Callable[..., nn.Module] = getattr(hub, name)
     fixed = {}
@@ -97,9 +95,7 @@ def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None 
     model, found = build(name, make, weights)
     labels = class_names(model, found, "kinetics400")
     softmax = any(isinstance(module, nn.Softmax) for module in model.modules())  # X3D and R(2+1)D end in one
-    for path, module in list(model.named_modules()):
-        if isinstance(module, nn.AvgPool3d):
-            model.set_submodule(path, FittingAvgPool3d(module.kernel_size, module.stride, module.padding))
+    fit_pools(model)
     return Victim(
         TwoPathways(model) if name.startswith("slowfast") else model,
         mean=(0.45,) * 3,

@@ -9,6 +9,7 @@ from torch import nn
 
 from vidmarl.victim import ClipSpec, Victim
 from vidmarl.victims.weights import build, class_names
+from vidmarl.victims.windows import fit_pools
 
 # torchvision states size, mean and std of a model in code, but clip length and frame rate only in prose.
 TIMING = {"mvit": (16, 7.5), "swin3d": (32, 15.0), "s3d": (128, 15.0), "": (16, 15.0)}
@@ -43,6 +44,7 @@ def conventions(name: str) -> tuple[ClipSpec, dict[str, Any]]:
         sampling="fps",
         fps=fps,
         antialias=False,
+        short="hold",
     )
     return spec, {"mean": preset.mean, "std": preset.std}
 
@@ -53,14 +55,17 @@ def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None 
 
     usual, normalisation = conventions(name)
     spec = spec or usual
-    fixed = {}
-    if name.startswith("mvit"):  # its position encoding is made for one size
-        fixed = {"spatial_size": spec.size, "temporal_size": spec.frames or usual.frames}
+    if name.startswith("mvit") and (spec.frames, spec.size) != (usual.frames, usual.size):
+        raise ValueError(
+            f"Making the victim {name!r}: its position encoding is made for {usual.frames} frames of {usual.size} px,"
+            f" got a spec of {spec.frames} frames of {spec.size} px. Leave out the spec, or take another victim."
+        )
 
     def make(classes: int = 400) -> nn.Module:
-        return models.get_model(name, weights=None, num_classes=classes, **fixed)
+        return models.get_model(name, weights=None, num_classes=classes)
 
     model, found = build(name, make, weights)
+    fit_pools(model)
     return Victim(
         model, spec=spec, labels=class_names(model, found, "kinetics400"), name=name, **normalisation, **options
     )

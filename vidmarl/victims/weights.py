@@ -1,14 +1,13 @@
 """Weight files and label lists: where they are, whether they are whole, how they get into a model.
 
-Files are looked for under `VIDMARL_DATA` (by default the project's `data/` folder): weights in `weights/`, label lists
-in `labels/`. Nothing is unpickled: a file that holds more than tensors and plain data is refused.
+Files are looked for in the data folder (`vidmarl.data.data_root`): weights in `weights/`, label lists in `labels/`.
+Nothing is unpickled: a file that holds more than tensors and plain data is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vidmarl.data.paths import data_root
 from vidmarl.errors import CheckpointError
 
 RANDOM = "random"
@@ -53,11 +53,6 @@ class Weights:
     path: Path
 
 
-def data_dir() -> Path:
-    """The folder of clips, labels and weights: `VIDMARL_DATA`, else the project's own `data/`."""
-    return Path(os.environ.get("VIDMARL_DATA") or Path(__file__).parents[2] / "data")
-
-
 def class_names(model: nn.Module, found: Weights | None, dataset: str | None = None) -> list[str] | None:
     """The names of a network's classes, in the order of its scores.
 
@@ -71,7 +66,7 @@ def class_names(model: nn.Module, found: Weights | None, dataset: str | None = N
     """
     if found is None:
         return None
-    path = data_dir() / "labels" / f"{dataset}_labels.txt"
+    path = data_root() / "labels" / f"{dataset}_labels.txt"
     names = found.class_names or (path.read_text(encoding="utf-8").splitlines() if path.is_file() else [])
     return names if len(names) == len(_classifier_bias(model)[1]) else None
 
@@ -100,7 +95,7 @@ def find(name: str, weights: str | Path | None, own: WeightFile | None) -> Path 
         if not path.is_file():
             raise CheckpointError(f"Loading the victim {name!r}: there is no weight file {str(path)!r}.")
         return path
-    folder = data_dir() / "weights"
+    folder = data_root() / "weights"
     if own is None:
         return next((path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
     path = folder / own.name
@@ -215,7 +210,7 @@ def build(
             if weights is None:
                 warnings.warn(
                     f"The victim {name!r} has random weights: none were given, and there is no {name}.pt in"
-                    f" {str(data_dir() / 'weights')!r}. Pass weights='path/to/file', or weights='random' if meant.",
+                    f" {str(data_root() / 'weights')!r}. Pass weights='path/to/file', or weights='random' if meant.",
                     UserWarning,
                     stacklevel=4,  # of load_victim's caller
                 )

@@ -1,11 +1,11 @@
-"""TensorFlow's "SAME" padding, which the weights of MoViNet and I3D were trained with."""
+"""How networks from elsewhere lay their windows: TensorFlow's "SAME" padding, and pools made for one input size."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int], value: float = 0.0) -> Tensor:
@@ -29,3 +29,19 @@ def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int], value: flo
         total = max((-(-size // step) - 1) * step + window - size, 0)
         pads += [total // 2, total - total // 2]
     return F.pad(x, pads, value=value) if any(pads) else x
+
+
+class FittingAvgPool3d(nn.AvgPool3d):
+    """Average pooling whose window shrinks to what there is, so that clips smaller than the usual ones go through."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        usual = self.kernel_size if isinstance(self.kernel_size, tuple) else (self.kernel_size,) * 3
+        window = [min(size, full) for size, full in zip(x.shape[2:], usual, strict=True)]
+        return F.avg_pool3d(x, window, self.stride, self.padding)
+
+
+def fit_pools(model: nn.Module) -> None:
+    """Makes every 3-D average pool of a network a fitting one; on clips of the usual size nothing changes."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.AvgPool3d):
+            model.set_submodule(path, FittingAvgPool3d(module.kernel_size, module.stride, module.padding))

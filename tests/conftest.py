@@ -1,0 +1,78 @@
+"""What several tests need: the real data where they are present, and small real videos made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)  # small tensors: threads cost more than they bring, and tests may run side by side
+
+MakeVideo = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The data folder; the test is skipped where it holds no clips."""
+    from vidmarl.data.paths import data_root
+
+    root = data_root()
+    if not (root / "clips").is_dir():
+        pytest.skip(f"needs real clips: there is no clips/ in {root} (see data/README.md, VIDMARL_DATA)")
+    return root
+
+
+@pytest.fixture
+def make_video(tmp_path: Path) -> MakeVideo:
+    """Makes a video file whose frame `k` has red = 10 k, green rising downwards, blue rising to the right."""
+    import av
+
+    def make(
+        name: str = "video.mp4",
+        frames: int = 20,
+        size: tuple[int, int] = (48, 64),
+        fps: float = 10.0,
+        codec: str = "libx264rgb",
+        pix_fmt: str = "rgb24",
+        rotation: int = 0,
+        stamps: list[int] | None = None,
+        options: dict[str, str] | None = None,
+        faststart: bool = False,
+        sound: bool = False,
+    ) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        options = {"qp": "0"} if options is None and codec == "libx264rgb" else options or {}
+        with av.open(str(path), "w", options={"movflags": "+faststart"} if faststart else {}) as output:
+            stream = output.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+            stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
+            if rotation:
+                stream.set_display_rotation(rotation)
+            voice = output.add_stream("aac", rate=16000) if sound else None
+            for number, pixels in enumerate(pattern(frames, size)):
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts = number if stamps is None else stamps[number]
+                output.mux(stream.encode(frame))
+            output.mux(stream.encode())
+            if voice is not None:
+                silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+                silence.sample_rate = 16000
+                output.mux(voice.encode(silence))
+                output.mux(voice.encode())
+        return path
+
+    return make
+
+
+def pattern(frames: int, size: tuple[int, int]) -> np.ndarray:
+    """The frames of `make_video`, uint8[t h w 3]."""
+    height, width = size
+    clip = np.zeros((frames, height, width, 3), np.uint8)
+    clip[..., 0] = (10 * np.arange(frames) % 256)[:, None, None]
+    clip[..., 1] = np.linspace(0, 255, height)[None, :, None]
+    clip[..., 2] = np.linspace(0, 255, width)[None, None, :]
+    return clip

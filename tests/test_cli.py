@@ -1,0 +1,281 @@
+"""The command line as its users meet it: as a process, with files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidmarl import AttackResult
+from vidmarl.cli import main
+from vidmarl.data.encode import write_mp4
+from vidmarl.data.synthetic import make_clips
+from vidmarl.data.video import decode
+from vidmarl.errors import UnknownNameError
+from vidmarl.victim import ClipSpec
+
+VICTIM = ("--victim", "r2plus1d_light", "--weights", "random", "--device", "cpu")
+SPEC = ("--spec", '{"frames": 8, "size": [64, 64], "sampling": "uniform"}')
+QUICK = (*VICTIM, *SPEC, "--attack", "random_cells", "--budget", "6", "--no-progress")
+
+
+def command(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A command as a process of its own: slow, because it starts Python and torch."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "vidmarl", *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+class Here:
+    """Commands in this process, in a folder of the test's own."""
+
+    def __init__(self, folder: Path, captured: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self._captured = captured
+
+    def __call__(self, *words: str | Path) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr of a command."""
+        code: object = 0
+        try:
+            main([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code or 0
+        assert isinstance(code, int)
+        return code, *self._captured.readouterr()
+
+    def failure(self, *words: str | Path) -> str:
+        """What a command says that must fail because of what its user gave."""
+        code, out, err = self(*words)
+        assert code == 2, err
+        assert out == ""
+        assert "Traceback" not in err
+        return err
+
+
+@pytest.fixture
+def here(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VIDMARL_DEBUG", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield Here(tmp_path, capsys)
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("videos")
+    clips, _ = make_clips(2, seed=0, frames=16, size=64)
+    return [write_mp4(folder / f"a clip, no. {i}.mp4", clip, fps=8) for i, clip in enumerate(clips)]
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    path = tmp_path / "text.mp4"
+    path.write_text("This is no video.\n")
+    return path
+
+
+def test_an_attack_leaves_results_clips_and_a_report(tmp_path: Path, videos: list[Path]) -> None:
+    done = command("attack", *videos, *QUICK, "--out", "deep/er/results", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "deep" / "er" / "results"
+    assert done.stdout.splitlines()[-1] == f"report: {Path('deep/er/results/report.html')}"
+    assert sorted(path.name for path in out.iterdir()) == ["clips", "report.html", "result", "results.json"]
+    assert [path.name for path in out.parent.iterdir()] == ["results"]
+
+    record = json.loads((out / "results.json").read_text("utf-8"))
+    assert [clip["file"] for clip in record["clips"]] == list(map(str, videos))
+    assert record["settings"]["attack"] == "RandomCells"
+    assert record["settings"]["budget"] == 6
+    assert record["left_out"] == {}
+    assert record["summary"]["queries"] == sum(clip["queries"] for clip in record["clips"])
+
+    result = AttackResult.load(out / "result")
+    assert [clip["success"] for clip in record["clips"]] == result.success.tolist()
+    for i, clip in enumerate(record["clips"]):
+        stored = decode(out / clip["lossless"], ClipSpec(frames=None, size=(64, 64), sampling="uniform"))
+        assert torch.equal(stored, (result.adversarial[i] * 255).round().to(torch.uint8))
+        triple = decode(out / clip["side_by_side"], ClipSpec(frames=None, size=(64, 192), sampling="uniform"))
+        assert triple.shape == (3, 8, 64, 192)
+    report = (out / "report.html").read_text("utf-8")
+    assert "RandomCells" in report
+    assert Path(videos[0]).name in done.stdout
+
+
+def test_the_same_seed_gives_the_same_results(here: Here, videos: list[Path]) -> None:
+    for name in ("first", "second"):
+        assert here("attack", videos[0], *QUICK, "--seed", "7", "--out", name)[0] == 0
+    first, second = ((here.folder / name / "results.json").read_text("utf-8") for name in ("first", "second"))
+    assert first == second
+
+
+def test_a_target_and_a_distortion_with_its_own_settings(here: Here, tmp_path: Path, videos: list[Path]) -> None:
+    (tmp_path / "inverted.py").write_text(
+        "from vidmarl.distortions.base import Distortion\n"
+        "class Inverted(Distortion):\n"
+        "    def __init__(self, most: float = 1.0) -> None:\n"
+        "        super().__init__()\n"
+        "        self.most = most\n"
+        "    def forward(self, clips, strength, state):\n"
+        "        return clips + self.most * strength * (1 - 2 * clips)\n"
+    )
+    (tmp_path / "recipe.yaml").write_text("attack: grow_and_reduce\nbudget: 5\nno_progress: true\n")
+    distortion = '{"class_path": "inverted.Inverted", "init_args": {"most": 0.5}}'
+    words = ("attack", videos[0], *VICTIM, *SPEC, "-c", "recipe.yaml", "--distortion", distortion, "--target", "17")
+    code, _, err = here(*words, "--out", "results")
+    assert code == 0, err
+    record = json.loads((tmp_path / "results" / "results.json").read_text("utf-8"))
+    assert record["settings"]["attack"] == "GrowAndReduce"
+    assert record["settings"]["distortion"] == {"class_path": "inverted.Inverted", "init_args": {"most": 0.5}}
+    assert record["settings"]["budget"] == 5
+    assert record["clips"][0]["goal"] == "say 17"
+
+
+def test_bad_files_stop_it_before_any_query_unless_left_out(
+    here: Here, tmp_path: Path, videos: list[Path], text_file: Path
+) -> None:
+    words = ("attack", videos[0], text_file, tmp_path / "missing.mp4", *QUICK, "--out", "results")
+    said = here.failure(*words)
+    assert "text.mp4" in said
+    assert "missing.mp4" in said
+    assert "2 of 3 files" in said
+    assert not (tmp_path / "results").exists()
+
+    code, out, err = here(*words, "--skip-bad")
+    assert code == 0, err
+    record = json.loads((tmp_path / "results" / "results.json").read_text("utf-8"))
+    assert len(record["clips"]) == 1
+    assert list(record["left_out"]) == [str(text_file), str(tmp_path / "missing.mp4")]
+    assert "left out" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--victim", "movinet_a1"), "movinet_a0"),
+        (("--attack", "randomcells"), "random_cells"),
+        (("--distortion", "gausian_noise"), "gaussian_noise"),
+        (("--distortion", '{"class_path": "gaussian_noise", "init_args": {"sdt": 1}}'), "sdt"),
+        (("--weights", "missing.pt"), "missing.pt"),
+        (("--budget", "0"), "at least 1"),
+        (("--budget", "many"), "many"),
+        (("--spec", '{"frame": 8}'), "frames"),
+        (("--target", "101"), "0 to 100"),
+        (("--target", "juggling"), "index"),
+        (("--labels", "1", "2"), "one label for each"),
+        (("--labels", "1", "--target", "2"), "not both"),
+        (("--attack", "rl"), "checkpoint"),
+        (("--attack", "rl", "--ckpt", "missing.ckpt"), "missing.ckpt"),
+        (("--attack", "rl", "--ckpt", "text.mp4"), "text.mp4"),
+        (("--ckpt", "agents.ckpt"), "nothing to learn"),
+        (("--out", "text.mp4"), "folder"),
+        (("--nonsense", "1"), "nonsense"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_what_cannot_be_done_is_said_in_one_message_and_leaves_nothing(
+    here: Here, videos: list[Path], text_file: Path, words: tuple[str, ...], expected: str
+) -> None:
+    said = here.failure("attack", videos[0], *QUICK, "--out", "results", *words)
+    assert expected in said
+    assert [path.name for path in here.folder.iterdir()] == ["text.mp4"]
+
+
+def test_an_unknown_command_offers_the_nearest(here: Here) -> None:
+    assert "attack" in here.failure("atack")
+
+
+def test_debugging_shows_where_an_error_came_from(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDMARL_DEBUG", "1")
+    with pytest.raises(UnknownNameError):
+        here("atack")
+
+
+def test_a_folder_with_something_in_it_is_only_replaced_on_request_and_if_it_is_ours(
+    here: Here, tmp_path: Path, videos: list[Path]
+) -> None:
+    out = tmp_path / "results"
+    out.mkdir()  # an empty one is fine
+    words = ("attack", videos[0], *QUICK, "--out", "results")
+    assert here(*words)[0] == 0
+    assert "not empty" in here.failure(*words)
+    (out / "report.html").write_text("old")
+    assert here(*words, "--overwrite")[0] == 0
+    assert (out / "report.html").read_text("utf-8") != "old"
+
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("dear")
+    said = here.failure("attack", videos[0], *QUICK, "--overwrite", "--out", "thesis")
+    assert "left alone" in said
+    assert (tmp_path / "thesis" / "thesis.tex").read_text() == "dear"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results", "thesis"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_being_stopped_leaves_nothing_half(tmp_path: Path, videos: list[Path], how: signal.Signals) -> None:
+    (tmp_path / "endless.py").write_text(
+        "import pathlib, time\n"
+        "from vidmarl.attacks import Attack\n"
+        "class Endless(Attack):\n"
+        "    def search(self, session, row):\n"
+        "        pathlib.Path('started').touch()\n"
+        "        time.sleep(600)\n"
+        "        yield\n"
+    )
+    words = ("attack", str(videos[0]), *QUICK, "--attack", "endless.Endless", "--out", "deep/results")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vidmarl", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "started").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert (tmp_path / "started").exists()
+        process.send_signal(how)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + how
+    assert "Traceback" not in said
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == ["endless.py", "started"]
+
+
+def test_check_says_what_the_victim_sees(here: Here, videos: list[Path]) -> None:
+    code, out, _ = here("check", videos[0], *VICTIM, *SPEC)
+    assert "[ok] determinism" in out
+    assert f"{videos[0]}: " in out
+    assert ("NOT OK" in out) == (code == 1)  # an untrained network is near uniform, and that is no fit victim
+
+
+@pytest.mark.parametrize(
+    ("words", "listed"),
+    [
+        (("victims", "movinet*"), ["movinet_a0"]),
+        (("attacks", "gr*"), ["greedy_sensitivity", "grow_and_reduce"]),
+        (("distortions", "*_noise"), ["gaussian_noise", "sign_noise"]),
+    ],
+)
+def test_lists_by_pattern(here: Here, words: tuple[str, ...], listed: list[str]) -> None:
+    assert here("list", *words)[1].split() == listed
+
+
+def test_a_list_can_be_cut_short_by_its_reader(tmp_path: Path) -> None:
+    line = f"{sys.executable} -m vidmarl list distortions | true"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.stderr == ""

@@ -1,0 +1,404 @@
+"""Datasets list what is there with the right labels, clips are drawn reproducibly, and training and test never mix."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from conftest import MakeVideo
+from torch import nn
+
+from vidmarl import ClipSpec, Victim
+from vidmarl.data import (
+    HMDB51,
+    UCF101,
+    ClipData,
+    ClipDataset,
+    ClipFile,
+    ClipSource,
+    Folder,
+    Kinetics,
+    Weizmann,
+    data_path,
+    decode,
+    paths,
+)
+from vidmarl.errors import ClipError, DataError, UnknownNameError
+
+SPEC = ClipSpec(frames=4, size=(32, 32), sampling="stride", stride=2)
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Files of these names; a source looks at names alone."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+@pytest.fixture
+def videos(make_video: MakeVideo, tmp_path: Path) -> Path:
+    """A folder with two classes of four videos, each of its own length."""
+    for number in range(8):
+        make_video(f"videos/{'ab'[number % 2]}/{number}.mp4", frames=12 + number)
+    return tmp_path / "videos"
+
+
+# --- where the data are
+
+
+def test_the_variable_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDMARL_DATA", str(tmp_path))
+    touch(tmp_path, "clips/ucf101/x")
+    assert data_path("clips", "ucf101") == tmp_path / "clips" / "ucf101"
+    with pytest.raises(DataError, match=r"'clips/hmdb51'.*\$VIDMARL_DATA.*not there"):
+        HMDB51()
+
+
+def test_without_the_variable_it_is_the_projects_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VIDMARL_DATA", raising=False)
+    assert paths.data_root() == Path(__file__).resolve().parents[1] / "data"
+    monkeypatch.setattr(paths, "__file__", str(tmp_path / "site-packages" / "vidmarl" / "data" / "paths.py"))
+    monkeypatch.chdir(tmp_path)
+    assert paths.data_root() == tmp_path / "data"
+    with pytest.raises(DataError, match="VIDMARL_DATA is not set"):
+        data_path("weights")
+
+
+# --- UCF-101
+
+
+def test_ucf101_reads_the_official_lists(data_root: Path) -> None:
+    everything = UCF101()
+    assert len(everything.classes) == 101
+    assert everything.classes[0] == "ApplyEyeMakeup"
+    for file in everything:
+        assert file.name.startswith("v_" + everything.classes[file.label])
+    for split in (1, 2, 3):
+        train, test = UCF101(split=split, train=True), UCF101(split=split, train=False)
+        assert not set(train.paths) & set(test.paths)
+        assert set(train.paths) | set(test.paths) == set(UCF101(split=split).paths) <= set(everything.paths)
+        groups = [{file.name.rsplit("_", 1)[0] for file in side} for side in (train, test)]
+        assert not groups[0] & groups[1]
+
+
+def test_ucf101_by_classes(data_root: Path) -> None:
+    some = UCF101(classes=["YoYo", "Punch"])
+    rest = UCF101(exclude=["YoYo", "Punch"])
+    assert len(some) + len(rest) == len(UCF101())
+    assert {some.classes[label] for label in some.labels} == {"YoYo", "Punch"}
+    few = UCF101(classes=["YoYo", "Punch"], max_clips=6)
+    assert len(few) == 6
+    assert len(set(few.labels)) == 2
+    with pytest.raises(UnknownNameError, match="did you mean YoYo"):
+        UCF101(classes=["Yoyo"])
+
+
+def test_ucf101_where_there_are_no_lists(tmp_path: Path) -> None:
+    root = touch(tmp_path / "ucf", "B/v_B_g01_c01.avi", "A/v_A_g01_c01.avi", "A/notes.txt", "A/._v_A_g01_c01.avi")
+    source = UCF101(root, lists=tmp_path)
+    assert [(file.name, file.label) for file in source] == [("v_A_g01_c01", 0), ("v_B_g01_c01", 1)]
+    with pytest.raises(DataError, match=r"trainlist02\.txt"):
+        UCF101(root, split=2, train=True, lists=tmp_path)
+    with pytest.raises(ValueError, match="needs a split"):
+        UCF101(root, train=True, lists=tmp_path)
+    with pytest.raises(ValueError, match="got 4"):
+        UCF101(root, split=4, lists=tmp_path)
+    (tmp_path / "testlist01.txt").write_text("C/v_C_g01_c01.avi\n")
+    with pytest.raises(DataError, match="none is in the part asked for"):
+        UCF101(root, split=1, train=False, lists=tmp_path)
+
+
+# --- HMDB-51
+
+
+def test_hmdb51_labels_and_splits(data_root: Path) -> None:
+    source = HMDB51()
+    assert len(source.classes) == 51
+    found = {file.name: source.classes[file.label] for file in source if file.label is not None}
+    assert found["TrumanShow_wave_f_nm_np1_fr_med_26"] == "wave"
+    assert found["cartwheel_1"] == "cartwheel"
+    sides = [{f.name for f in HMDB51(split=1, train=side)} for side in (True, False) if _any(1, side)]
+    assert sides
+    assert sum(map(len, sides)) == len(set().union(*sides))
+
+
+def _any(split: int, side: bool) -> bool:
+    try:
+        return bool(HMDB51(split=split, train=side))
+    except DataError:
+        return False
+
+
+def _archive(path: Path, members: dict[str, bytes], links: tuple[str, ...] = ()) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        for name in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(info)
+    return path
+
+
+def test_the_split_archive_is_read_without_unpacking_anything(tmp_path: Path) -> None:
+    stem = "Film_shoot_bow_f_nm_np1_fr_goo_"
+    root = touch(tmp_path / "hmdb", *(f"{stem}{number}.avi" for number in range(3)), "holiday.avi")
+    labels = tmp_path / "labels.txt"
+    labels.write_text("bow\nshoot_bow\n")
+    lines = "".join(f"{stem}{number}.avi {number}\n" for number in range(3)).encode()
+    archive = _archive(
+        tmp_path / "splits.tar.gz",
+        {
+            "s/shoot_bow_test_split1.txt": lines,
+            "../outside_test_split1.txt": b"",
+            "s/bow_test_split1.txt": b" " * (2**20 + 1),
+        },
+        links=("s/link_test_split1.txt",),
+    )
+    common = {"root": root, "labels": labels}
+    before = set(tmp_path.rglob("*"))
+    train, test = (HMDB51(**common, split=1, train=side, archive=archive) for side in (True, False))
+    assert [file.name for file in train] == [stem + "1"]
+    assert [file.name for file in test] == [stem + "2"]
+    assert train.labels == [1]
+    assert dict(zip(HMDB51(**common).names, HMDB51(**common).labels, strict=True))["holiday"] is None
+    assert set(tmp_path.rglob("*")) == before
+    archive.write_bytes(archive.read_bytes()[:60])
+    with pytest.raises(DataError, match="Reading the HMDB-51 split archive"):
+        HMDB51(**common, split=1, archive=archive)
+
+
+# --- Weizmann, Kinetics, folders
+
+
+def test_weizmann_is_ten_actions_by_nine_persons(data_root: Path) -> None:
+    everything = Weizmann()
+    assert len(everything) == 90
+    assert all(file.path.parent.name == everything.classes[file.label] for file in everything)
+    train, test = Weizmann(exclude_persons=["daria", "ido"]), Weizmann(persons=["daria", "ido"])
+    assert (len(train), len(test)) == (70, 20)
+    assert not set(train.paths) & set(test.paths)
+    assert {name.split("_")[0] for name in test.names} == {"daria", "ido"}
+    with pytest.raises(UnknownNameError, match="Weizmann person"):
+        Weizmann(persons=["dario"])
+
+
+def test_weizmann_by_file_name_alone(tmp_path: Path) -> None:
+    root = touch(tmp_path, "lena_run1.avi", "lena_run2.avi", "ido_wave2.avi", "somebody_run.avi")
+    assert [(f.name, f.label) for f in Weizmann(root)] == [("ido_wave2", 9), ("lena_run1", 4), ("lena_run2", 4)]
+
+
+def test_kinetics_loose_and_in_classes(tmp_path: Path, data_root: Path) -> None:
+    assert set(Kinetics().labels) == {None}
+    root = touch(tmp_path, "air_drumming/x.mp4", "abseiling/y.mp4", "loose.mp4")
+    source = Kinetics(root, version=400)
+    assert len(source.classes) == 400
+    assert {f.name: f.label is not None and source.classes[f.label] for f in source} == {
+        "x": "air drumming",
+        "y": "abseiling",
+        "loose": False,
+    }
+    assert Kinetics(root).classes == ["abseiling", "air drumming"]
+    assert Kinetics(root, classes=["abseiling"]).names == ["y"]
+
+
+def test_folder_of_classes_or_flat(tmp_path: Path) -> None:
+    root = touch(tmp_path, "dog/deep/x.mp4", "cat/x.webm", "loose.MKV", "cat/readme.txt", ".hidden/z.mp4")
+    source = Folder(root)
+    assert source.classes == ["cat", "dog"]
+    assert [(file.name, file.label) for file in source] == [("x", 0), ("deep/x", 1), ("loose", None)]
+    assert Folder(root, class_names=["dog"]).labels == [None, 0, None]
+    assert Folder(root, exclude=["dog"]).names == ["x", "loose"]
+    with pytest.raises(DataError, match="no such folder"):
+        Folder(root / "nowhere")
+    with pytest.raises(ValueError, match="max_clips"):
+        Folder(root, max_clips=0)
+
+
+def test_sources_are_sequences(videos: Path) -> None:
+    source = Folder(videos)
+    assert source[1] == ClipFile(videos / "a" / "2.mp4", 0, "2")
+    assert source[2:4].paths == source.paths[2:4]
+    assert source[2:4].classes == source.classes
+    assert "8 videos of 2 classes" in repr(source)
+    with pytest.raises(ValueError, match="has no class"):
+        ClipSource([ClipFile(videos, 2, "x")], ["only"])
+
+
+# --- clips
+
+
+def test_clips_are_what_decode_gives_whether_cached_or_not(videos: Path) -> None:
+    source = Folder(videos)
+    kept, anew = ClipDataset(source, SPEC), ClipDataset(source, SPEC, cache_bytes=0)
+    for index in (0, 5, 0):
+        for dataset in (kept, anew):
+            clip, position = dataset[index]
+            assert position == index
+            assert clip.dtype == torch.uint8
+            assert torch.equal(clip, decode(source.paths[index], SPEC))
+
+
+@pytest.mark.parametrize("sampling", ["stride", "fps", "uniform"])
+@pytest.mark.parametrize("fit", ["crop", "letterbox", "squash"])
+def test_augmented_clips_follow_from_seed_epoch_and_index_alone(videos: Path, sampling: str, fit: str) -> None:
+    spec = ClipSpec(frames=4, size=(32, 32), sampling=sampling, fit=fit, short_side=40, fps=5.0)
+    source = Folder(videos)
+    options = {"augment": True, "repeats": 3, "seed": 7}
+    kept = ClipDataset(source, spec, **options)
+    anew = ClipDataset(source, spec, **options, cache_bytes=0)
+    keys = [(epoch, index) for epoch in (0, 3) for index in (0, 1, 8, 23)]
+    first = {key: kept[key][0] for key in keys}
+    assert len(kept) == 24
+    for key in reversed(keys):
+        assert first[key].shape == (3, 4, 32, 32)
+        assert torch.equal(anew[key][0], first[key])
+        assert anew[key][1] == key[1] % 8
+    assert torch.equal(kept[1][0], first[0, 1])
+    assert not torch.equal(first[0, 0], first[0, 8])  # the same video, drawn again
+    assert not torch.equal(first[0, 0], first[3, 0])
+    assert not torch.equal(first[0, 0], ClipDataset(source, spec, augment=True, seed=8)[0][0])
+
+
+def test_augmentation_moves_window_and_crop_and_mirrors(make_video: MakeVideo) -> None:
+    source = ClipSource([ClipFile(make_video(frames=30), None, "x")])
+    dataset = ClipDataset(source, ClipSpec(frames=2, size=(32, 32), sampling="stride"), augment=True, repeats=60)
+    clips = torch.stack([clip for clip, _ in dataset]).float()
+    starts = (clips[:, 0, 0].mean((1, 2)) / 10).round().unique()
+    assert {0, 28} & set(starts.int().tolist())
+    assert len(starts) > 15
+    mirrored = clips[:, 2, 0, 0, 0] > clips[:, 2, 0, 0, -1]
+    assert 15 < mirrored.sum() < 45
+    assert len(clips[:, 1, 0, 0, 0].unique()) > 2
+
+
+def test_broken_videos_are_named_and_left_out(videos: Path) -> None:
+    (videos / "a" / "2.mp4").write_text("no video")
+    short = videos / "b" / "1.mp4"
+    spec = ClipSpec(frames=14, size=(32, 32), sampling="stride")
+    with pytest.warns(UserWarning, match=r"(?s)Leaving out 3 of the 8 videos.*a/0\.mp4.*a/2\.mp4.*b/1\.mp4") as caught:
+        dataset = ClipDataset(Folder(videos), spec)
+    assert f"{short}: too short: it has 13 frames" in str(caught[0].message)
+    assert dataset.videos == [2, 3, 5, 6, 7]
+    assert dataset[0][1] == 2
+    with pytest.raises(ClipError, match=r"(?s)None of the 8 videos.*can be used.*too short"):
+        ClipDataset(Folder(videos), ClipSpec(frames=99, sampling="stride"))
+    with pytest.raises(ClipError, match="holds no videos"):
+        ClipDataset(ClipSource([]), spec)
+
+
+# --- the data module
+
+
+def test_loaders_give_float_batches(videos: Path) -> None:
+    source = Folder(videos)
+    data = ClipData(train=source[::2], val=source[1::2], test=source[1::2], batch_size=3, eval_batch_size=3, spec=SPEC)
+    train = list(data.train_dataloader())
+    assert [batch.shape for batch in train] == [(3, 3, 4, 32, 32)]
+    assert train[0].dtype == torch.float32
+    assert torch.equal((train[0] * 255).round() / 255, train[0])
+    for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+        batches = list(loader)
+        assert [len(clips) for clips, _ in batches] == [3, 1]
+        assert torch.cat([index for _, index in batches]).tolist() == [0, 1, 2, 3]
+        assert torch.equal(batches[1][0][0], decode(source.paths[7], SPEC).float() / 255)
+
+
+def test_epochs_differ_and_come_again_the_same_with_workers(videos: Path) -> None:
+    source = Folder(videos)
+
+    def epoch(number: int, workers: int = 0) -> torch.Tensor:
+        loader = ClipData(train=source, batch_size=4, spec=SPEC, repeats=2, num_workers=workers).train_dataloader()
+        loader.sampler.set_epoch(number)
+        return torch.cat(list(loader))
+
+    assert epoch(0).shape[0] == 16
+    assert not torch.equal(epoch(0), epoch(1))
+    assert torch.equal(epoch(1), epoch(1))
+    assert torch.equal(epoch(1), epoch(1, workers=2))
+
+
+def test_ranks_share_no_draw(videos: Path) -> None:
+    from vidmarl.data.module import EpochSampler
+
+    dataset = ClipDataset(Folder(videos), SPEC, repeats=2)
+    shares = [{i for _, i in EpochSampler(dataset, 2, rank, seed=0, drop_last=True)} for rank in (0, 1)]
+    assert not shares[0] & shares[1]
+    assert shares[0] | shares[1] == set(range(16))
+
+
+class Watcher(lightning.LightningModule):
+    """Learns nothing; keeps a fingerprint of every training batch."""
+
+    def __init__(self, spec: ClipSpec) -> None:
+        super().__init__()
+        self.victim = Victim(lambda clips: clips.mean((1, 2, 3))[:, :2], spec=spec)
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[int, float]] = []
+
+    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+        weights = torch.linspace(0, 1, batch[0].numel(), dtype=torch.float64)
+        self.seen.append((self.current_epoch, float((batch.flatten(1).double() * weights).sum())))
+        return self.weight * batch.mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_a_resumed_run_draws_what_the_whole_run_would_have_drawn(videos: Path, tmp_path: Path) -> None:
+    def run(epochs: int, checkpoint: Path | None = None) -> tuple[Watcher, lightning.Trainer]:
+        module = Watcher(SPEC)
+        trainer = lightning.Trainer(
+            max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(module, datamodule=ClipData(train=Folder(videos), batch_size=4), ckpt_path=checkpoint)
+        return module, trainer
+
+    whole, _ = run(3)
+    cut, trainer = run(1)
+    trainer.save_checkpoint(tmp_path / "cut.ckpt")
+    resumed, _ = run(3, tmp_path / "cut.ckpt")
+    assert [epoch for epoch, _ in whole.seen] == [0, 0, 1, 1, 2, 2]
+    assert len({value for _, value in whole.seen}) == 6
+    assert cut.seen + resumed.seen == whole.seen
+
+
+@pytest.mark.parametrize("how", ["path", "link", "copy"])
+def test_a_video_in_training_and_test_is_refused(videos: Path, tmp_path: Path, how: str) -> None:
+    train, victim = Folder(videos, classes=["a"]), Folder(videos, classes=["b"])
+    ClipData(train=train, val=victim, test=victim)
+    leak = tmp_path / "elsewhere" / "other_name.mp4"
+    leak.parent.mkdir()
+    if how == "path":
+        leak = train.paths[0]
+    elif how == "link":
+        leak.symlink_to(train.paths[0])
+    else:
+        shutil.copy(train.paths[0], leak)
+    test = ClipSource([*victim, ClipFile(leak, None, "x")], victim.classes)
+    with pytest.raises(ClipError, match=rf"1 videos stand in both train and test.*{leak.name}"):
+        ClipData(train=train, test=test)
+    with pytest.raises(ClipError, match="train and val"):
+        ClipData(train=train, val=test)
+
+
+def test_what_is_missing_is_said(videos: Path) -> None:
+    source = Folder(videos)
+    with pytest.raises(ClipError, match="none were given"):
+        ClipData(train=source).test_dataloader()
+    with pytest.raises(ClipError, match="nothing says how clips are sampled"):
+        ClipData(train=source).train_dataloader()
+    with pytest.raises(ClipError, match=r"do not fill one batch of 16.*repeats"):
+        ClipData(train=source, spec=SPEC).train_dataloader()
+    with pytest.raises(ValueError, match="batch sizes"):
+        ClipData(batch_size=0)
+    assert ClipData(train=source, spec=SPEC).val_dataloader() == []

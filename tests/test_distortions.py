@@ -1,0 +1,431 @@
+"""What every distortion promises, checked for each of them; then what single ones promise."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from vidmarl import distortions
+from vidmarl.distortions import as_distortion, list_distortions
+from vidmarl.distortions.base import Distortion, FunctionDistortion
+from vidmarl.distortions.frame_freeze import frame_freeze
+from vidmarl.distortions.frame_shuffle import shuffled
+from vidmarl.distortions.gaussian_blur import gaussian_blur
+from vidmarl.distortions.jpeg import coarser, jpeg
+from vidmarl.distortions.ladder import climb
+from vidmarl.distortions.motion_blur import line_kernel
+from vidmarl.errors import UnknownNameError
+from vidmarl.tubelets import Canvas, TubeletGrid
+
+NAMES = list_distortions()
+SIGNED = [name for name in NAMES if as_distortion(name).signed]
+GRID = TubeletGrid(2, 8, 8)
+
+
+def moving_clips(b: int = 2, t: int = 6, h: int = 28, w: int = 36) -> Tensor:
+    """Smooth coloured waves that move, each clip another way, all values well inside [0, 1]."""
+    time, y, x = torch.meshgrid(torch.arange(t), torch.arange(h), torch.arange(w), indexing="ij")
+    waves = [
+        0.5 + 0.25 * torch.sin(0.5 * x + (1 + n) * time + c) * torch.cos(0.7 * y - time + n)
+        for n in range(b)
+        for c in range(3)
+    ]
+    return torch.stack(waves).view(b, 3, t, h, w).float()
+
+
+CLIPS = moving_clips()
+CANVASES = {name: Canvas(CLIPS, as_distortion(name), GRID) for name in NAMES}
+
+
+@pytest.fixture(params=NAMES)
+def canvas(request: pytest.FixtureRequest) -> Canvas:
+    return CANVASES[request.param]
+
+
+def change(canvas: Canvas, strength: Tensor) -> Tensor:
+    return canvas.render(strength) - canvas.clips
+
+
+def test_full_strength_changes_every_clip_and_keeps_shape_and_type(canvas: Canvas) -> None:
+    out = canvas.render(torch.ones_like(canvas.zeros()))
+    assert out.shape == CLIPS.shape
+    assert out.dtype == torch.float32
+    assert ((out - canvas.clips).flatten(1).norm(dim=1) > 0.5).all()
+
+
+def test_zero_strength_is_bit_identical(canvas: Canvas) -> None:
+    assert torch.equal(canvas.render(canvas.zeros()), canvas.clips)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), density=st.floats(0, 1))
+def test_any_map_gives_8_bit_clips_and_spares_untouched_tubelets(name: str, seed: int, density: float) -> None:
+    canvas = CANVASES[name]
+    values, chosen = torch.rand(2, *canvas.zeros().shape, generator=torch.Generator().manual_seed(seed))
+    strength = (canvas.low + (1 - canvas.low) * values) * (chosen < density)
+    out = canvas.render(strength)
+    assert out.min() >= 0
+    assert out.max() <= 1
+    assert torch.equal((out * 255).round() / 255, out)
+    untouched = (GRID.expand(strength, *CLIPS.shape[-3:]) == 0).expand_as(out)
+    assert torch.equal(out[untouched], canvas.clips[untouched])
+
+
+def test_same_map_same_clip_and_removal_undoes_addition(canvas: Canvas) -> None:
+    before = torch.zeros_like(canvas.zeros())
+    before[:, 1, 1, 2] = 0.6
+    first = canvas.render(before)
+    after = before.clone()
+    after[:, 2, 2, 1] = 1.0
+    assert not torch.equal(canvas.render(after), first)
+    after[:, 2, 2, 1] = 0.0
+    assert torch.equal(canvas.render(after), first)
+
+
+def test_a_second_canvas_gives_the_same_clip(canvas: Canvas) -> None:
+    strength = torch.full_like(canvas.zeros(), 0.8)
+    again = Canvas(CLIPS, as_distortion(canvas.distortion.describe()), GRID)
+    assert torch.equal(again.render(strength), canvas.render(strength))
+
+
+def test_more_strength_is_no_smaller_change(canvas: Canvas) -> None:
+    sizes = [change(canvas, torch.full_like(canvas.zeros(), s)).flatten(1).norm(dim=1) for s in torch.linspace(0, 1, 9)]
+    for weaker, stronger in itertools.pairwise(sizes):
+        assert (stronger >= 0.98 * weaker).all()
+    assert (sizes[-1] > 1.5 * sizes[2]).all()  # and strength 1/4 is well below strength 1
+
+
+@pytest.mark.parametrize("name", SIGNED)
+def test_signed_distortions_mirror(name: str) -> None:
+    clips = Canvas(CLIPS, as_distortion(name)).clips
+    distortion = as_distortion(name)
+    state = distortion.prepare(clips, torch.randn_like(clips))
+    strength = torch.rand_like(clips[:, :1])
+    up = distortion(clips, strength, state) - clips
+    down = distortion(clips, -strength, state) - clips
+    assert torch.allclose(up, -down, atol=1e-6)
+    assert up.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(SIGNED)))
+def test_one_sided_distortions_refuse_negative_strengths(name: str) -> None:
+    canvas = CANVASES[name]
+    with pytest.raises(ValueError, match=r"expected strengths in \[0, 1\]"):
+        canvas.render(canvas.zeros() - 0.5)
+
+
+def test_a_clip_does_not_depend_on_its_batch(canvas: Canvas) -> None:
+    strength = torch.full_like(canvas.zeros(), 0.9)
+    alone = Canvas(CLIPS[1:], canvas.distortion, GRID).render(strength[1:])
+    assert torch.equal(alone[0], canvas.render(strength)[1])
+
+
+@pytest.mark.parametrize("coherence", ["static", "flow", "free"])
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_and_replacement_agree_with_a_fresh_canvas(name: str, coherence: str) -> None:
+    both = moving_clips(3)
+    canvas = Canvas(both[:2], as_distortion(name), GRID, coherence)  # type: ignore[arg-type]
+    untouched = canvas.render(torch.ones_like(canvas.zeros()))[0]
+    canvas.replace(torch.tensor([1]), both[2:], seed=0)
+    fresh = Canvas(both[[0, 2]], as_distortion(name), GRID, coherence)  # type: ignore[arg-type]
+    strength = torch.ones(3, *canvas.shape)
+    rows = torch.tensor([1, 0, 1])
+    out = canvas.render(strength, rows)
+    assert torch.equal(out, fresh.render(strength, rows))
+    assert torch.equal(out[1], untouched)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_odd_little_clips(name: str) -> None:
+    for shape in ((1, 3, 1, 5, 7), (2, 3, 5, 17, 16)):
+        clips = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        canvas = Canvas(clips, as_distortion(name), coherence="flow")
+        assert canvas.render(torch.ones_like(canvas.zeros())).shape == clips.shape
+
+
+def test_descriptions_are_plain_and_make_the_same_distortion(canvas: Canvas) -> None:
+    description = json.loads(json.dumps(canvas.distortion.describe()))
+    again = as_distortion(description)
+    assert type(again) is type(canvas.distortion)
+    assert again.describe() == description
+    assert repr(again) == repr(canvas.distortion)
+
+
+def test_description_keeps_arguments() -> None:
+    again = as_distortion(distortions.MotionBlur(length=7.5, angle=30.0).describe())
+    assert again.describe()["init_args"] == {"length": 7.5, "angle": 30.0}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_of_a_distortion_leads_to_it(name: str) -> None:
+    kind = type(as_distortion(name))
+    path = f"{kind.__module__}.{kind.__qualname__}"
+    assert kind.__module__ == f"vidmarl.distortions.{name}"
+    assert getattr(distortions, kind.__name__) is kind
+    assert kind.__name__ in dir(distortions)
+    for spelling in (kind.__name__, path, kind, {"class_path": path}, {"class_path": kind.__name__, "init_args": {}}):
+        assert type(as_distortion(spelling)) is kind
+
+
+def test_arguments_out_of_range_are_refused() -> None:
+    bad = {
+        "gaussian_noise": {"std": 0.0},
+        "sign_noise": {"epsilon": 0.5 / 255},
+        "gaussian_blur": {"sigma": -1.0},
+        "motion_blur": {"length": float("nan")},
+        "dead_pixels": {"rate": 1.5},
+        "brightness": {"shift": -0.1},
+        "contrast": {"gain": 2.0},
+        "glare": {"radius": 0.0},
+        "jpeg": {"quality": 100},
+        "frame_freeze": {"hold": 0},
+        "frame_shuffle": {"reach": 1},
+    }
+    assert sorted(bad) == NAMES
+    for name, arguments in bad.items():
+        with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be"):
+            as_distortion({"class_path": type(as_distortion(name)).__name__, "init_args": arguments})
+
+
+def test_unknown_names_offer_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="gaussian_noise"):
+        as_distortion("gausian_noise")
+    with pytest.raises(UnknownNameError, match="there is none"):
+        as_distortion("no_such_package.Thing")
+    with pytest.raises(UnknownNameError, match="there is none"):
+        as_distortion("vidmarl.distortions.gaussian_noise.Nothing")
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = distortions.Nothing
+
+
+@pytest.mark.parametrize(
+    ("thing", "message"),
+    [
+        (3, "expected a Distortion, a name"),
+        (None, "expected a Distortion, a name"),
+        (dict, "expected a Distortion, a name"),
+        ("os.path.join", "expected a subclass of Distortion"),
+        ({"class_path": "subprocess.Popen", "init_args": {"args": "true"}}, "expected a subclass of Distortion"),
+        ({"name": "gaussian_noise"}, "expected {'class_path'"),
+        ({"class_path": "GaussianNoise", "std": 0.1}, "expected {'class_path'"),
+        ({"class_path": "GaussianNoise", "init_args": {"sigma": 0.1}}, "GaussianNoise with {'sigma': 0.1}"),
+    ],
+)
+def test_what_is_no_distortion_is_refused(thing: object, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        as_distortion(thing)  # type: ignore[arg-type]
+
+
+def fade_to_red(clips: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
+    return clips + strength * (clips.new_tensor([1.0, 0.0, 0.0]).view(3, 1, 1, 1) - clips)
+
+
+def test_a_users_function_is_a_distortion() -> None:
+    canvas = Canvas(CLIPS, as_distortion(fade_to_red), GRID)
+    strength = canvas.zeros()
+    strength[:, 0, 0, 0] = 1
+    out = canvas.render(strength)
+    assert (out[:, 0, :2, :8, :8] == 1).all()
+    assert (out[:, 1:, :2, :8, :8] == 0).all()
+    assert torch.equal(out[:, :, 2:], canvas.clips[:, :, 2:])
+    again = as_distortion(canvas.distortion.describe())
+    assert isinstance(again, FunctionDistortion)
+    assert again.function is fade_to_red
+
+
+def test_a_users_function_may_be_signed_and_may_write_to_its_clips() -> None:
+    def darken(clips: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
+        return clips.sub_(0.1 * strength)
+
+    canvas = Canvas(CLIPS, FunctionDistortion(darken, signed=True), GRID)
+    clean = canvas.clips.clone()
+    assert (canvas.render(canvas.zeros() - 1) > clean).all()
+    assert torch.equal(canvas.clips, clean)
+    with pytest.raises(ValueError, match=r"pass it\s+as an object"):
+        as_distortion(canvas.distortion.describe())
+
+
+def test_a_users_module_is_a_distortion_and_its_weights_are_found() -> None:
+    class Tint(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.colour = nn.Parameter(torch.tensor([0.2, 0.0, 0.0]).view(3, 1, 1, 1))
+
+        def forward(self, clips: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
+            return clips + strength * self.colour
+
+    distortion = as_distortion(Tint())
+    assert len(list(distortion.parameters())) == 1
+    out = Canvas(CLIPS, distortion, GRID).render(torch.ones(2, *GRID.shape(CLIPS)))
+    assert not out.requires_grad
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda clips, strength, noise: clips[:, :1],
+        lambda clips, strength, noise: clips / 0 * 0,
+    ],
+    ids=["shape", "nan"],
+)
+def test_a_users_function_with_a_bad_result_is_named(function: object) -> None:
+    canvas = Canvas(CLIPS, as_distortion(function), GRID)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Rendering FunctionDistortion: expected numbers of shape"):
+        canvas.render(torch.ones_like(canvas.zeros()))
+
+
+class Forgetful(Distortion):
+    def prepare(self, clips: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        return {"mean": clips.mean()}
+
+
+def test_a_state_without_a_row_per_clip_is_named() -> None:
+    with pytest.raises(ValueError, match="'mean' of shape"):
+        Canvas(CLIPS, Forgetful())
+
+
+@pytest.mark.parametrize("epsilon", [12.75 / 255, 10 / 255, 1 / 255, 8.0 / 255, 0.03])
+@settings(max_examples=10, deadline=None)
+@given(strength=st.floats(-1, 1, width=32))
+def test_sign_noise_stays_in_its_ball_after_rounding(epsilon: float, strength: float) -> None:
+    clips = torch.randint(0, 256, (2, 3, 2, 16, 16), generator=torch.Generator().manual_seed(1)) / 255
+    canvas = Canvas(clips, distortions.SignNoise(epsilon))
+    delta = change(canvas, torch.full_like(canvas.zeros(), strength))
+    assert delta.abs().max() <= epsilon + 1e-7
+
+
+def test_sign_noise_uses_the_whole_ball() -> None:
+    canvas = Canvas(torch.full((1, 3, 2, 16, 16), 0.5), distortions.SignNoise())
+    steps = (change(canvas, canvas.zeros() + 1) * 255).round()
+    assert set(steps.unique().tolist()) == {-12.0, 12.0}
+
+
+def test_gaussian_noise_has_the_std_asked_for() -> None:
+    canvas = Canvas(torch.full((1, 3, 4, 64, 64), 0.5), distortions.GaussianNoise(0.05), coherence="free")
+    assert change(canvas, canvas.zeros() + 1).std() == pytest.approx(0.05, rel=0.03)
+    assert change(canvas, canvas.zeros() - 0.5).std() == pytest.approx(0.025, rel=0.03)
+
+
+def test_gaussian_blur_spreads_a_point_into_a_gaussian() -> None:
+    frame = torch.zeros(1, 3, 1, 41, 41)
+    frame[..., 20, 20] = 1
+    blurred = gaussian_blur(frame, 2.0)
+    offset = torch.arange(41) - 20.0
+    assert blurred[0, 0, 0].sum() == pytest.approx(1, abs=1e-5)
+    assert (blurred[0, 0, 0].sum(0) * offset.square()).sum().sqrt() == pytest.approx(2.0, rel=0.03)
+    assert torch.allclose(gaussian_blur(torch.full((1, 3, 2, 4, 9), 0.3), 5.0), torch.tensor(0.3))
+
+
+@pytest.mark.parametrize(("angle", "axis"), [(0.0, 0), (90.0, 1)])
+def test_motion_blur_smears_along_its_angle_only(angle: float, axis: int) -> None:
+    kernel = line_kernel(9.0, torch.tensor([angle]))[0]
+    assert kernel.sum() == pytest.approx(1, abs=1e-5)
+    assert (kernel.sum(axis) > 0.01).sum() >= 9
+    assert (kernel.sum(1 - axis) > 0.01).sum() == 1
+
+
+def test_motion_blur_counts_its_angle_counter_clockwise() -> None:
+    kernel = line_kernel(9.0, torch.tensor([45.0]))[0]
+    radius = len(kernel) // 2
+    assert kernel[radius - 2, radius + 2] > 0.02  # up and to the right
+    assert kernel[radius + 2, radius + 2] == 0
+
+
+def test_motion_blur_draws_an_angle_per_clip() -> None:
+    flat = torch.zeros(2, 3, 1, 32, 32)
+    flat[..., 16, 16] = 1
+    noise = torch.zeros_like(flat)
+    noise[0, 0, 0, 0, 0] = 1.0
+    horizontal, drawn = distortions.MotionBlur(angle=0.0), distortions.MotionBlur()
+    assert torch.equal(horizontal.at(1.0, flat, noise)[0], horizontal.at(1.0, flat, noise)[1])
+    assert not torch.equal(drawn.at(1.0, flat, noise)[0], drawn.at(1.0, flat, noise)[1])
+
+
+def test_dead_pixels_are_as_many_as_asked_black_or_white_and_nested() -> None:
+    canvas = Canvas(torch.full((1, 3, 3, 64, 64), 0.5), distortions.DeadPixels(rate=0.1))
+    full, half = (canvas.render(canvas.zeros() + s) for s in (1.0, 0.5))
+    dead, fewer = (out != canvas.clips for out in (full, half))
+    assert set(full[dead].unique().tolist()) == {0.0, 1.0}
+    assert dead.float().mean() == pytest.approx(0.1, abs=0.015)
+    assert fewer.float().mean() == pytest.approx(0.05, abs=0.01)
+    assert (dead | ~fewer).all()
+    assert torch.equal(dead, dead[:, :1, :1].expand_as(dead))  # the whole pixel, in every frame
+
+
+def test_contrast_of_minus_one_leaves_the_mean_grey() -> None:
+    canvas = Canvas(CLIPS, distortions.Contrast(gain=1.0))
+    out = canvas.render(canvas.zeros() - 1)
+    assert (out - canvas.clips.mean(dim=(1, 2, 3, 4), keepdim=True)).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_glare_is_brightest_at_the_lamp_and_never_darkens() -> None:
+    canvas = Canvas(torch.full((3, 3, 2, 64, 64), 0.2), distortions.Glare(peak=1.0, radius=10.0))
+    added = change(canvas, canvas.zeros() + 1)
+    assert added.min() >= 0
+    assert (added.flatten(1).amax(1) > 0.78).all()
+    half = (added[0, 0, 0] >= 0.4).sum()
+    assert half <= 3.15 * 10**2 * 1.1  # a disc of the radius, or what the border leaves of it
+
+
+def test_jpeg_steps_follow_the_scale_of_libjpeg() -> None:
+    assert coarser(10, 1.0) == 10
+    assert coarser(10, 0.5) == 20
+    assert coarser(25, 0.5) == 50
+    assert coarser(50, 0.5) == 75
+    errors = [(jpeg(CLIPS, quality) - CLIPS).norm() for quality in (95, 50, 5)]
+    assert errors[0] < errors[1] < errors[2]
+
+
+def test_frame_freeze_shows_earlier_frames() -> None:
+    out = frame_freeze(CLIPS, torch.ones_like(CLIPS[:, :1]), hold=2)
+    assert torch.equal(out[:, :, 2:], CLIPS[:, :, :-2])
+    assert torch.equal(out[:, :, :2], CLIPS[:, :, :1].expand(-1, -1, 2, -1, -1))
+
+
+@given(t=st.integers(1, 40), reach=st.integers(2, 9), seed=st.integers(0, 999))
+def test_frame_shuffle_permutes_within_windows_and_moves_every_frame(t: int, reach: int, seed: int) -> None:
+    keys = torch.rand(3, t, generator=torch.Generator().manual_seed(seed))
+    source = shuffled(keys, reach)
+    frames = torch.arange(t).expand(3, t)
+    assert torch.equal(source.sort(1).values, frames)
+    assert torch.equal(source // reach, frames // reach)
+    lonely = frames[0] if t % reach == 1 else frames[0][:0]
+    stayed = frames[0][(source == frames).any(0)]
+    assert set(stayed.tolist()) <= set(lonely[-1:].tolist())
+
+
+def test_frame_shuffle_shows_real_frames_in_another_order() -> None:
+    canvas = Canvas(CLIPS, distortions.FrameShuffle(reach=3))
+    out = canvas.render(canvas.zeros() + 1)
+    for clip, shown in zip(canvas.clips, out, strict=True):
+        source = [
+            next(i for i in range(clip.shape[1]) if torch.equal(clip[:, i], shown[:, k])) for k in range(clip.shape[1])
+        ]
+        assert sorted(source) == list(range(clip.shape[1]))
+        assert source != sorted(source)
+
+
+def test_ladder_meets_its_rungs_and_is_linear_between_them() -> None:
+    clips = torch.zeros(1, 3, 1, 1, 1)
+    rungs = torch.tensor([10, 40, 30, 200], dtype=torch.uint8).view(1, 4, 1, 1, 1, 1).expand(1, 4, 3, 1, 1, 1)
+    for strength, level in ((0.25, 10.0), (0.5, 40.0), (0.75, 30.0), (1.0, 200.0), (0.125, 5.0), (0.875, 115.0)):
+        out = climb(clips, rungs, torch.full((1, 1, 1, 1, 1), strength))
+        assert torch.allclose(out * 255, torch.tensor(level), atol=1e-3)
+
+
+def test_heavy_libraries_stay_out_until_a_distortion_needs_them() -> None:
+    code = (
+        "import sys, vidmarl.distortions as d; [d.as_distortion(n) for n in d.list_distortions()];"
+        "print(sorted({'cv2', 'kornia', 'torchvision', 'lightning', 'torchrl'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

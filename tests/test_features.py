@@ -1,0 +1,132 @@
+"""What the description of tubelets promises."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vidmarl.features import CHANNELS, NAMES, describe
+from vidmarl.flow import GREY
+from vidmarl.tubelets import Canvas, TubeletGrid
+
+GRID = TubeletGrid(1, 8, 8)
+
+
+def flat(value: float = 0.5, t: int = 4, h: int = 32, w: int = 32) -> Tensor:
+    return torch.full((1, 3, t, h, w), value)
+
+
+def named(clips: Tensor, grid: TubeletGrid = GRID) -> dict[str, Tensor]:
+    return dict(zip(NAMES, describe(clips, grid).unbind(1), strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    grid=st.builds(TubeletGrid, st.integers(1, 5), st.integers(1, 12), st.integers(1, 12)),
+    size=st.tuples(st.integers(1, 6), st.integers(1, 21), st.integers(1, 21)),
+)
+def test_any_grid_on_any_clip(grid: TubeletGrid, size: tuple[int, int, int]) -> None:
+    clips = torch.rand(2, 3, *size)
+    features = describe(clips, grid)
+    assert features.shape == (2, CHANNELS, *grid.shape(clips))
+    assert features.isfinite().all()
+    assert torch.allclose(describe(clips[1:], grid), features[1:], atol=1e-6)
+
+
+def test_colour_and_thumbnail_of_a_cell() -> None:
+    clips = flat(0.0)
+    clips[:, 0, 2, 8:12, 20:24] = 1.0  # red, in the top right quarter of the cell (1, 2)
+    found = named(clips)
+    assert found["red"][0, 2, 1, 2] == pytest.approx(0.25)
+    assert found["green"].abs().max() == 0
+    assert found["top_right"][0, 2, 1, 2] == pytest.approx(GREY[0])
+    for other in ("top_left", "bottom_left", "bottom_right"):
+        assert found[other].abs().max() == 0
+    assert (found["red"] > 0).sum() == 1
+
+
+def test_thumbnail_of_a_ragged_cell_halves_what_is_there() -> None:
+    clips = flat(0.0, h=8, w=12)  # the second cell is 4 px wide
+    clips[..., 8:10] = 1.0
+    found = named(clips)
+    assert torch.allclose(found["top_left"][0, :, 0, 1], torch.tensor(1.0))
+    assert torch.allclose(found["top_right"][0, :, 0, 1], torch.tensor(0.0))
+
+
+def test_cells_of_one_pixel_have_four_equal_quarters() -> None:
+    clips = torch.rand(1, 3, 2, 4, 4)
+    found = named(clips, TubeletGrid(1, 1, 1))
+    for quarter in ("top_left", "top_right", "bottom_left", "bottom_right"):
+        assert torch.allclose(found[quarter], found["top_left"])
+
+
+def test_gradients_tell_their_direction() -> None:
+    stripes = flat()
+    stripes[..., ::2] = 0.2
+    upright, lying = named(stripes), named(stripes.transpose(-1, -2))
+    assert upright["gradient_x"].min() > 1
+    assert upright["gradient_y"].abs().max() < 1e-5
+    assert torch.allclose(upright["gradient_x"], lying["gradient_y"].transpose(-1, -2), atol=1e-5)
+    assert named(flat())["contrast"].abs().max() < 0.01
+    assert upright["contrast"].min() > 0.3
+
+
+def test_change_is_where_and_when_it_happens() -> None:
+    clips = flat()
+    clips[:, :, 2, :8, :8] = 0.9
+    found = named(clips)
+    before, after = found["change_before"][0, :, 0, 0] > 0, found["change_after"][0, :, 0, 0] > 0
+    assert before.tolist() == [False, False, True, True]
+    assert after.tolist() == [False, True, True, False]
+    assert found["change_before"][0, :, 1:].abs().max() == 0
+
+
+def test_motion_leaves_out_what_the_whole_frame_does() -> None:
+    flicker = flat()
+    flicker[:, :, 1::2] += 0.2
+    assert named(flicker)["change_after"][0, :-1].min() > 0.5
+    assert named(flicker)["motion"].abs().max() < 1e-5
+    flicker[:, :, 1::2, 8:16, 8:16] += 0.2
+    moving = named(flicker)["motion"]
+    assert (moving[0, :, 1, 1] > 0.5).all()
+    assert moving[0, :, 0].abs().max() < 1e-5
+
+
+def test_places_run_from_border_to_border() -> None:
+    found = named(flat(t=5, h=16, w=24))
+    assert torch.allclose(found["x"][0, 0, 0], torch.tensor([-2 / 3, 0.0, 2 / 3]), atol=1e-6)
+    assert torch.allclose(found["y"][0, 0, :, 0], torch.tensor([-0.5, 0.5]), atol=1e-6)
+    assert torch.allclose(found["time"][0, :, 0, 0], torch.linspace(0, 1, 5))
+
+
+def test_the_canvas_describes_its_clips() -> None:
+    from vidmarl.distortions import as_distortion
+
+    clips = torch.randint(0, 256, (2, 3, 4, 20, 20)) / 255
+    canvas = Canvas(clips, as_distortion("brightness"))
+    assert torch.equal(canvas.features(), describe(clips, canvas.grid))
+
+
+def test_natural_clips_have_features_of_about_unit_range() -> None:
+    data = Path(os.environ.get("VIDMARL_DATA", Path(__file__).parents[1] / "data"))
+    files = sorted((data / "clips" / "ucf101").glob("*/*.avi"))[:12]
+    if not files:
+        pytest.skip("needs the UCF-101 clips, see data/README.md")
+    import av
+
+    clips = []
+    for file in files:
+        with av.open(str(file), metadata_errors="ignore") as video:
+            frames = [f.to_ndarray(format="rgb24") for f, _ in zip(video.decode(video=0), range(16), strict=False)]
+        clips.append(torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)[..., :176, :176] / 255)
+    features = describe(torch.stack(clips), TubeletGrid())
+    assert features.abs().amax() < 6
+    spread = features.transpose(0, 1).flatten(1).std(1)
+    assert ((spread > 0.1) & (spread < 1.5)).all(), dict(zip(NAMES, spread.tolist(), strict=True))

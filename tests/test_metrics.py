@@ -1,0 +1,402 @@
+"""The metrics: closed forms, tiny cases that can be checked by hand, and properties."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vidmarl import metrics
+from vidmarl.data.paths import data_root
+from vidmarl.errors import CheckpointError
+from vidmarl.stlpips import STLPIPS, WEIGHTS
+from vidmarl.tubelets import TubeletGrid, to_8bit
+
+
+@dataclasses.dataclass(frozen=True)
+class Attacked:
+    """An attack's outcome written down by hand, one pixel a clip."""
+
+    success: Tensor
+    skipped: Tensor
+    queries: Tensor
+    clean: Tensor
+    adversarial: Tensor
+    strength: Tensor
+    full_l2: Tensor
+    history: dict[str, Tensor]
+    settings: dict[str, Any]
+
+
+def outcome(margins: list[list[float]], norms: list[list[float]], full: float = 9.0) -> Attacked:
+    """What an attack with these margins and norms, query by query, comes to. A clip that starts below 0 is skipped."""
+    longest = max(map(len, margins))
+    pad = [[math.nan] * (longest - len(row)) for row in margins]
+    margin = torch.tensor([row + more for row, more in zip(margins, pad, strict=True)])
+    l2 = torch.tensor([row + more for row, more in zip(norms, pad, strict=True)])
+    skipped = margin[:, 0] < 0
+    n = len(margins)
+    clips = to_8bit(torch.rand(n, 3, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
+    return Attacked(
+        success=(margin < 0).any(1) & ~skipped,
+        skipped=skipped,
+        queries=torch.tensor([len(row) for row in margins]),
+        clean=clips,
+        adversarial=clips.flip(-1),
+        strength=torch.ones(n, 1, 1, 1),
+        full_l2=torch.full((n,), full),
+        history={"margin": margin, "l2": l2, "score": -margin},
+        settings={"budget": longest},
+    )
+
+
+HAND = outcome(
+    margins=[
+        [1.0, 0.5, -0.1, -0.2, 0.1, -0.3],  # first fooled by query 3, then made smaller, then larger
+        [1.0, 0.8, 0.9],  # never fooled, gave up after 3
+        [-1.0],  # wrong from the start
+        [1.0, -0.5],  # fooled by query 2
+    ],
+    norms=[[0.0, 5.0, 4.0, 2.0, 1.0, 3.0], [0.0, 5.0, 6.0], [0.0], [0.0, 7.0]],
+)
+
+
+def pair(change: float = 0.2) -> tuple[Tensor, Tensor]:
+    """Grey clips [2 3 4 32 32]; of the second, a block of 2 frames x 16 x 16 px has `change` added to its red."""
+    clean = torch.full((2, 3, 4, 32, 32), 0.4)
+    adversarial = clean.clone()
+    adversarial[1, 0, 1:3, :16, :16] += change
+    return clean, adversarial
+
+
+class TestOfPerturbations:
+    def test_norms_of_a_known_block(self) -> None:
+        values = metrics.perturbation_metrics(*pair(0.2))
+        pixels = 2 * 16 * 16
+        assert values["l0"].tolist() == [0, pixels]
+        assert values["l2"][1] == pytest.approx(0.2 * math.sqrt(pixels))
+        assert values["linf"][1] == pytest.approx(0.2)
+        assert values["map"][1] == pytest.approx(255 * 0.2 * pixels / (3 * 4 * 32 * 32))
+        assert values["map_support"][1] == pytest.approx(255 * 0.2 / 3)
+        assert values["frames"].tolist() == [0, 0.5]
+        assert values["cells"].tolist() == [0, 2 / 16]
+
+    def test_an_untouched_clip_is_at_the_best_of_every_scale(self) -> None:
+        values = {name: float(v[0]) for name, v in metrics.perturbation_metrics(*pair()).items()}
+        assert values.pop("ssim") == pytest.approx(1)
+        assert values.pop("psnr") == math.inf
+        assert set(values.values()) == {0.0}
+
+    def test_psnr_is_that_of_the_touched_frames(self) -> None:
+        mean_square = 0.2**2 * 256 / (3 * 32 * 32)
+        assert metrics.psnr(*pair(0.2))[1] == pytest.approx(-10 * math.log10(mean_square))
+
+    def test_ssim_of_a_constant_shift_of_a_constant_frame(self) -> None:
+        a, b, c1 = 0.4, 0.6, 0.01**2
+        clean = torch.full((1, 3, 2, 24, 24), a)
+        expected = (2 * a * b + c1) / (a * a + b * b + c1)  # no variance: only the luminance term is left
+        assert metrics.ssim(clean, torch.full_like(clean, b))[0] == pytest.approx(expected, abs=1e-4)
+
+    def test_frames_below_the_window_have_no_ssim(self) -> None:
+        clean = torch.rand(1, 3, 2, 8, 8)
+        assert metrics.ssim(clean, clean).isnan().all()
+
+    def test_flicker_of_known_courses(self) -> None:
+        clean = torch.zeros(3, 3, 5, 8, 8)
+        course = torch.tensor([[1.0, 1, 1, 1, 1], [0, 1, 2, 3, 4], [0, 1, 0, 1, 0]]) / 10
+        adversarial = clean + course[:, None, :, None, None]
+        assert metrics.flicker(clean, adversarial).tolist() == pytest.approx([0, 0.01, 0.01])
+        assert metrics.flicker2(clean, adversarial).tolist() == pytest.approx([0, 0, 0.04], abs=1e-9)
+
+    @pytest.mark.parametrize("frames", [1, 2])
+    def test_short_clips_have_defined_time_metrics(self, frames: int) -> None:
+        clean = torch.full((2, 3, frames, 32, 32), 0.5)
+        values = metrics.perturbation_metrics(clean, clean + 0.1)
+        assert values["flicker"].tolist() == [0, 0]
+        assert values["flicker2"].tolist() == [0, 0]
+        assert metrics.warping_error(clean, clean + 0.1).tolist() == pytest.approx([0, 0], abs=1e-9)
+
+    def test_cells_come_from_the_map_where_there_is_one(self) -> None:
+        strength = torch.zeros(2, 4, 2, 2)
+        strength[0, 0, 0, 0] = -0.5
+        assert metrics.cells_touched(*pair(), strength).tolist() == [1 / 16, 0]
+        assert metrics.cells_touched(*pair(), grid=TubeletGrid(4, 32, 32)).tolist() == [0, 1]
+
+    def test_shapes_that_differ_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="of one shape"):
+            metrics.perturbation_metrics(torch.rand(1, 3, 2, 8, 8), torch.rand(2, 3, 2, 8, 8))
+
+    @settings(max_examples=25, deadline=None)
+    @given(seed=st.integers(0, 2**31), scale=st.floats(0.01, 1), frames=st.integers(1, 5))
+    def test_relations_between_the_norms(self, seed: int, scale: float, frames: int) -> None:
+        random = torch.Generator().manual_seed(seed)
+        clean = to_8bit(torch.rand(2, 3, frames, 12, 14, generator=random))
+        noise = scale * torch.randn(clean.shape, generator=random) * (torch.rand(clean.shape, generator=random) < 0.3)
+        adversarial = to_8bit(clean + noise)
+        v = metrics.perturbation_metrics(clean, adversarial)
+        assert (v["linf"] <= v["l2"] + 1e-6).all()
+        assert (v["l2"] <= v["linf"] * (3 * v["l0"]).sqrt() + 1e-5).all()
+        assert (v["map"] <= v["map_support"] + 1e-4).all()
+        assert (v["map_support"] <= 255 * v["linf"] + 1e-3).all()
+        assert (v["flicker2"] <= 4 * v["flicker"] * max(frames - 1, 1) / max(frames - 2, 1) + 1e-6).all()
+        back = metrics.perturbation_metrics(adversarial, clean)
+        for name in ("l0", "l2", "linf", "map", "ssim", "psnr", "flicker"):
+            assert torch.allclose(v[name], back[name], atol=1e-4), name
+
+    @settings(max_examples=10, deadline=None)
+    @given(seed=st.integers(0, 2**31))
+    def test_a_clip_does_not_depend_on_its_batch(self, seed: int) -> None:
+        random = torch.Generator().manual_seed(seed)
+        clean = torch.rand(3, 3, 3, 16, 16, generator=random)
+        adversarial = torch.rand(3, 3, 3, 16, 16, generator=random)
+        together = metrics.perturbation_metrics(clean, adversarial)
+        alone = metrics.perturbation_metrics(clean[1:2], adversarial[1:2])
+        for name, value in alone.items():
+            assert torch.allclose(together[name][1:2], value, atol=1e-5), name
+
+
+class TestWarpingError:
+    def moving(self, frames: int = 4) -> Tensor:
+        """A smooth texture that moves 2 px a frame to the right."""
+        random = torch.Generator().manual_seed(1)
+        texture = torch.nn.functional.interpolate(
+            torch.rand(1, 3, 16, 24, generator=random), scale_factor=6, mode="bicubic"
+        )
+        shots = [texture[..., 16:80, 40 - 2 * i : 104 - 2 * i] for i in range(frames)]
+        return torch.stack(shots, 2).clamp(0, 1)
+
+    def test_what_moves_with_the_clip_costs_less_than_what_stands_still_or_flickers(self) -> None:
+        clean = self.moving()
+        pattern = 0.1 * torch.randn(1, 3, 1, 64, 64 + 6, generator=torch.Generator().manual_seed(0))
+        carried = torch.cat([pattern[..., 6 - 2 * i : 70 - 2 * i] for i in range(4)], 2)
+        still = pattern[..., :64].expand_as(clean)
+        free = 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
+        errors = [float(metrics.warping_error(clean, clean + delta)) for delta in (0 * clean, carried, still, free)]
+        assert errors[0] < errors[1] < 0.5 * errors[2]
+        assert errors[1] < 0.5 * errors[3]
+
+    def test_a_still_clip_has_no_error_and_flicker_shows(self) -> None:
+        clean = self.moving()[:, :, :1].expand(-1, -1, 4, -1, -1)
+        video = clean.clone()
+        video[:, :, 1::2] += 0.1
+        assert float(metrics.warping_error(clean, clean)) == pytest.approx(0, abs=1e-9)
+        assert float(metrics.warping_error(clean, video)) == pytest.approx(0.01, rel=1e-3)
+
+
+WEIGHT_FILE = data_root() / "weights" / WEIGHTS
+needs_weights = pytest.mark.skipif(not WEIGHT_FILE.is_file(), reason=f"VIDMARL_DATA has no weights/{WEIGHTS}")
+
+
+class TestSTLPIPS:
+    @pytest.fixture(scope="class")
+    def network(self) -> STLPIPS:
+        return STLPIPS.from_file(WEIGHT_FILE)
+
+    @pytest.fixture(scope="class")
+    def scene(self) -> Tensor:
+        """A textured picture [1 3 64 73]: squares at several scales."""
+        random = torch.Generator().manual_seed(0)
+        layers = [torch.rand(1, 3, 9 * k, 10 * k, generator=random) for k in (1, 2, 4)]
+        return torch.stack([torch.nn.functional.interpolate(x, size=(64, 73), mode="nearest") for x in layers]).mean(0)
+
+    @needs_weights
+    def test_zero_for_equal_pictures_and_symmetric(self, network: STLPIPS, scene: Tensor) -> None:
+        other = scene.flip(-1)
+        assert network(scene, scene).tolist() == [0]
+        assert network(scene, other).item() == pytest.approx(network(other, scene).item())
+        assert network(scene, other).item() > 0.1
+
+    @needs_weights
+    def test_grows_with_noise(self, network: STLPIPS, scene: Tensor) -> None:
+        noise = torch.randn(scene.shape, generator=torch.Generator().manual_seed(1))
+        distances = [network(scene, (scene + std * noise).clamp(0, 1)).item() for std in (0.01, 0.03, 0.1, 0.3)]
+        assert distances == sorted(distances)
+        assert distances[0] < 0.05 < 0.3 < distances[-1]
+
+    @needs_weights
+    def test_forgives_a_shift_by_one_pixel(self, network: STLPIPS, scene: Tensor) -> None:
+        here, there = scene[..., :72], scene[..., 1:]
+        std = (here - there).square().mean().sqrt()
+        noise = std * torch.randn(here.shape, generator=torch.Generator().manual_seed(1))
+        assert network(here, there).item() < 0.2 * network(here, (here + noise).clamp(0, 1)).item()
+
+    @needs_weights
+    def test_only_the_frames_that_differ_count(self, scene: Tensor) -> None:
+        clean = scene[:, :, None].expand(-1, -1, 4, -1, -1)
+        adversarial = clean.clone()
+        adversarial[:, :, 2] = adversarial[:, :, 2].flip(-1)
+        network = STLPIPS.from_file(WEIGHT_FILE)
+        expected = network(scene, scene.flip(-1)) / 4
+        values = metrics.perturbation_metrics(clean, adversarial, perceptual=True)
+        assert torch.allclose(values["stlpips"], expected)
+        assert {"warping", "warping_clean"} <= values.keys()
+
+    def test_left_out_with_the_reason_said_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("VIDMARL_DATA", str(tmp_path))
+        metrics._stlpips.cache_clear()
+        clips = torch.rand(1, 3, 2, 32, 32)
+        try:
+            with pytest.warns(UserWarning, match="ST-LPIPS is left out.*VIDMARL_DATA") as said:
+                first = metrics.perturbation_metrics(clips, clips, perceptual=True)
+                second = metrics.perturbation_metrics(clips, clips, perceptual=True)
+        finally:
+            metrics._stlpips.cache_clear()
+        assert "stlpips" not in first
+        assert first.keys() == second.keys()
+        assert sum("ST-LPIPS" in str(w.message) for w in said) == 1
+
+    def test_another_file_is_refused(self, tmp_path: Path) -> None:
+        torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+        (tmp_path / "text.pth").write_text("no weights")
+        for name in ("other.pth", "text.pth"):
+            with pytest.raises(CheckpointError, match="Loading ST-LPIPS"):
+                STLPIPS.from_file(tmp_path / name)
+
+
+class TestOfAttacks:
+    def test_rates_and_queries_of_the_hand_made_case(self) -> None:
+        assert metrics.fooling_rate(HAND) == pytest.approx(2 / 3)
+        assert metrics.first_success(HAND).tolist() == [3, 0, 0, 2]
+        assert metrics.average_queries(HAND) == pytest.approx(
+            {"AQ": (6 + 3 + 2) / 3, "AQ+": (6 + 2) / 2, "AQ first": (3 + 3 + 2) / 3, "AQ+ first": (3 + 2) / 2}
+        )
+        assert metrics.average_queries(HAND, 2) == pytest.approx(
+            {"AQ": 2.0, "AQ+": 2.0, "AQ first": 2.0, "AQ+ first": 2.0}
+        )
+
+    def test_success_and_size_at_each_budget(self) -> None:
+        budgets = [1, 2, 3, 4, 6, 100]
+        assert metrics.success_at(HAND, budgets).int().tolist() == [
+            [0, 0, 1, 1, 1, 1],
+            [0] * 6,
+            [0] * 6,
+            [0, 1, 1, 1, 1, 1],
+        ]
+        best = metrics.best_l2_at(HAND, budgets)
+        assert best[[0, 1, 3]].tolist() == [[9, 9, 4, 2, 2, 2], [9] * 6, [9, 7, 7, 7, 7, 7]]  # 1.0 was no success
+        assert best[2].isnan().all()
+
+    @pytest.mark.parametrize("budgets", [[], [0], [5, -1]])
+    def test_budgets_below_one_query_are_refused(self, budgets: list[int]) -> None:
+        with pytest.raises(ValueError, match="1 or more"):
+            metrics.success_at(HAND, budgets)
+
+    def test_curves_exclude_skipped_clips_and_repeat(self) -> None:
+        curve = metrics.curves(HAND, [1, 2, 6], resamples=200, seed=3)
+        assert curve["fr"].tolist() == pytest.approx([0, 1 / 3, 2 / 3])
+        assert curve["l2"].tolist() == [9, 9, 7]
+        assert (curve["fr_low"] <= curve["fr"]).all()
+        assert (curve["fr"] <= curve["fr_high"]).all()
+        assert curve.equals(metrics.curves(HAND, [1, 2, 6], resamples=200, seed=3))
+
+    def test_an_interval_has_about_its_level(self) -> None:
+        """Of many samples of coin throws, the 90 % interval holds the truth about nine times in ten."""
+        random = np.random.default_rng(0)
+        held = []
+        for seed in range(200):
+            wins = random.random(60) < 0.4
+            clips = outcome([[1.0, -1.0 if win else 1.0] for win in wins], [[0.0, 1.0]] * 60)
+            point = metrics.curves(clips, [2], resamples=200, level=0.9, seed=seed).iloc[0]
+            held.append(point["fr_low"] <= 0.4 <= point["fr_high"])
+        assert 0.82 <= np.mean(held) <= 0.97
+
+    def test_nothing_attacked_gives_nan_and_no_error(self) -> None:
+        nothing = outcome([[-1.0], [-2.0]], [[0.0], [0.0]])
+        assert math.isnan(metrics.fooling_rate(nothing))
+        table = metrics.summarise(nothing, [1])
+        assert table["clips"].tolist() == [0]
+        assert table["skipped"].tolist() == [2]
+        assert table[["FR", "AQ", "L2"]].isna().all(axis=None)
+
+    def test_summary_has_a_row_per_budget_up_to_the_attacks_own(self) -> None:
+        table = metrics.summarise(HAND, (2, 4, 25, 50), resamples=50)
+        assert table["budget"].tolist() == [2, 4, 6]
+        assert table["FR"].tolist() == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+        assert table["L2"].tolist() == [9, 7, 7]
+        assert table["clips"].tolist() == [3] * 3
+        assert table["ssim"].isna().tolist() == [True, True, False]  # pictures of the final clips only
+        fooled = HAND.success
+        assert table["map"].iloc[-1] == pytest.approx(
+            float(metrics.mean_absolute(HAND.clean[fooled], HAND.adversarial[fooled]).mean())
+        )
+
+    @settings(max_examples=50, deadline=None)
+    @given(
+        st.lists(
+            st.lists(st.tuples(st.floats(-2, 2, width=32), st.floats(0.1, 5, width=32)), min_size=1, max_size=12),
+            min_size=1,
+            max_size=5,
+        )
+    )
+    def test_more_queries_never_hurt(self, clips: list[list[tuple[float, float]]]) -> None:
+        result = outcome([[m for m, _ in c] for c in clips], [[n for _, n in c] for c in clips])
+        budgets = range(1, 13)
+        size = metrics.best_l2_at(result, budgets)[~result.skipped]
+        wins = metrics.success_at(result, budgets).int()
+        assert (size.diff(dim=1) <= 0).all() or size.max() > 9
+        assert (wins.diff(dim=1) >= 0).all()
+        assert torch.equal(wins[:, -1].bool(), result.success)
+        for row in range(len(clips)):  # the definition, written as a loop
+            for column, budget in enumerate(budgets):
+                seen = clips[row][:budget]
+                expected = any(m < 0 for m, _ in seen) and not result.skipped[row]
+                assert bool(wins[row, column]) == expected
+        both = metrics.average_queries(result, 5)
+        if not math.isnan(both["AQ"]):
+            assert both["AQ first"] <= both["AQ"] + 1e-9
+
+
+class TestPaired:
+    def test_half_the_size_on_every_clip(self) -> None:
+        small = outcome([[1.0, -1.0]] * 6, [[0.0, float(k)] for k in range(1, 7)])
+        large = outcome([[1.0, -1.0]] * 6, [[0.0, 2.0 * k] for k in range(1, 7)])
+        compared = metrics.paired_ratio(small, large)
+        assert (compared.ratio, compared.low, compared.high) == (0.5, 0.5, 0.5)
+        assert compared.p == pytest.approx(2 / 2**6)
+        assert compared.clips == 6
+        assert metrics.paired_ratio(large, small).ratio == 2
+
+    def test_equal_attacks_and_clips_that_either_skipped(self) -> None:
+        compared = metrics.paired_ratio(HAND, HAND)
+        assert compared.ratio == 1
+        assert compared.clips == 3
+        assert math.isnan(compared.p)
+
+    def test_failures_count_at_their_full_size(self) -> None:
+        never = outcome([[1.0, 1.0]] * 3, [[0.0, 1.0]] * 3)
+        fooled = outcome([[1.0, -1.0]] * 3, [[0.0, 3.0]] * 3)
+        assert metrics.paired_ratio(never, fooled).ratio == pytest.approx(3)
+        assert metrics.paired_ratio(never, fooled, budget=1).ratio == 1
+
+    def test_other_clips_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="same clips"):
+            metrics.paired_ratio(HAND, outcome([[1.0]] * 3, [[0.0]] * 3))
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
+    def test_wilcoxon_equals_the_count_over_all_signs(self, differences: list[int]) -> None:
+        magnitudes = [abs(d) for d in differences if d]
+        if not magnitudes:
+            assert math.isnan(metrics.wilcoxon(np.array(differences)))
+            return
+        ranks = [np.mean([i + 1 for i, m in enumerate(sorted(magnitudes)) if m == own]) for own in magnitudes]
+        seen = sum(r for r, d in zip(ranks, [d for d in differences if d], strict=True) if d > 0)
+        sums = [
+            sum(r for r, up in zip(ranks, signs, strict=True) if up)
+            for signs in itertools.product([False, True], repeat=len(ranks))
+        ]
+        below, above = np.mean([s <= seen for s in sums]), np.mean([s >= seen for s in sums])
+        assert metrics.wilcoxon(np.array(differences)) == pytest.approx(min(1, 2 * min(below, above)))
+
+    def test_wilcoxon_of_a_published_table(self) -> None:
+        """n = 8, rank sum 3: the table of critical values has p = 0.0391 two-sided (5 of 256 sign patterns, doubled)."""
+        assert metrics.wilcoxon(np.array([-1, -2, 3, 4, 5, 6, 7, 8.0])) == pytest.approx(2 * 5 / 256)

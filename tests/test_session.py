@@ -1,0 +1,249 @@
+"""The books of a session: what is counted, what is kept, and for whom."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from vidmarl import Misclassify, Target, TubeletGrid, Victim
+from vidmarl.distortions.base import FunctionDistortion
+from vidmarl.errors import BudgetError
+from vidmarl.session import Search, Session
+from vidmarl.tubelets import Canvas
+
+DARKER = FunctionDistortion(lambda clips, strength, noise: clips * (1 - 0.5 * strength))
+GRID = TubeletGrid(1, 8, 8)
+
+
+def brightness(clips: Tensor) -> Tensor:
+    """Class 0 while the clip's mean is above 0.41, class 1 below; never class 2."""
+    mean = clips.flatten(1).mean(1)
+    return torch.stack([10 * (mean - 0.41), -10 * (mean - 0.41), torch.full_like(mean, -9)], 1)
+
+
+@pytest.fixture
+def clips() -> Tensor:
+    levels = torch.tensor([0.5, 0.6, 0.7, 0.8])
+    return levels.view(4, 1, 1, 1, 1).expand(4, 3, 2, 16, 16).clone()
+
+
+def open_session(clips: Tensor, **kwargs: object) -> Session:
+    return Session(Victim(brightness), Canvas(clips, DARKER, GRID), **{"budget": 10} | kwargs)  # type: ignore[arg-type]
+
+
+def everywhere(session: Session, value: float, rows: list[int]) -> tuple[Tensor, Tensor]:
+    return torch.full((len(rows), *session.canvas.shape), value), torch.tensor(rows)
+
+
+def test_opening_costs_the_clean_prediction(clips: Tensor) -> None:
+    session = open_session(clips)
+    assert session.queries.tolist() == [1, 1, 1, 1]
+    assert session.victim.queries == 4
+    assert session.goal.classes.tolist() == [0, 0, 0, 0]
+    assert not session.fooled.any()
+    assert not session.skipped.any()
+    assert session.rows.tolist() == [0, 1, 2, 3]
+    assert torch.equal(session.best, session.canvas.clips)
+
+
+def test_only_the_rows_asked_pay(clips: Tensor) -> None:
+    session = open_session(clips)
+    reply = session.query(*everywhere(session, 0.5, [3, 1]))
+    assert session.queries.tolist() == [1, 2, 1, 2]
+    assert reply.margin.shape == reply.success.shape == reply.l2.shape == (2,)
+    l2 = (session.canvas.render(*everywhere(session, 0.5, [3, 1])) - clips[[3, 1]]).flatten(1).norm(dim=1)
+    torch.testing.assert_close(reply.l2, l2, atol=0.2, rtol=0.01)
+
+
+def test_what_is_kept(clips: Tensor) -> None:
+    """Nearer margins until the first success, then only smaller successes."""
+    session = open_session(clips[:1])
+    kept = []
+    for value in (0.1, 0.05, 0.9, 1.0, 0.5, 0.2, 0.6):
+        session.query(*everywhere(session, value, [0]))
+        kept.append(round(float(session.best_strength.mean()), 3))
+    assert kept == [0.1, 0.1, 0.9, 0.9, 0.5, 0.5, 0.5]
+    assert session.fooled.all()
+    assert torch.equal(session.best, session.canvas.render(session.best_strength))
+    assert session.best_margin < 0
+
+
+def test_a_success_as_small_with_fewer_tubelets_is_kept(clips: Tensor) -> None:
+    clips[0, :, :, :8, :8] = 0  # the distortion cannot make this tubelet any darker
+    clips[0, :, :, 8:] = 0.6
+    session = open_session(clips[:1])
+    strength, rows = everywhere(session, 1.0, [0])
+    assert session.query(strength, rows).success.all()
+    fewer = strength.clone()
+    fewer[:, :, 0, 0] = 0
+    assert session.query(fewer, rows).success.all()
+    assert torch.equal(session.best_strength, fewer)
+
+
+def test_a_row_asked_twice_in_a_batch_pays_twice_and_is_booked_in_order(clips: Tensor) -> None:
+    session = open_session(clips)
+    values = torch.tensor([0.9, 0.1, 0.5, 0.7]).view(4, 1, 1, 1)
+    rows = torch.tensor([0, 1, 0, 0])
+    reply = session.query(values.expand(4, *session.canvas.shape), rows)
+    assert session.queries.tolist() == [4, 2, 1, 1]
+    torch.testing.assert_close(session.history["margin"][0, 1:4], reply.margin[[0, 2, 3]])
+    torch.testing.assert_close(session.history["l2"][1, 1], reply.l2[1])
+    assert float(session.best_strength[0].mean()) == 0.5
+    assert session.history["l2"][:, 4:].isnan().all()
+
+
+def test_no_query_beyond_the_budget(clips: Tensor) -> None:
+    session = open_session(clips, budget=2)
+    session.query(*everywhere(session, 0.1, [0, 1]))
+    assert session.rows.tolist() == [2, 3]
+    asked = session.victim.queries
+    with pytest.raises(BudgetError, match=r"\[1\]"):
+        session.query(*everywhere(session, 0.1, [1, 2]))
+    with pytest.raises(BudgetError):
+        session.query(*everywhere(session, 0.1, [3, 3]))
+    assert session.victim.queries == asked
+    assert session.queries.tolist() == [2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("budget", [0, -1])
+def test_a_session_needs_a_budget(clips: Tensor, budget: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        open_session(clips, budget=budget)
+
+
+def test_finish(clips: Tensor) -> None:
+    session = open_session(clips)
+    session.finish(torch.tensor([1, 3]))
+    assert session.rows.tolist() == [0, 2]
+
+
+def test_goals_given(clips: Tensor) -> None:
+    session = open_session(clips, goal=Misclassify([0, 1, 0, 2]))
+    assert session.skipped.tolist() == [False, True, False, True]
+    session = open_session(clips, goal=Target([0, 1, 1, 2]))
+    assert session.skipped.tolist() == [True, False, False, False]
+    assert session.query(*everywhere(session, 1.0, [1, 2, 3])).success.tolist() == [True, True, False]
+
+
+def test_own_candidates_are_rounded_and_get_a_strength(clips: Tensor) -> None:
+    session = open_session(clips[:2])
+    candidates = session.canvas.clips.clone()
+    candidates[0, :, 0, :8, :8] -= 0.1004
+    candidates[1] += 0.9  # beyond white
+    session.query_clips(candidates, torch.tensor([0, 1]))
+    steps = session.history["l2"][:, 1] * 255
+    assert steps[0] == pytest.approx(26 * (3 * 64) ** 0.5, rel=1e-5)
+    assert session.best_strength[0].count_nonzero() == 1
+    assert float(session.best_strength[0].amax()) == pytest.approx(1.0)
+    session.query_clips(torch.zeros_like(candidates), torch.tensor([0, 1]))
+    assert session.fooled.all()
+    assert session.best.amax() == 0
+
+
+def test_renew(clips: Tensor) -> None:
+    session = open_session(clips, budget=3)
+    session.query(*everywhere(session, 1.0, [0, 1, 2, 3]))
+    fresh = torch.full_like(clips[:2], 0.2)
+    session.renew(torch.tensor([2, 0]), fresh, seed=5)
+    assert session.queries.tolist() == [1, 2, 1, 2]
+    assert session.victim.queries == 4 + 4 + 2
+    assert session.goal.classes.tolist() == [1, 0, 1, 0]
+    assert session.fooled.tolist() == [False, True, False, True]
+    assert session.history["margin"][:, 1].isnan().tolist() == [True, False, True, False]
+    assert (session.best[[0, 2]] == 51 / 255).all()
+    assert (session.best_strength[[0, 2]] == 0).all()
+    with pytest.raises(ValueError, match="goal was given"):
+        open_session(clips, goal=Misclassify([0, 0, 0, 0])).renew(torch.tensor([0]), fresh[:1], seed=0)
+
+
+def test_randomness_belongs_to_the_clip(clips: Tensor) -> None:
+    together, alone = open_session(clips), open_session(clips[2:3])
+    rows = torch.tensor([1, 2])
+    first, second = together.rand(rows, 5), together.rand(rows, 5)
+    assert torch.equal(first[1], alone.rand(torch.tensor([0]), 5)[0])
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, open_session(clips, seed=1).rand(rows, 5))
+
+
+def test_randomness_is_not_that_of_the_noise(clips: Tensor) -> None:
+    session = open_session(clips[:1])
+    same = torch.rand(64, generator=torch.Generator().manual_seed(session.canvas.seeds[0]))
+    assert not torch.equal(session.rand(torch.tensor([0]), 64)[0], same)
+
+
+def test_l2_does_not_depend_on_the_batch(clips: Tensor) -> None:
+    noisy = torch.rand(7, 3, 4, 24, 24, generator=torch.Generator().manual_seed(0))
+    together = open_session(noisy)
+    reply = together.query(*everywhere(together, 0.7, list(range(7))))
+    for i in range(7):
+        alone = open_session(noisy[i : i + 1])
+        assert alone.query(*everywhere(alone, 0.7, [0])).l2 == reply.l2[i]
+
+
+def test_full_l2_costs_nothing(clips: Tensor) -> None:
+    session = open_session(clips)
+    size = session.full_l2()
+    assert session.queries.tolist() == [1, 1, 1, 1]
+    assert torch.equal(size, session.query(*everywhere(session, 1.0, [0, 1, 2, 3])).l2)
+
+
+# drive
+
+
+def steps(session: Session, row: int, count: int, heard: list[int]) -> Search:
+    """Asks `count` times, noting whom it was."""
+    for i in range(count):
+        reply = yield torch.full(session.canvas.shape, (i + 1) / 10)
+        assert reply.margin.shape == ()
+        assert reply.log_probs.shape == (3,)
+        assert float(reply.l2) == pytest.approx(float(session.history["l2"][row, i + 1]))
+        heard.append(row)
+
+
+def test_drive_asks_all_searches_in_step(clips: Tensor) -> None:
+    session = open_session(clips)
+    heard: list[int] = []
+    lengths = [2, 0, 3, 1]
+    asked = [rows.tolist() for rows in session.drive(lambda row: steps(session, row, lengths[row], heard))]
+    assert asked == [[0, 2, 3], [0, 2], [2]]
+    assert heard == [0, 2, 3, 0, 2, 2]
+    assert session.queries.tolist() == [3, 1, 4, 2]
+    assert session.finished.all()
+
+
+def test_drive_stops_at_the_budget(clips: Tensor) -> None:
+    session = open_session(clips, budget=3)
+    session.query(*everywhere(session, 0.1, [2]))
+    heard: list[int] = []
+    asked = [rows.tolist() for rows in session.drive(lambda row: steps(session, row, 9, heard))]
+    assert asked == [[0, 1, 2, 3], [0, 1, 3]]
+    assert session.queries.tolist() == [3, 3, 3, 3]
+
+
+def test_drive_leaves_what_is_finished_alone(clips: Tensor) -> None:
+    session = open_session(clips)
+    session.finish(torch.tensor([0]))
+    started: list[int] = []
+
+    def search(row: int) -> Search:
+        started.append(row)
+        yield session.canvas.zeros()[0]
+
+    rounds = list(session.drive(search, rows=torch.tensor([0, 2]), finish=False))
+    assert started == [2]
+    assert [rows.tolist() for rows in rounds] == [[2]]
+    assert session.rows.tolist() == [1, 2, 3], "a search that ended did not finish its clip"
+
+
+def test_drive_passes_a_search_s_own_error_on(clips: Tensor) -> None:
+    session = open_session(clips)
+
+    def search(row: int) -> Search:
+        yield session.canvas.zeros()[0]
+        raise KeyError(row)
+
+    with pytest.raises(KeyError):
+        list(session.drive(search))
+    assert session.queries.tolist() == [2, 2, 2, 2]

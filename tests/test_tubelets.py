@@ -1,0 +1,169 @@
+"""What the tubelet grid, the noise and the canvas promise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vidmarl.distortions import as_distortion
+from vidmarl.distortions.base import Distortion, State
+from vidmarl.tubelets import Canvas, TubeletGrid, clip_seeds, draw_noise, flatten_cells, to_8bit
+
+grids = st.builds(TubeletGrid, st.integers(1, 5), st.integers(1, 9), st.integers(1, 9))
+sizes = st.tuples(st.integers(1, 7), st.integers(1, 20), st.integers(1, 20))
+
+
+def random_clips(b: int, t: int = 4, h: int = 20, w: int = 24, seed: int = 0) -> Tensor:
+    return torch.rand(b, 3, t, h, w, generator=torch.Generator().manual_seed(seed))
+
+
+def rising(*shape: int) -> Tensor:
+    """All different numbers of [0, 1), so that a wrong place shows."""
+    return torch.arange(torch.Size(shape).numel()).view(shape) / torch.Size(shape).numel()
+
+
+@given(grid=grids, size=sizes)
+def test_every_pixel_gets_the_strength_of_its_tubelet(grid: TubeletGrid, size: tuple[int, int, int]) -> None:
+    t, h, w = size
+    strength = rising(2, *grid.shape(torch.zeros(2, 3, t, h, w)))
+    per_pixel = grid.expand(strength, t, h, w)
+    assert per_pixel.shape == (2, 1, t, h, w)
+    for place in ((0, 0, 0), (t - 1, h - 1, w - 1), (t // 2, h // 3, w // 2)):
+        f, y, x = place
+        expected = strength[:, f // grid.frames, y // grid.height, x // grid.width]
+        assert torch.equal(per_pixel[:, 0, f, y, x], expected)
+
+
+@given(grid=grids, size=sizes)
+def test_pooling_undoes_expansion_on_ragged_grids_too(grid: TubeletGrid, size: tuple[int, int, int]) -> None:
+    strength = rising(2, *grid.shape(torch.zeros(2, 3, *size)))
+    assert torch.allclose(grid.pool(grid.expand(strength, *size))[:, 0], strength, atol=1e-5)
+
+
+@pytest.mark.parametrize("sides", [(0, 16, 16), (1, -1, 16), (1, 16, 0)])
+def test_a_grid_needs_cells(sides: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="at least one frame and one pixel"):
+        TubeletGrid(*sides)
+
+
+def test_rounding_to_8_bits_is_idempotent_and_exact_on_bytes() -> None:
+    every_byte = torch.arange(256) / 255
+    assert torch.equal(to_8bit(every_byte), every_byte)
+    once = to_8bit(torch.linspace(-0.5, 1.5, 999))
+    assert torch.equal(to_8bit(once), once)
+    assert once.min() == 0
+    assert once.max() == 1
+
+
+def test_seeds_depend_on_the_clip_and_the_seed_and_on_nothing_else() -> None:
+    clips = to_8bit(random_clips(3))
+    seeds = clip_seeds(clips, 7)
+    assert len(set(seeds)) == 3
+    assert clip_seeds(clips[[2, 0]], 7) == [seeds[2], seeds[0]]
+    assert clip_seeds(clips, 8) != seeds
+    assert len(clip_seeds(clips, -1)) == 3
+
+
+@pytest.mark.parametrize("coherence", ["static", "flow", "free"])
+def test_noise_is_standard_normal_and_belongs_to_its_clip(coherence: str) -> None:
+    clips = random_clips(2, 4, 64, 64)
+    noise = draw_noise(clips, coherence, [1, 2])  # type: ignore[arg-type]
+    assert noise.shape == clips.shape
+    assert noise.mean() == pytest.approx(0, abs=0.03)
+    assert noise.std() == pytest.approx(1, abs=0.03)
+    assert torch.equal(draw_noise(clips[1:], coherence, [2])[0], noise[1])  # type: ignore[arg-type]
+    assert not torch.equal(noise[0], noise[1])
+
+
+def test_coherence_in_time() -> None:
+    clips = random_clips(1)
+    static, free = (draw_noise(clips, kind, [5]) for kind in ("static", "free"))  # type: ignore[arg-type]
+    assert torch.equal(static[:, :, 1:], static[:, :, :-1])
+    assert abs(torch.corrcoef(free[0, :, :2].transpose(0, 1).flatten(1))[0, 1]) < 0.1
+    still = clips[:, :, :1].expand(-1, -1, 4, -1, -1)
+    assert torch.equal(draw_noise(still, "flow", [5]), draw_noise(still, "static", [5]))
+    with pytest.raises(ValueError, match="'static', 'flow' or 'free', got 'smooth'"):
+        draw_noise(clips, "smooth", [5])  # type: ignore[arg-type]
+
+
+def test_a_still_pattern_is_stored_as_one_frame() -> None:
+    canvas = Canvas(random_clips(2), as_distortion("gaussian_noise"))
+    canvas.replace(torch.tensor([0]), random_clips(1, seed=1), seed=3)
+    noise = canvas._state["noise"]
+    assert noise.stride(2) == 0
+    assert noise.untyped_storage().nbytes() == noise[:, :, 0].numel() * 4
+
+
+class Recorder(Distortion):
+    """Shows what reaches a distortion: returns its state, and remembers its arguments."""
+
+    def prepare(self, clips: Tensor, noise: Tensor) -> State:
+        mean = clips.mean(dim=(1, 2, 3, 4), keepdim=True)
+        return {
+            "row": mean,
+            "wide": mean.expand_as(clips),
+            "own": noise + 0,
+            "same": mean.new_ones(1).expand(len(clips)),
+        }
+
+    def forward(self, clips: Tensor, strength: Tensor, state: State) -> Tensor:
+        self.seen = {key: value.shape for key, value in state.items()}
+        return state["wide"] * state["same"].view(-1, 1, 1, 1, 1) + 0 * state["row"] * state["own"]
+
+
+def test_states_of_any_layout_survive_replacement() -> None:
+    old, new = random_clips(3), random_clips(2, seed=1) * 0.3
+    canvas = Canvas(old, Recorder())
+    canvas.replace(torch.tensor([2, 0]), new, seed=0)
+    out = canvas.render(torch.ones_like(canvas.zeros()))
+    expected = torch.stack([new[1], old[1], new[0]]).mean(dim=(1, 2, 3, 4), keepdim=True)
+    assert torch.allclose(out, expected.expand_as(out), atol=1 / 255)
+    assert torch.equal(canvas.clips[[2, 0]], to_8bit(new))
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(st.integers(0, 3), min_size=1, max_size=9), grid=grids)
+def test_rendering_rows_is_rendering_each_alone(rows: list[int], grid: TubeletGrid) -> None:
+    canvas = Canvas(random_clips(4), as_distortion("gaussian_noise"), grid)
+    strength = 2 * torch.rand(len(rows), *canvas.shape) - 1
+    together = canvas.render(strength, torch.tensor(rows))
+    for i, row in enumerate(rows):
+        assert torch.equal(together[i], canvas.render(strength[i : i + 1], torch.tensor([row]))[0])
+
+
+@pytest.mark.parametrize("value", [1.01, -1.01, float("nan"), float("inf")])
+def test_strengths_outside_the_range_are_refused(value: float) -> None:
+    canvas = Canvas(random_clips(1), as_distortion("gaussian_noise"))
+    strength = canvas.zeros()
+    strength[0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match=r"Rendering GaussianNoise: expected strengths in \[-1, 1\]"):
+        canvas.render(strength)
+
+
+def test_the_callers_clips_are_left_alone() -> None:
+    clips = to_8bit(random_clips(2))
+    before = clips.clone()
+    canvas = Canvas(clips, as_distortion("brightness"))
+    canvas.render(canvas.zeros() + 1)
+    canvas.replace(torch.tensor([0]), random_clips(1, seed=9), seed=0)
+    assert torch.equal(clips, before)
+
+
+def test_cells_are_listed_time_first() -> None:
+    strength = rising(1, 2, 3, 4)
+    assert torch.equal(flatten_cells(strength)[0, 12:], strength[0, 1].flatten())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["gaussian_noise", "dead_pixels", "frame_shuffle", "jpeg", "gaussian_blur", "glare"])
+def test_a_gpu_renders_what_the_cpu_renders(name: str) -> None:
+    clips = random_clips(3)
+    here, there = (Canvas(clips.to(device), as_distortion(name)) for device in ("cpu", "cuda"))
+    strength = torch.rand(3, *here.shape)
+    rows = torch.tensor([2, 0, 2])
+    assert torch.allclose(
+        here.render(strength, rows), there.render(strength.cuda(), rows.cuda()).cpu(), atol=1.01 / 255
+    )

@@ -1,0 +1,397 @@
+"""Victims by name: they are found, they say what their reference says, and bad weight files are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+import vidmarl
+from vidmarl.data import data_root, load_clips, read_video
+from vidmarl.errors import CheckpointError, UnknownNameError, VictimError
+from vidmarl.victim import ClipSpec, Victim
+from vidmarl.victims import i3d, movinet, pytorchvideo, torchvision
+from vidmarl.victims.windows import pad_same
+
+REFERENCE = data_root() / "predictions.json"
+needs_data = pytest.mark.skipif(
+    not REFERENCE.is_file(), reason="needs predictions.json, clips and weights: VIDMARL_DATA"
+)
+
+MOVINET, I3D, LIGHT = "movinet_a0_k600_5fps", "i3d_k400_32x2", "r2plus1d_light_ucf101_10u_letterbox224"
+
+
+def reference() -> list[dict]:
+    return json.loads(REFERENCE.read_text())
+
+
+def probabilities(victim: Victim, clip: Tensor) -> dict[str, float]:
+    return dict(zip(victim.labels or [], victim(clip)[0].exp().tolist(), strict=True))
+
+
+def error(said: dict[str, float], top3: list[list]) -> float:
+    """The largest difference between what was said and what the reference says of its three best classes."""
+    return max(abs(said[name] - probability) for name, probability in top3)
+
+
+def top(said: dict[str, float], count: int) -> list[str]:
+    return sorted(said, key=said.__getitem__, reverse=True)[:count]
+
+
+def assert_agrees(said: dict[str, float], top3: list[list], tolerance: float) -> None:
+    """Probabilities within the tolerance, and the same ranks wherever the reference is clearer than that."""
+    assert error(said, top3) < tolerance
+    if top3[0][1] - top3[1][1] > 2 * tolerance:
+        assert top(said, 1) == [top3[0][0]]
+    for name in set(top(said, 3)) - {name for name, _ in top3}:  # only a near-tie with the third
+        assert said[name] < top3[2][1] + tolerance
+
+
+def whole_at_5fps(path: Path, fps: float) -> Tensor:
+    """The movinet reference's clip: every (fps / 5)-th frame, 172 px."""
+    spec = dataclasses.replace(
+        movinet.SPEC, frames=None, size=(172, 172), sampling="stride", stride=max(1, round(fps / 5))
+    )
+    return load_clips(path, spec)
+
+
+def held_32x2(path: Path) -> Tensor:
+    """The I3D reference's clip: frames of a centred window of 64; where the video ends, its end is held."""
+    frames = load_clips(path, dataclasses.replace(i3d.SPEC, frames=None, stride=1))
+    n = frames.shape[2]
+    return frames[:, :, np.clip((n - 64) // 2 + 2 * np.arange(32), 0, n - 1)]
+
+
+def letterboxed(path: Path) -> Tensor:
+    """The light network's clip: 10 frames from the first to the last, shrunk without rounding to bytes."""
+    video, _ = read_video(path)
+    frames = rearrange(video[:, np.linspace(0, video.shape[1] - 1, 10).astype(int)], "c t h w -> t c h w").float() / 255
+    scale = 224 / max(frames.shape[-2:])
+    height, width = (round(size * scale) for size in frames.shape[-2:])
+    frames = F.interpolate(frames, (height, width), mode="bilinear")
+    top, left = (224 - height) // 2, (224 - width) // 2
+    frames = F.pad(frames, (left, 224 - width - left, top, 224 - height - top))
+    return rearrange(frames, "t c h w -> 1 c t h w").clamp(0, 1)
+
+
+# --- what the named victims say -----------------------------------------------------------------------------------
+
+
+@needs_data
+def test_movinet_says_what_its_reference_says() -> None:
+    victim = vidmarl.load_victim("movinet_a0")
+    for entry in reference()[6::40]:
+        assert_agrees(
+            probabilities(victim, whole_at_5fps(data_root() / entry["file"], entry["fps"])), entry[MOVINET], 0.01
+        )
+
+
+@needs_data
+def test_i3d_says_what_its_reference_says() -> None:
+    victim = vidmarl.load_victim("i3d")
+    short = min(reference(), key=lambda entry: entry["frames"] if entry["frames"] > 30 else 1000)
+    for entry in (reference()[4], short):
+        assert_agrees(probabilities(victim, held_32x2(data_root() / entry["file"])), entry[I3D], 0.01)
+
+
+@needs_data
+def test_the_light_network_says_what_its_reference_says() -> None:
+    victim = vidmarl.load_victim("r2plus1d_light")
+    for entry in reference()[6::60]:
+        assert_agrees(probabilities(victim, letterboxed(data_root() / entry["file"])), entry[LIGHT], 0.001)
+
+
+@needs_data
+@pytest.mark.slow
+def test_movinet_agrees_on_every_clip() -> None:
+    victim = vidmarl.load_victim("movinet_a0")
+    for entry in reference()[::2]:
+        assert_agrees(
+            probabilities(victim, whole_at_5fps(data_root() / entry["file"], entry["fps"])), entry[MOVINET], 0.01
+        )
+
+
+@needs_data
+@pytest.mark.slow
+def test_the_default_clips_of_i3d_agree_with_the_reference() -> None:
+    """`load_clips` starts at most a frame later than the reference: the same verdict, nearly the same probabilities."""
+    victim = vidmarl.load_victim("i3d")
+    entries = [entry for entry in reference() if entry["frames"] > 64][::12]
+    verdicts = [probabilities(victim, load_clips(data_root() / entry["file"], victim)) for entry in entries]
+    same = [top(said, 1) == [entry[I3D][0][0]] for said, entry in zip(verdicts, entries, strict=True)]
+    assert sum(same) >= 0.9 * len(entries)
+    assert np.median([error(said, entry[I3D]) for said, entry in zip(verdicts, entries, strict=True)]) < 0.02
+
+
+@needs_data
+@pytest.mark.slow
+def test_the_default_clips_of_the_light_network_agree_with_the_reference() -> None:
+    victim = vidmarl.load_victim("r2plus1d_light")
+    entries = reference()[::6]
+    same = [
+        top(probabilities(victim, load_clips(data_root() / entry["file"], victim)), 1) == [entry[LIGHT][0][0]]
+        for entry in entries
+    ]
+    assert sum(same) >= 0.9 * len(entries)
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["movinet_a0", "r2plus1d_light"])
+def test_the_named_victims_are_fit_for_an_attack(name: str) -> None:
+    victim = vidmarl.load_victim(name)
+    files = [data_root() / entry["file"] for entry in reference()[6:200:96]]
+    report = victim.check(load_clips(files, victim))
+    assert report.ok, report
+    assert len(victim.labels or []) == victim.n_classes
+
+
+@needs_data
+def test_a_spec_overrides_the_convention() -> None:
+    victim = vidmarl.load_victim("movinet_a0", spec=ClipSpec(frames=8, size=(112, 112)), batch_size=3)
+    seen = []
+    victim.model.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape)))
+    victim(torch.rand(4, 3, 8, 112, 112))
+    assert seen == [(3, 3, 8, 112, 112), (1, 3, 8, 112, 112)]
+
+
+@needs_data
+def test_movinet_sees_no_later_frame() -> None:
+    model = vidmarl.load_victim("movinet_a0").model
+    frames = torch.rand(1, 6, 184, 5, 5)
+    causal = model.blocks[4].dwt
+    with torch.no_grad():
+        expected = F.conv1d(
+            F.pad(rearrange(frames, "b t c h w -> (b h w) c t"), (4, 0)), causal.weight, causal.bias, groups=184
+        )
+        expected = rearrange(expected, "(b h w) c t -> b t c h w", h=5, w=5)
+        torch.testing.assert_close(causal(frames), expected)
+        torch.testing.assert_close(causal(frames[:, :3]), expected[:, :3])
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "pads"), [(8, 3, 2, (0, 1)), (7, 3, 2, (1, 1)), (7, 5, 1, (2, 2)), (5, 1, 2, (0, 0))]
+)
+def test_same_padding_is_that_of_tensorflow(size: int, kernel: int, stride: int, pads: tuple[int, int]) -> None:
+    padded = pad_same(torch.ones(size), (kernel,), (stride,))
+    torch.testing.assert_close(padded, F.pad(torch.ones(size), pads))
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+def test_every_clip_classifier_of_pytorchvideo_is_listed() -> None:
+    from pytorchvideo.models import hub
+
+    here = {name for name in vars(hub) if callable(getattr(hub, name))}
+    no_clip_classifiers = {name for name in here if name.endswith("_detection")} | {"mvit_base_16"}
+    assert here - no_clip_classifiers == set(pytorchvideo.names())
+
+
+def test_every_video_model_of_torchvision_is_listed() -> None:
+    expected = {"mc3_18", "mvit_v1_b", "mvit_v2_s", "r2plus1d_18", "r3d_18", "s3d", "swin3d_b", "swin3d_s", "swin3d_t"}
+    assert expected <= set(torchvision.names())
+
+
+def test_names_are_listed_without_a_clash() -> None:
+    names = vidmarl.list_victims()
+    assert {"movinet_a0", "i3d", "r2plus1d_light", "x3d_xs", "r3d_18"} <= set(names)
+    assert not [name for name in names if "/" in name]
+    assert vidmarl.list_victims("*x3d_x*") == ["efficient_x3d_xs", "x3d_xs"]
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match=r"'movinet_a1'.*did you mean movinet_a0"):
+        vidmarl.load_victim("movinet_a1")
+    with pytest.raises(UnknownNameError, match="torchvision/x3d_xs"):
+        vidmarl.load_victim("torchvision/x3d_xs")
+
+
+# --- the libraries' models, untrained -----------------------------------------------------------------------------
+
+SMALL = {
+    "torchvision/r3d_18": ClipSpec(frames=4, size=(32, 32)),
+    "s3d": ClipSpec(frames=14, size=(64, 64)),
+    "swin3d_t": ClipSpec(frames=2, size=(32, 32)),
+    "pytorchvideo/x3d_xs": ClipSpec(frames=4, size=(64, 64)),
+    "slowfast_r50": ClipSpec(frames=8, size=(32, 32)),
+    "slow_r50": ClipSpec(frames=4, size=(64, 64)),
+    "r2plus1d_r50": ClipSpec(frames=8, size=(32, 32)),
+    "mvit_base_16x4": ClipSpec(frames=4, size=(64, 64)),
+    "efficient_x3d_xs": ClipSpec(frames=4, size=(64, 64)),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_models_of_the_libraries_take_small_clips(name: str) -> None:
+    spec = SMALL[name]
+    victim = vidmarl.load_victim(name, "random", spec=spec)
+    clips = torch.rand(2, 3, spec.frames or 0, *spec.size)
+    answers = victim(clips)
+    assert answers.shape == (2, 400)
+    torch.testing.assert_close(answers.exp().sum(1), torch.ones(2))
+    torch.testing.assert_close(victim(clips), answers)  # and asking changes nothing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["r3d_18", "x3d_xs", "efficient_x3d_xs", "swin3d_t"])
+def test_the_models_of_the_libraries_take_their_own_clips(name: str) -> None:
+    victim = vidmarl.load_victim(name, "random")
+    assert victim.spec is not None
+    assert victim(torch.rand(1, 3, victim.spec.frames or 0, *victim.spec.size)).shape == (1, 400)
+
+
+def test_slowfast_gets_its_two_pathways() -> None:
+    class Network(torch.nn.Module):
+        def forward(self, pathways: list[Tensor]) -> Tensor:
+            seen.append([pathway[0, 0, :, 0, 0].tolist() for pathway in pathways])
+            pathways[0] = pathways[1] = None  # type: ignore[call-overload]  # as the real one does
+            return torch.zeros(1, 2)
+
+    seen: list = []
+    model = pytorchvideo.TwoPathways(Network())
+    clips = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(1, 3, 8, 2, 2)
+    model(clips), model(clips)
+    assert seen == [[[0, 7], [0, 1, 2, 3, 4, 5, 6, 7]]] * 2
+
+
+def test_a_spec_that_a_model_cannot_take_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'mvit_v2_s'.*made for 16 frames of \(224, 224\) px, got a spec of 8 frames"):
+        vidmarl.load_victim("mvit_v2_s", "random", spec=ClipSpec(frames=8, size=(112, 112)))
+
+
+def test_slowfast_says_what_is_wrong_with_the_frames() -> None:
+    with pytest.raises(VictimError, match="multiple of 4 frames, got 6"):
+        vidmarl.load_victim("slowfast_r50", "random")(torch.rand(1, 3, 6, 32, 32))
+
+
+def test_conventions_of_the_libraries() -> None:
+    spec, normalisation = torchvision.conventions("swin3d_t")
+    assert (spec.frames, spec.fps, spec.short_side, spec.size) == (32, 15.0, 256, (224, 224))
+    assert normalisation["mean"] == pytest.approx([0.485, 0.456, 0.406])
+    assert torchvision.conventions("r2plus1d_18")[0].size == (112, 112)
+    victim = vidmarl.load_victim("x3d_m", "random")
+    assert victim.spec is not None
+    assert (victim.spec.frames, victim.spec.stride, victim.spec.size) == (16, 5, (256, 256))
+    assert (victim.mean, victim.std, victim.outputs) == ((0.45,) * 3, (0.225,) * 3, "probabilities")
+    assert vidmarl.load_victim("slow_r50", "random").outputs == "logits"
+
+
+def test_random_weights_are_always_the_same_and_leave_the_generator_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = vidmarl.load_victim("x3d_xs", "random")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    second = vidmarl.load_victim("x3d_xs", "random")
+    for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert first.labels is None
+
+
+# --- weight files -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "data"
+    (folder / "weights").mkdir(parents=True)
+    monkeypatch.setenv("VIDMARL_DATA", str(folder))
+    return folder
+
+
+def test_without_its_weights_a_victim_says_how_to_get_them(no_data: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"movinet_a0_stream_k600_fp32.pt.*VIDMARL_DATA.*weights='random'"):
+        vidmarl.load_victim("movinet_a0")
+    with pytest.raises(CheckpointError, match=r"there is no weight file '.*nowhere.pt'"):
+        vidmarl.load_victim("movinet_a0", no_data / "nowhere.pt")
+
+
+def test_a_library_model_without_weights_warns(no_data: Path) -> None:
+    with pytest.warns(UserWarning, match=r"'x3d_xs' has random weights") as caught:
+        vidmarl.load_victim("x3d_xs")
+    assert caught[0].filename == __file__
+
+
+def test_a_library_model_finds_its_weights_by_name(no_data: Path) -> None:
+    wanted = {key: value + 1 if value.is_floating_point() else value for key, value in untrained("x3d_xs").items()}
+    torch.save({"model_state": wanted}, no_data / "weights" / "x3d_xs.pyth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        victim = vidmarl.load_victim("x3d_xs")
+    got = victim.model.state_dict()
+    assert all(torch.equal(got[key], wanted[key]) for key in wanted)
+
+
+def untrained(name: str) -> dict[str, Tensor]:
+    return vidmarl.load_victim(name, "random").model.state_dict()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_the_number_of_classes_is_that_of_the_file(tmp_path: Path, suffix: str) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / f"mine{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(movinet.MoViNet(classes=7).state_dict(), path)
+    victim = vidmarl.load_victim("movinet_a0", path)
+    assert victim(torch.rand(1, 3, 2, 32, 32)).shape == (1, 7)
+    assert victim.labels is None
+
+
+def test_class_names_in_the_file_are_the_labels(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pt"
+    torch.save({"state_dict": movinet.MoViNet(classes=2).state_dict(), "class_names": ["run", "walk"]}, path)
+    assert vidmarl.load_victim("movinet_a0", path).labels == ["run", "walk"]
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pt"
+    torch.save(movinet.MoViNet(classes=3).state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"'i3d': expected .* missing .*; .* not of this network"):
+        vidmarl.load_victim("i3d", path)
+    torch.save({**movinet.MoViNet(classes=3).state_dict(), "stem.weight": torch.zeros(8, 3, 5, 5)}, path)
+    with pytest.raises(CheckpointError, match=r"1 of another shape \(such as stem.weight \(8, 3, 5, 5\) instead of"):
+        vidmarl.load_victim("movinet_a0", path)
+
+
+class Evil:
+    def __reduce__(self):
+        return (pytest.fail, ("the file was unpickled",))
+
+
+@pytest.mark.parametrize("content", ["empty", "text", "cut", "objects", "tensor", "no tensors"])
+def test_files_that_are_no_weights_are_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "mine.pt"
+    if content == "empty":
+        path.touch()
+    elif content == "text":
+        path.write_text("weights? no.\n" * 100)
+    elif content == "cut":
+        torch.save(movinet.MoViNet(classes=3).state_dict(), path)
+        path.write_bytes(path.read_bytes()[:-5000])
+    else:
+        held = {"objects": {"state_dict": Evil()}, "tensor": torch.ones(3), "no tensors": {"epoch": 3}}[content]
+        torch.save(held, path)
+    with pytest.raises(CheckpointError, match=r"Reading the weights '.*mine.pt': expected"):
+        vidmarl.load_victim("movinet_a0", path)
+
+
+@needs_data
+def test_a_known_file_with_one_wrong_byte_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / movinet.WEIGHTS.name
+    shutil.copyfile(data_root() / "weights" / movinet.WEIGHTS.name, path)
+    with path.open("r+b") as stream:
+        stream.seek(5_000_000)
+        byte = stream.read(1)[0]
+        stream.seek(5_000_000)
+        stream.write(bytes([byte ^ 1]))
+    with pytest.raises(CheckpointError, match="expected sha256 3dbb1cfb"):
+        vidmarl.load_victim("movinet_a0", path)

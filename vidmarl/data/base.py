@@ -1,0 +1,269 @@
+"""What every dataset is: a list of video files with their labels, and a torch dataset that decodes them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from vidmarl.data.video import Footage, PathLike, Timeline, crop, decode, probe
+from vidmarl.errors import ClipError, DataError, UnknownNameError
+from vidmarl.victim import ClipSpec
+
+VIDEO_SUFFIXES = frozenset([".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv"])
+
+
+class ClipFile(NamedTuple):
+    """A video of a dataset.
+
+    Attributes:
+        path: where it is.
+        label: index into the dataset's classes, or None.
+        name: how it is called in results, unique within its class.
+    """
+
+    path: Path
+    label: int | None
+    name: str
+
+
+class ClipSource(Sequence[ClipFile]):
+    """The videos of a dataset in a fixed order; a subclass only has to find them.
+
+    Args:
+        files: the videos.
+        classes: the class names that the labels index.
+    """
+
+    def __init__(self, files: Iterable[ClipFile], classes: Sequence[str] = ()) -> None:
+        self.files = list(files)
+        self.classes = list(classes)
+        wrong = [f for f in self.files if f.label is not None and not 0 <= f.label < len(self.classes)]
+        if wrong:
+            raise ValueError(f"{type(self).__name__}: {wrong[0]} has no class among the {len(self.classes)} given.")
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files, in order; `vidmarl.load_clips` takes them."""
+        return [file.path for file in self.files]
+
+    @property
+    def labels(self) -> list[int | None]:
+        """A class index for each file, or None where it is not known."""
+        return [file.label for file in self.files]
+
+    @property
+    def names(self) -> list[str]:
+        """What the files are called in results."""
+        return [file.name for file in self.files]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, index: int) -> ClipFile: ...
+    @overload
+    def __getitem__(self, index: slice) -> ClipSource: ...
+    def __getitem__(self, index: int | slice) -> ClipFile | ClipSource:
+        if isinstance(index, slice):
+            return ClipSource(self.files[index], self.classes)
+        return self.files[index]
+
+    def __repr__(self) -> str:
+        present = len({file.label for file in self.files if file.label is not None})
+        return f"{type(self).__name__}({len(self)} videos of {present} classes)"
+
+
+def find_videos(root: PathLike) -> list[Path]:
+    """Every video file below a folder, sorted by path; hidden files and folders are passed over.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if not Path(root).is_dir():
+        raise DataError(f"Looking for videos in {os.fspath(root)}: there is no such folder.")
+    found = []
+    for folder, below, names in os.walk(root, followlinks=True):
+        below[:] = [name for name in below if not name.startswith(".")]
+        found += [Path(folder, n) for n in names if Path(n).suffix.lower() in VIDEO_SUFFIXES and not n.startswith(".")]
+    return sorted(found)
+
+
+def choose(
+    files: Sequence[ClipFile],
+    classes: Sequence[str],
+    what: str,
+    *,
+    only: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    max_clips: int | None = None,
+) -> list[ClipFile]:
+    """The part of a dataset that was asked for, in its order.
+
+    Args:
+        files: all there is.
+        classes: every class name that may be asked for.
+        what: the name of the dataset, for messages.
+        only: the classes to keep; None: all, and the unlabelled.
+        exclude: classes to leave out.
+        max_clips: at most so many files, spread evenly over the list.
+
+    Raises:
+        DataError: nothing is left.
+        UnknownNameError: a class that the dataset does not have.
+        ValueError: `max_clips` is below 1.
+    """
+    for name in (*(only or ()), *(exclude or ())):
+        if name not in classes:
+            raise UnknownNameError(f"{what} class", name, classes)
+    if max_clips is not None and max_clips < 1:
+        raise ValueError(f"{what}: max_clips must be at least 1, got {max_clips}.")
+    kept = [
+        file
+        for file in files
+        if (only is None or (file.label is not None and classes[file.label] in only))
+        and (not exclude or file.label is None or classes[file.label] not in exclude)
+    ]
+    if not kept:
+        raise DataError(
+            f"{what}: of {len(files)} videos found, none is in the part asked for (split, classes, exclude)."
+        )
+    if max_clips is None or max_clips >= len(kept):
+        return kept
+    return [kept[i * len(kept) // max_clips] for i in range(max_clips)]
+
+
+class ClipDataset(Dataset[tuple[Tensor, int]]):
+    """Clips of a source, decoded as a spec says. An item is (uint8[3 t h w], position of the video in the source).
+
+    With `augment`, each draw is another window of the video, another crop (out of a frame larger by `MARGIN`) and, half
+    the time, a mirror image. All of it follows from (seed, epoch, index): an item is asked for as `dataset[index]`
+    (epoch 0) or `dataset[epoch, index]`, and is the same in every process, at every time, whatever was asked before.
+
+    Args:
+        source: the videos.
+        spec: what the victim wants.
+        augment: whether to vary the clips.
+        repeats: how often each video stands in the dataset. Item `i` is video `i % videos`.
+        seed: of the augmentation.
+        cache_bytes: memory for decoded videos. What does not fit is decoded anew each time, with the same result.
+        progress: show a progress bar while the files are looked at.
+
+    Attributes:
+        videos: positions in the source of the videos that can be used. Broken ones are left out with a warning.
+
+    Raises:
+        ClipError: no video of the source can be used.
+        ValueError: `repeats` is below 1.
+    """
+
+    MARGIN = 1 / 8
+
+    def __init__(
+        self,
+        source: ClipSource,
+        spec: ClipSpec,
+        *,
+        augment: bool = False,
+        repeats: int = 1,
+        seed: int = 0,
+        cache_bytes: int = 2**30,
+        progress: bool = False,
+    ) -> None:
+        if repeats < 1:
+            raise ValueError(f"ClipDataset: repeats must be at least 1, got {repeats}.")
+        self.source = source
+        self.spec = spec
+        self.augment = augment
+        self.repeats = repeats
+        self.seed = seed
+        self.videos = _usable(source, spec, progress)
+        self._room = cache_bytes
+        self._clips: dict[int, Tensor] = {}
+        self._films: dict[int, tuple[Tensor, Timeline]] = {}
+        height, width = spec.size
+        self._roomy = replace(
+            spec,
+            size=(round(height * (1 + self.MARGIN)), round(width * (1 + self.MARGIN))),
+            short_side=None if spec.short_side is None else round(spec.short_side * (1 + self.MARGIN)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.videos) * self.repeats
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[UInt8[Tensor, "3 t h w"], int]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= index < len(self):
+            raise IndexError(f"ClipDataset: item {index} of {len(self)}.")
+        video = self.videos[index % len(self.videos)]
+        return (self._varied(video, epoch, index) if self.augment else self._plain(video)), video
+
+    def _plain(self, video: int) -> Tensor:
+        if video not in self._clips:
+            clip = decode(self.source[video].path, self.spec)
+            if not self._takes(clip.nbytes):
+                return clip
+            self._clips[video] = clip
+        return self._clips[video]
+
+    def _varied(self, video: int, epoch: int, index: int) -> Tensor:
+        offset, down, right, mirror = np.random.default_rng([self.seed, epoch, index]).random(4)
+        clip = crop(self._window(video, float(offset)), self.spec.size, float(down), float(right))
+        return (clip.flip(-1) if mirror < 0.5 else clip).contiguous()
+
+    def _window(self, video: int, offset: float) -> Tensor:
+        """A clip of the larger frame; from memory where the whole video is there or fits."""
+        if video not in self._films:
+            footage = Footage(self.source[video].path)
+            height, width = self._roomy.size
+            if not self._takes(3 * len(footage.timeline) * height * width):
+                return footage.clip(self._roomy, offset)
+            self._films[video] = footage.frames(range(len(footage.timeline)), self._roomy), footage.timeline
+        frames, timeline = self._films[video]
+        return frames[:, timeline.sample(self._roomy, offset)]
+
+    def _takes(self, size: int) -> bool:
+        """Sets `size` bytes of the cache aside, if there are so many left."""
+        if size > self._room:
+            return False
+        self._room -= size
+        return True
+
+
+def _usable(source: ClipSource, spec: ClipSpec, progress: bool) -> list[int]:
+    """Positions of the videos that make a clip of this spec; a warning names the others."""
+    usable, broken = [], []
+    for position, path in enumerate(tqdm(source.paths, desc="looking at videos", unit="video", disable=not progress)):
+        try:
+            _check(path, spec)
+            usable.append(position)
+        except ClipError as error:
+            broken.append(str(error))
+    if broken:
+        more = f"\n- and {len(broken) - 10} more" if len(broken) > 10 else ""
+        named = "".join(f"\n- {line}" for line in broken[:10]) + more
+        if not usable:
+            raise ClipError(f"None of the {len(source)} videos of {source!r} can be used:{named}")
+        warnings.warn(f"Leaving out {len(broken)} of the {len(source)} videos of {source!r}:{named}", stacklevel=3)
+    if not usable:
+        raise ClipError(f"{source!r} holds no videos.")
+    return usable
+
+
+def _check(path: Path, spec: ClipSpec) -> None:
+    """Raises a ClipError unless the video makes a clip; decodes it only where a frame more or less matters."""
+    timeline = probe(path)
+    sure = replace(timeline, times=timeline.times[:-1])  # the file's index may promise one frame too many
+    try:
+        sure.sample(spec)
+    except (ClipError, IndexError):
+        Footage(path).sample(spec)

@@ -1,0 +1,96 @@
+"""HMDB-51: 6,766 clips of 51 actions from films and the web (Kuehne et al., ICCV 2011).
+
+The official splits come as one archive of text files; it is read in place and nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos
+from vidmarl.data.paths import data_path
+from vidmarl.data.video import PathLike
+from vidmarl.errors import DataError
+
+_LIST_NAME = re.compile(r"(?:.*/)?(?P<action>\w+)_test_split(?P<split>[123])\.txt")
+_LIST_BYTES = 2**20  # a list has some 70 lines; a larger one is none
+_TRAIN, _TEST = "1", "2"  # "0" marks clips that a split leaves out
+
+# <film>_<action>_<visible body>_<camera>_<people>_<viewpoint>_<quality>_<number>, or shortened to <action>_<number>.
+# The film is matched lazily: "shoot_bow" is not "bow".
+_CLIP_NAME = r"(?:.+?_(?P<full>{actions})_[fhul]_(?:cm|nm)_np\d_(?:ba|fr|le|ri)_(?:bad|goo|med)|(?P<short>{actions}))_\d+"
+
+
+class HMDB51(ClipSource):
+    """The HMDB-51 videos that are present, in class folders or loose.
+
+    Args:
+        root: the folder; None: `clips/hmdb51` in the data folder.
+        split: official split to read, or None for whatever is there.
+        train: with a split, its training (True) or test part (False), or None for both.
+        classes: the classes to keep; None: all.
+        exclude: classes to leave out.
+        max_clips: at most so many videos, spread evenly.
+        labels: file of the 51 class names, one a line; None: `labels/hmdb51_labels.txt` in the data folder.
+        archive: the official split archive (.tar.gz); None: that in `splits` in the data folder.
+
+    Raises:
+        DataError: videos, labels or archive are missing or damaged, or nothing is left.
+        UnknownNameError: no such class.
+        ValueError: `train` without a split, or no such split.
+    """
+
+    def __init__(
+        self,
+        root: PathLike | None = None,
+        split: Literal[1, 2, 3] | None = None,
+        train: bool | None = None,
+        classes: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        max_clips: int | None = None,
+        labels: PathLike | None = None,
+        archive: PathLike | None = None,
+    ) -> None:
+        if split not in (None, 1, 2, 3):
+            raise ValueError(f"HMDB-51: the official splits are 1, 2 and 3, got {split!r}.")
+        if split is None and train is not None:
+            raise ValueError("HMDB-51: train=True or False needs a split, 1, 2 or 3.")
+        videos = find_videos(data_path("clips", "hmdb51") if root is None else root)
+        names = Path(labels or data_path("labels", "hmdb51_labels.txt")).read_text().split()
+        files = [ClipFile(video, _label(video, names), video.stem) for video in videos]
+        if split is not None:
+            wanted = {None: (_TRAIN, _TEST), True: (_TRAIN,), False: (_TEST,)}[train]
+            file = Path(archive or data_path("splits", "hmdb51_testTrainMulti_7030_splits.tar.gz"))
+            sides = {Path(name).stem: side for name, side in _split_lines(file, split)}
+            # Some collections put the name of the dataset before that of the clip.
+            files = [file for file in files if sides.get(file.name.removeprefix("hmdb51_")) in wanted]
+        super().__init__(choose(files, names, "HMDB-51", only=classes, exclude=exclude, max_clips=max_clips), names)
+
+
+def _label(video: Path, names: list[str]) -> int | None:
+    """By the folder's name, else by the clip's."""
+    if video.parent.name in names:
+        return names.index(video.parent.name)
+    match = re.fullmatch(_CLIP_NAME.format(actions="|".join(map(re.escape, names))), video.stem)
+    return names.index(match["full"] or match["short"]) if match else None
+
+
+def _split_lines(archive: Path, split: int) -> Iterator[tuple[str, str]]:
+    """(clip name, side) of every line of one split."""
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                match = _LIST_NAME.fullmatch(member.name)
+                if not match or int(match["split"]) != split or not member.isfile() or member.size > _LIST_BYTES:
+                    continue
+                content = tar.extractfile(member)
+                assert content is not None  # a regular file has content
+                for line in content.read().decode("utf-8", errors="replace").splitlines():
+                    if len(fields := line.split()) == 2:
+                        yield fields[0], fields[1]
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"Reading the HMDB-51 split archive {archive}: {error}. Get it anew.") from error

@@ -1,0 +1,193 @@
+"""The clips of a training run, as Lightning wants them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
+
+from vidmarl.data.base import ClipDataset, ClipSource
+from vidmarl.data.video import as_floats
+from vidmarl.errors import ClipError
+from vidmarl.victim import ClipSpec
+
+Batch = tuple[Float[Tensor, "b 3 t h w"], Int64[Tensor, " b"]]
+
+
+class ClipData(lightning.LightningDataModule):
+    """Training, validation and test clips; no video may stand on both sides.
+
+    The order of the training clips and their augmentation follow from (seed, epoch, position) alone, not from a
+    generator that runs on: a resumed run draws in its epoch what the run that was cut would have drawn, with any number
+    of workers. The Trainer tells the sampler the epoch (`sampler.set_epoch`); a loop without a Trainer does so itself.
+
+    Args:
+        train: the videos to train on.
+        val: the videos to validate on.
+        test: the videos to test on, and to predict on.
+        batch_size: training clips a batch and rank.
+        eval_batch_size: validation, test and prediction clips a batch and rank.
+        num_workers: processes that decode; each has a cache of its own.
+        spec: how clips are sampled and sized; None: as the victim of the LightningModule (`.victim.spec`) wants them.
+        augment: whether training clips vary in window, crop and mirroring.
+        repeats: how often each training video is drawn in an epoch, each time another window.
+        seed: of order and augmentation.
+        cache_gb: memory for decoded videos, GiB per dataset and process.
+    """
+
+    def __init__(
+        self,
+        train: ClipSource | None = None,
+        val: ClipSource | None = None,
+        test: ClipSource | None = None,
+        batch_size: int = 16,
+        eval_batch_size: int = 16,
+        num_workers: int = 0,
+        spec: ClipSpec | None = None,
+        augment: bool = True,
+        repeats: int = 1,
+        seed: int = 0,
+        cache_gb: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or eval_batch_size < 1:
+            raise ValueError(f"ClipData: batch sizes must be at least 1, got {batch_size} and {eval_batch_size}.")
+        self.sources = {name: source for name, source in (("train", train), ("val", val), ("test", test)) if source}
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.spec = spec
+        self.augment = augment
+        self.repeats = repeats
+        self.seed = seed
+        self.cache_gb = cache_gb
+        self._datasets: dict[str, ClipDataset] = {}
+        if "train" in self.sources:
+            for held_out in self.sources.keys() - {"train"}:
+                forbid_overlap(self.sources["train"], self.sources[held_out], f"train and {held_out}")
+
+    def dataset(self, part: str) -> ClipDataset:
+        """The dataset of "train", "val" or "test", made when first asked for.
+
+        Raises:
+            ClipError: that part was not given, none of its videos can be used, or no spec is known.
+        """
+        if part not in self.sources:
+            raise ClipError(f"ClipData: asked for the {part} clips, but none were given. Set data.{part}.")
+        if part not in self._datasets:
+            training = part == "train"
+            self._datasets[part] = ClipDataset(
+                self.sources[part],
+                self._spec(),
+                augment=training and self.augment,
+                repeats=self.repeats if training else 1,
+                seed=self.seed,
+                cache_bytes=int(self.cache_gb * 2**30),
+            )
+        return self._datasets[part]
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled batches float32[b 3 t h w] in [0, 1], all of one size; this rank's share of them.
+
+        Raises:
+            ClipError: there are not enough clips for one batch.
+        """
+        dataset = self.dataset("train")
+        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        if len(dataset) // ranks < self.batch_size:
+            raise ClipError(
+                f"ClipData: {len(dataset)} training clips an epoch on {ranks} ranks do not fill one batch of"
+                f" {self.batch_size} each. Lower batch_size or raise repeats (now {self.repeats})."
+            )
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=EpochSampler(dataset, ranks, rank, shuffle=True, seed=self.seed, drop_last=True),
+            num_workers=self.num_workers,
+            collate_fn=_clips,
+            drop_last=True,
+        )
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Batches (clips float32[b 3 t h w], position of each in the source int64[b]), in the source's order."""
+        return self._in_order("val") if "val" in self.sources else []
+
+    def test_dataloader(self) -> DataLoader:
+        """As `val_dataloader`. With several ranks some clips come twice; their positions tell."""
+        return self._in_order("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """The test clips, as `val_dataloader`."""
+        return self._in_order("test")
+
+    def _in_order(self, part: str) -> DataLoader:
+        return DataLoader(
+            self.dataset(part),
+            batch_size=self.eval_batch_size,
+            num_workers=self.num_workers,
+            collate_fn=_clips_and_index,
+        )
+
+    def _spec(self) -> ClipSpec:
+        if self.spec is not None:
+            return self.spec
+        victim = getattr(self.trainer and self.trainer.lightning_module, "victim", None)
+        if victim is None or victim.spec is None:
+            raise ClipError(
+                "ClipData: nothing says how clips are sampled and sized. Set data.spec, or train a module whose"
+                " victim has a spec."
+            )
+        return victim.spec
+
+
+class EpochSampler(DistributedSampler):
+    """A rank's share of an epoch's shuffled order, as (epoch, index), which is what `ClipDataset` seeds by."""
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for index in super().__iter__():
+            yield self.epoch, index
+
+
+def forbid_overlap(one: ClipSource, other: ClipSource, which: str) -> None:
+    """Raises a ClipError if a video stands in both sources, by its path or by its content."""
+    places = {path.resolve() for path in one.paths}
+    twice = {path for path in other.paths if path.resolve() in places}
+    sizes = _by_size(one.paths)
+    for size, candidates in _by_size(other.paths).items():  # only files of one size can be alike
+        if size in sizes:
+            known = {_sha256(path) for path in sizes[size]}
+            twice |= {path for path in candidates if _sha256(path) in known}
+    if twice:
+        names = ", ".join(sorted(map(str, twice))[:5]) + (f" and {len(twice) - 5} more" if len(twice) > 5 else "")
+        raise ClipError(
+            f"ClipData: {len(twice)} videos stand in both {which}, so the figures would be of no worth: {names}."
+            " Keep them apart by split, by classes and exclude, or by persons."
+        )
+
+
+def _by_size(paths: list[Path]) -> dict[int, list[Path]]:
+    sizes = defaultdict(list)
+    for path in paths:
+        if path.is_file():  # one that is missing is reported when it is decoded
+            sizes[path.stat().st_size].append(path)
+    return sizes
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _clips(items: list[tuple[Tensor, int]]) -> Tensor:
+    return as_floats(torch.stack([clip for clip, _ in items]))
+
+
+def _clips_and_index(items: list[tuple[Tensor, int]]) -> Batch:
+    return _clips(items), torch.tensor([index for _, index in items])

@@ -1,0 +1,80 @@
+"""UCF-101: 13,320 clips of 101 actions from YouTube, in 25 groups an action (Soomro, Zamir and Shah, 2012).
+
+The official lists give three splits by group: clips of one group come from one video and stay on one side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos
+from vidmarl.data.paths import data_path, data_root
+from vidmarl.data.video import PathLike
+from vidmarl.errors import DataError
+
+
+class UCF101(ClipSource):
+    """The UCF-101 videos that are present.
+
+    Labels are the official indices (from 0) where the official class list is there, else count the folders by name.
+
+    Args:
+        root: folder with one folder per class; None: `clips/ucf101` in the data folder.
+        split: official split to read, or None for whatever is there.
+        train: with a split, its training (True) or test list (False), or None for both.
+        classes: the classes to keep; None: all.
+        exclude: classes to leave out.
+        max_clips: at most so many videos, spread evenly over the classes.
+        lists: folder of the official lists; None: `splits` in the data folder.
+
+    Raises:
+        DataError: videos or lists are missing, or none is left.
+        UnknownNameError: no such class.
+        ValueError: `train` without a split, or no such split.
+    """
+
+    def __init__(
+        self,
+        root: PathLike | None = None,
+        split: Literal[1, 2, 3] | None = None,
+        train: bool | None = None,
+        classes: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        max_clips: int | None = None,
+        lists: PathLike | None = None,
+    ) -> None:
+        if split not in (None, 1, 2, 3):
+            raise ValueError(f"UCF-101: the official splits are 1, 2 and 3, got {split!r}.")
+        if split is None and train is not None:
+            raise ValueError("UCF-101: train=True or False needs a split, 1, 2 or 3.")
+        videos = find_videos(data_path("clips", "ucf101") if root is None else root)
+        folder = data_root() / "splits" if lists is None else Path(lists)
+        names = _class_names(folder) or sorted({video.parent.name for video in videos})
+        index = {name: label for label, name in enumerate(names)}
+        files = [ClipFile(v, index[v.parent.name], v.stem) for v in videos if v.parent.name in index]
+        if split is not None:
+            sides = ("train", "test") if train is None else ("train",) if train else ("test",)
+            listed = {stem for side in sides for stem in _listed(folder, side, split)}
+            files = [file for file in files if file.name in listed]
+        super().__init__(choose(files, names, "UCF-101", only=classes, exclude=exclude, max_clips=max_clips), names)
+
+
+def _class_names(folder: Path) -> list[str]:
+    """The names of the official class list, in its order; none where the list is missing."""
+    file = _find(folder, "classInd.txt")
+    return [] if file is None else [line.split()[1] for line in file.read_text().splitlines() if line.strip()]
+
+
+def _listed(folder: Path, side: str, split: int) -> set[str]:
+    name = f"{side}list{split:02d}.txt"
+    file = _find(folder, name)
+    if file is None:
+        raise DataError(f"UCF-101, split {split}: looked for {name} (or ucf101_{name}) in {folder}: it is not there.")
+    return {Path(line.split()[0]).stem for line in file.read_text().splitlines() if line.strip()}
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    """A list under its own name or with the prefix that tells it from those of other datasets."""
+    return next((file for file in (folder / f"ucf101_{name}", folder / name) if file.is_file()), None)

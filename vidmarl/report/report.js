@@ -1,0 +1,187 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const [MORE, LESS] = data.colours.map((rgb) => rgb.join(","));
+  const ZOOM = 2; // canvas px per clip px, so that outlines are finer than pixels
+
+  function themed(figure) {
+    const css = getComputedStyle(document.documentElement);
+    const look = { "font.color": css.getPropertyValue("--ink").trim() };
+    for (const key of Object.keys(figure.layout)) {
+      if (/^[xy]axis/.test(key)) look[key + ".gridcolor"] = css.getPropertyValue("--grid").trim();
+    }
+    return look;
+  }
+
+  function draw(element, figure) {
+    const layout = { ...figure.layout, autosize: true, height: element.clientHeight };
+    Plotly.react(element, figure.data, layout, { responsive: true, displayModeBar: false }).then(() =>
+      Plotly.relayout(element, themed(figure)),
+    );
+    element.figure = figure;
+  }
+
+  // A chart costs a noticeable moment, so each is drawn when it comes near the window.
+  const near = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries.filter((e) => e.isIntersecting)) {
+        near.unobserve(entry.target);
+        entry.target.draw();
+      }
+    },
+    { rootMargin: "600px" },
+  );
+  function later(element, drawing) {
+    element.draw = drawing;
+    near.observe(element);
+  }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    for (const chart of document.querySelectorAll(".chart")) {
+      if (chart.figure) Plotly.relayout(chart, themed(chart.figure));
+    }
+  });
+
+  const loaded = new Map();
+  function picture(of) {
+    if (!loaded.has(of.url)) {
+      const image = new Image();
+      image.src = of.url;
+      loaded.set(of.url, image.decode().then(() => image));
+    }
+    return loaded.get(of.url);
+  }
+
+  function overlay(context, run, frame, mode) {
+    const [frames, height, width] = run.cell;
+    const cells = run.strength[Math.floor(frame / frames)] ?? [];
+    const sign = new Map(cells.map(([y, x, s]) => [y + "," + x, Math.sign(s)]));
+    context.lineWidth = 2;
+    for (const [y, x, s] of cells) {
+      const [left, top, w, h] = [x * width * ZOOM, y * height * ZOOM, width * ZOOM, height * ZOOM];
+      const colour = s > 0 ? MORE : LESS;
+      if (mode === "heat") {
+        context.fillStyle = `rgba(${colour},${0.15 + 0.6 * Math.abs(s)})`;
+        context.fillRect(left, top, w, h);
+        continue;
+      }
+      context.strokeStyle = `rgb(${colour})`;
+      const edges = [
+        [y - 1, x, left, top + 1, left + w, top + 1],
+        [y + 1, x, left, top + h - 1, left + w, top + h - 1],
+        [y, x - 1, left + 1, top, left + 1, top + h],
+        [y, x + 1, left + w - 1, top, left + w - 1, top + h],
+      ];
+      for (const [ny, nx, x0, y0, x1, y1] of edges) {
+        if (sign.get(ny + "," + nx) === Math.sign(s)) continue; // inside the region
+        context.beginPath();
+        context.moveTo(x0, y0);
+        context.lineTo(x1, y1);
+        context.stroke();
+      }
+    }
+  }
+
+  function setUp(article) {
+    const clip = data.clips[article.dataset.clip];
+    const find = (selector) => article.querySelector(selector);
+    const slider = find(".slider input");
+    const play = find(".play");
+    const when = find(".when");
+    let run = clip.runs[0];
+    let timer = null;
+    find(".gain").textContent = "×" + data.gain;
+
+    async function paint() {
+      const frame = Number(slider.value);
+      const mode = find(".region input:checked").value;
+      const current = run;
+      const sources = { clean: clip.clean, attacked: run.attacked, difference: run.difference };
+      const images = await Promise.all(Object.values(sources).map(picture));
+      if (frame !== Number(slider.value) || current !== run) return; // a later call has taken over
+      Object.entries(sources).forEach(([name, source], i) => {
+        const canvas = find("canvas." + name);
+        if (canvas.width !== clip.width * ZOOM || canvas.height !== clip.height * ZOOM) {
+          canvas.width = clip.width * ZOOM;
+          canvas.height = clip.height * ZOOM;
+        }
+        const context = canvas.getContext("2d");
+        context.imageSmoothingEnabled = false; // show pixels as they are
+        const x = (frame % source.columns) * clip.width;
+        const y = Math.floor(frame / source.columns) * clip.height;
+        context.drawImage(images[i], x, y, clip.width, clip.height, 0, 0, canvas.width, canvas.height);
+        if (name === "attacked" && mode !== "off") overlay(context, run, frame, mode);
+        canvas.setAttribute("aria-label", `${canvas.dataset.name}, frame ${frame + 1} of ${clip.frames}`);
+      });
+      find("output").textContent = `${frame + 1} / ${clip.frames}`;
+      [...when.children].forEach((bar, i) => bar.classList.toggle("now", i === frame));
+      article.dataset.painted = `${frame} ${mode} ${clip.runs.indexOf(run)}`;
+    }
+
+    function show(index) {
+      run = clip.runs[index];
+      const most = Math.max(...run.when) || 1;
+      when.replaceChildren(
+        ...run.when.map((size) => {
+          const bar = document.createElement("i");
+          bar.style.height = (100 * size) / most + "%";
+          return bar;
+        }),
+      );
+      for (const line of article.querySelectorAll(".outcome")) line.hidden = Number(line.dataset.run) !== index;
+      if (find(".path").figure) draw(find(".path"), run.chart);
+      paint();
+    }
+
+    function stop() {
+      clearInterval(timer);
+      timer = null;
+      play.textContent = "Play";
+      play.setAttribute("aria-pressed", "false");
+    }
+    play.addEventListener("click", () => {
+      if (timer) return stop();
+      play.textContent = "Pause";
+      play.setAttribute("aria-pressed", "true");
+      timer = setInterval(() => {
+        slider.value = (Number(slider.value) + 1) % clip.frames;
+        paint();
+      }, 1000 / data.fps);
+    });
+    slider.addEventListener("input", () => {
+      stop();
+      paint();
+    });
+    for (const choice of article.querySelectorAll(".region input")) choice.addEventListener("change", paint);
+    for (const choice of article.querySelectorAll(".runs input")) {
+      choice.addEventListener("change", () => show(Number(choice.value)));
+    }
+    for (const canvas of article.querySelectorAll("canvas")) canvas.dataset.name = canvas.getAttribute("aria-label");
+    const most = clip.runs[0].when.indexOf(Math.max(...clip.runs[0].when));
+    slider.value = Math.max(most, 0); // begin where there is most to see
+    later(article, () => show(0));
+    later(find(".path"), () => draw(find(".path"), run.chart));
+  }
+
+  function sort(header) {
+    const table = header.closest("table");
+    const column = header.cellIndex;
+    const up = header.getAttribute("aria-sort") !== "ascending";
+    for (const other of header.parentElement.cells) other.removeAttribute("aria-sort");
+    header.setAttribute("aria-sort", up ? "ascending" : "descending");
+    const key = (row) => row.cells[column].dataset.value;
+    const numeric = header.classList.contains("number");
+    const order = numeric ? (a, b) => a - b : (a, b) => a.localeCompare(b, undefined, { numeric: true });
+    const body = table.tBodies[0];
+    const rows = [...body.rows].sort((a, b) => {
+      if ((key(a) === "") !== (key(b) === "")) return key(a) === "" ? 1 : -1; // what is missing comes last
+      return (up ? 1 : -1) * order(key(a), key(b));
+    });
+    body.append(...rows);
+  }
+
+  for (const button of document.querySelectorAll(".sortable th button")) {
+    button.addEventListener("click", () => sort(button.parentElement));
+  }
+  later(document.getElementById("curves"), () => draw(document.getElementById("curves"), data.curves));
+  document.querySelectorAll(".clip").forEach(setUp);
+})();
