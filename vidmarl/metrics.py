@@ -379,7 +379,8 @@ def _bootstrap(
         return nothing, nothing
     random = np.random.default_rng(seed)
     draws = random.integers(len(values), size=(resamples, len(values)))
-    statistics = np.stack([statistic(values[rows], axis=0) for rows in draws])
+    parts = np.array_split(draws, 1 + draws.size * values.shape[1] // 2**22)  # to bound the memory
+    statistics = np.concatenate([statistic(values[rows], axis=1) for rows in parts])
     low, high = np.quantile(statistics, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
 

@@ -137,7 +137,9 @@ class WindowDistribution(Distribution):
 
     def __init__(self, centre_logits: Float[Tensor, "... t"], width_logits: Float[Tensor, "... w"]) -> None:
         t = centre_logits.shape[-1]
-        fits = torch.tensor([w <= max(t, 1) or i == 0 for i, w in enumerate(WINDOW_WIDTHS)], device=centre_logits.device)
+        fits = torch.tensor(
+            [w <= max(t, 1) or i == 0 for i, w in enumerate(WINDOW_WIDTHS)], device=centre_logits.device
+        )
         self.centre = Categorical(logits=centre_logits.float(), validate_args=False)
         self.width = Categorical(logits=width_logits.float().masked_fill(~fits, _NEVER), validate_args=False)
         super().__init__(centre_logits.shape[:-1], torch.Size([2]), validate_args=False)

@@ -113,7 +113,12 @@ class TwoAgentPPO(L.LightningModule):
         ppo: PPO = PPO(),  # noqa: B008 (frozen)
         eval_budget: int = 200,
         eval_budgets: list[int] = [25, 50, 100, 200, 500],  # noqa: B006 (never changed)
-        controls: list[str | dict[str, Any]] = ["random_cells", "greedy_sensitivity", "grow_and_reduce", "square_tubes"],  # noqa: B006, E501
+        controls: list[str | dict[str, Any]] = [
+            "random_cells",
+            "greedy_sensitivity",
+            "grow_and_reduce",
+            "square_tubes",
+        ],  # noqa: B006, E501
         seed: int = 0,
         out: str | None = None,
     ) -> None:
@@ -255,9 +260,7 @@ class TwoAgentPPO(L.LightningModule):
                 loss = sum(v for values in said.values() for k, v in values.items() if k.startswith("loss_"))
                 optimizer.zero_grad()
                 self.manual_backward(loss)
-                self.clip_gradients(
-                    optimizer, gradient_clip_val=self.ppo.max_grad_norm, gradient_clip_algorithm="norm"
-                )
+                self.clip_gradients(optimizer, gradient_clip_val=self.ppo.max_grad_norm, gradient_clip_algorithm="norm")
                 optimizer.step()
                 logged.append(self._logged(said))
             kl = torch.stack([entry["losses/approx_kl"] for entry in logged[-1:]]).mean()
@@ -276,11 +279,15 @@ class TwoAgentPPO(L.LightningModule):
         each = {f"losses/entropy_{group}": said[group]["entropy"].detach().mean() for group in GROUPS}
         policy = sum(said[group]["loss_objective"].detach() for group in GROUPS)
         value, explained = said["spatial"]["loss_critic"].detach(), said["spatial"]["explained_variance"].detach()
-        return mean | each | {
-            "losses/policy_loss": policy,
-            "losses/value_loss": value.mean(),
-            "losses/explained_variance": explained.mean(),
-        }
+        return (
+            mean
+            | each
+            | {
+                "losses/policy_loss": policy,
+                "losses/value_loss": value.mean(),
+                "losses/explained_variance": explained.mean(),
+            }
+        )
 
     def _log_rollout(self, rollout: TensorDict, losses: dict[str, Tensor]) -> None:
         end = rollout["next"]

@@ -59,10 +59,15 @@ class TubeletGrid:
         return torch.nn.functional.avg_pool3d(pixels, cell, cell, ceil_mode=True, count_include_pad=False)
 
 
-def to_8bit(clips: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Clamped to [0, 1] and rounded to k/255, as a video file holds it; rounding twice changes nothing."""
+def to_8bit(clips: Float[Tensor, "*shape"], out: Tensor | None = None) -> Float[Tensor, "*shape"]:
+    """Clamped to [0, 1] and rounded to k/255, as a video file holds it; rounding twice changes nothing.
+
+    Args:
+        clips: any values.
+        out: where to write the result, `clips` itself included; None: to a new tensor.
+    """
     # by a tensor: CUDA multiplies by the reciprocal of a plain number, one bit away from what a CPU or a file gives
-    return (clips.clamp(0, 1) * 255).round() / clips.new_full((), 255)
+    return torch.clamp(clips, 0, 1, out=out).mul_(255).round_().div_(clips.new_full((), 255))
 
 
 def clip_seeds(clips: Float[Tensor, "b 3 t h w"], seed: int) -> list[int]:
@@ -160,8 +165,7 @@ class Canvas:
             rows: the clip of each map; a clip may stand there several times.
 
         Raises:
-            ValueError: a strength lies outside [low, 1], or the distortion gave another shape or values that are not
-                finite.
+            ValueError: a strength lies outside [low, 1], or the distortion gave another shape or NaN.
         """
         name = type(self.distortion).__name__
         low, high = strength.aminmax()
@@ -183,7 +187,7 @@ class Canvas:
                     f"Rendering {name}: expected numbers of shape {tuple(clips.shape)}, got shape"
                     f" {tuple(distorted.shape)} with {int(distorted.isnan().sum())} NaN."
                 )
-            torch.where(per_pixel == 0, clips, distorted, out=target).clamp_(0, 1).mul_(255).round_().div_(255)
+            to_8bit(torch.where(per_pixel == 0, clips, distorted, out=target), out=target)
         return out
 
     def features(self) -> Float[Tensor, "b c t' gh gw"]:

@@ -28,14 +28,15 @@ class ClipSpec:
         frames: number of frames; None takes every frame of the (resampled) video.
         size: height and width of a frame in px.
         short_side: the short side is scaled to this (px) before the centre crop to `size`; None: to just cover `size`.
-        fit: "crop" (scale, then centre crop), "letterbox" (scale the long side, pad black) or "squash" (ignore aspect).
-        sampling: "fps" (resample to `fps`, centred window), "stride" (every `stride`-th native frame, centred window) or
-            "uniform" (spread over the whole video).
+        fit: "crop" (scale, then centre crop), "letterbox" (scale the long side, pad black) or "squash" (ignore the
+            aspect).
+        sampling: "fps" (resample to `fps`, centred window), "stride" (every `stride`-th native frame, centred window)
+            or "uniform" (spread over the whole video).
         fps: frames a second for "fps".
         stride: native frames per clip frame for "stride".
         antialias: whether shrinking is anti-aliased.
-        short: what to do with a video too short for "fps" or "stride": refuse it ("error"), hold its last frame ("hold")
-            or play it again from the start ("loop"). "uniform" repeats frames by itself.
+        short: what to do with a video too short for "fps" or "stride": refuse it ("error"), hold its last frame
+            ("hold") or play it again from the start ("loop"). "uniform" repeats frames by itself.
     """
 
     frames: int | None = 16
@@ -103,7 +104,8 @@ class Victim:
     order, device, batch size) happens in here and nowhere else.
 
     Args:
-        model: callable from a batch of clips to scores [b, k]. An `nn.Module` is moved to `device` and put in eval mode.
+        model: callable from a batch of clips to scores [b, k]. An `nn.Module` is moved to `device` and put in eval
+            mode.
         mean: per-channel mean that is subtracted, or None.
         std: per-channel std by which it is divided, or None.
         spec: how `load_clips` shall make clips for this victim. Its size is also enforced here: clips of another
@@ -281,6 +283,7 @@ class Victim:
             ClipError: the clips are unusable for any victim.
             VictimError: the model cannot be asked at all.
         """
+        validate_clips(clips, "checking the victim")
         report = CheckReport()
         low, high = float(clips.amin()), float(clips.amax())
         report.append(

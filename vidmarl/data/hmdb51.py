@@ -22,7 +22,9 @@ _TRAIN, _TEST = "1", "2"  # "0" marks clips that a split leaves out
 
 # <film>_<action>_<visible body>_<camera>_<people>_<viewpoint>_<quality>_<number>, or shortened to <action>_<number>.
 # The film is matched lazily: "shoot_bow" is not "bow".
-_CLIP_NAME = r"(?:.+?_(?P<full>{actions})_[fhul]_(?:cm|nm)_np\d_(?:ba|fr|le|ri)_(?:bad|goo|med)|(?P<short>{actions}))_\d+"
+_CLIP_NAME = (
+    r"(?:.+?_(?P<full>{actions})_[fhul]_(?:cm|nm)_np\d_(?:ba|fr|le|ri)_(?:bad|goo|med)|(?P<short>{actions}))_\d+"
+)
 
 
 class HMDB51(ClipSource):

@@ -25,12 +25,17 @@ _STYLE = go.layout.Template(
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 56, "r": 12, "t": 40, "b": 44},
-        "xaxis": {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False},
-        "yaxis": {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False},
+        "xaxis": {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False, "title": {"font": {"size": 13}}},
+        "yaxis": {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False, "title": {"font": {"size": 13}}},
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
         "hovermode": "x unified",
     }
 )
+
+
+def _pale(colour: str) -> str:
+    red, green, blue = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.15)"
 
 
 def frames(
@@ -140,20 +145,20 @@ def budget_curves(results: Mapping[str, AttackResult], budgets: Sequence[int] | 
         colour = COLOURS[index % len(COLOURS)]
         shown = html.escape(name)  # plotly would take markup in a name for its own
         for row, key in enumerate(("fr", "l2"), start=1):
-            band = np.concatenate([curve[f"{key}_high"], curve[f"{key}_low"][::-1]])
-            figure.add_scatter(
-                x=[*points, *points[::-1]],
-                y=band,
-                fill="toself",
-                fillcolor=colour,
-                opacity=0.15,
-                line={"width": 0, "shape": "hv"},
-                hoverinfo="skip",
-                legendgroup=shown,
-                showlegend=False,
-                row=row,
-                col=1,
-            )
+            for edge, fill in (("high", None), ("low", "tonexty")):
+                figure.add_scatter(
+                    x=points,
+                    y=curve[f"{key}_{edge}"],
+                    mode="lines",
+                    line={"width": 0, "shape": "hv", "color": colour},
+                    fill=fill,
+                    fillcolor=_pale(colour),
+                    hoverinfo="skip",
+                    legendgroup=shown,
+                    showlegend=False,
+                    row=row,
+                    col=1,
+                )
             figure.add_scatter(
                 x=points,
                 y=curve[key],
@@ -167,7 +172,6 @@ def budget_curves(results: Mapping[str, AttackResult], budgets: Sequence[int] | 
             )
     figure.update_yaxes(title="fooling rate", range=[-0.02, 1.02], tickformat=".0%", row=1, col=1)
     figure.update_yaxes(title="median L2", rangemode="tozero", row=2, col=1)
-    figure.update_xaxes(type="log", dtick="D2", row=1, col=1).update_xaxes(
-        type="log", dtick="D2", title="queries per clip", row=2, col=1
-    )
+    ticks = [digit * 10**power for power in range(7) for digit in (1, 2, 5)]
+    figure.update_xaxes(type="log", tickvals=ticks).update_xaxes(title="queries per clip", row=2, col=1)
     return figure.update_layout(template=_STYLE, height=520)

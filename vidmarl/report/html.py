@@ -121,17 +121,21 @@ def _validated(results: Mapping[str, AttackResult], names: Sequence[str] | None)
     return [f"clip {i}" for i in range(len(first))] if names is None else [str(name) for name in names]
 
 
-def _number(value: float | int | None, digits: int = 3) -> str:
-    """A number for people: three significant digits, a dash where there is none."""
+def _number(value: float | int | None) -> str:
+    """A number for people: whole ones with commas, others to three significant digits, a dash where there is none."""
+    if isinstance(value, int):
+        return f"{value:,}"
     if value is None or not math.isfinite(value):
         return "∞" if value == math.inf else "—"
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e6):
-        return f"{int(value):,}"
-    return f"{value:.{digits}g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
+    if value == 0:
+        return "0"
+    return f"{value:#.3g}".rstrip(".") if 1e-3 <= abs(value) < 1e3 else f"{value:,.0f}" if value > 1 else f"{value:.1e}"
 
 
 def _percent(value: float) -> str:
-    return "—" if math.isnan(value) else f"{100 * value:.0f} %"
+    if math.isnan(value):
+        return "—"
+    return f"{100 * value:.0f} %" if value == 0 or value >= 0.1 else f"{100 * value:.2g} %"
 
 
 def _headline(name: str, result: AttackResult) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def _headline(name: str, result: AttackResult) -> dict[str, Any]:
         "tiles": [
             ("Fooled", _percent(row["FR"]), f"95 % interval {_percent(row['FR low'])} to {_percent(row['FR high'])}"),
             ("Queries per clip", _number(row["AQ"]), f"{_number(row['AQ first'])} until the first success or the end"),
-            ("Median L2", _number(row["L2"]), f"{_number(row['L2 low'])} to {_number(row['L2 high'])}"),
+            ("Median L2", _number(row["L2"]), f"95 % interval {_number(row['L2 low'])} to {_number(row['L2 high'])}"),
             ("SSIM of the fooled", _number(row.get("ssim", math.nan)), "1 is no visible change"),
         ],
     }
@@ -183,13 +187,14 @@ def _rows(name: str, result: AttackResult, names: list[str], shown: list[int]) -
         texts = {"clip": names[i], "label": row["goal"], "outcome": _outcome(row["success"], row["skipped"])}
         numbers = {
             "queries": int(row["queries"]),
-            "first_success": first[i] or math.nan,
+            "first_success": first[i] or None,
             **{key: row[key] for key in ("l2", "map", "frames", "cells", "ssim", "flicker")},
         }
         cells = [(text, text, "text") for text in texts.values()]
         for key, value in numbers.items():
             text = _percent(value) if key in ("frames", "cells") else _number(value)
-            cells.append((text, "" if math.isnan(value) else repr(float(value)), "number"))
+            missing = value is None or math.isnan(value)
+            cells.append((text, "" if missing else repr(float(value)), "number"))
         table.append({"attack": name, "clip": i, "shown": i in shown, "outcome": texts["outcome"], "cells": cells})
     return table
 

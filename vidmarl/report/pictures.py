@@ -16,7 +16,7 @@ from vidmarl.data.encode import as_bytes, side_by_side
 MORE = (230, 97, 1)
 """RGB of strengths above 0: orange."""
 
-LESS = (94, 60, 153)
+LESS = (131, 82, 224)
 """RGB of strengths below 0: purple, its counterpart for the colour-blind too."""
 
 
@@ -26,12 +26,12 @@ def to_frames(clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"]) -> UInt
 
 
 def gain(clean: Float[Tensor, "*b 3 t h w"], adversarial: Float[Tensor, "*b 3 t h w"]) -> int:
-    """By how much a difference can be amplified for 99.9 % of the changed values to stay in range: 1, 2, 4, ... 64."""
+    """By how much a difference can be amplified for 95 % of the changed values to stay in range: 1, 2, 4, ... 64."""
     changes = (adversarial - clean).abs().flatten().numpy()
     changes = changes[changes > 0]
     if len(changes) == 0:
         return 1
-    return int(2 ** np.clip(math.floor(math.log2(0.5 / np.quantile(changes, 0.999))), 0, 6))
+    return int(2 ** np.clip(math.floor(math.log2(0.5 / np.quantile(changes, 0.95))), 0, 6))
 
 
 def difference(

@@ -55,7 +55,6 @@
     const [frames, height, width] = run.cell;
     const cells = run.strength[Math.floor(frame / frames)] ?? [];
     const sign = new Map(cells.map(([y, x, s]) => [y + "," + x, Math.sign(s)]));
-    context.lineWidth = 2;
     for (const [y, x, s] of cells) {
       const [left, top, w, h] = [x * width * ZOOM, y * height * ZOOM, width * ZOOM, height * ZOOM];
       const colour = s > 0 ? MORE : LESS;
@@ -64,19 +63,22 @@
         context.fillRect(left, top, w, h);
         continue;
       }
-      context.strokeStyle = `rgb(${colour})`;
       const edges = [
-        [y - 1, x, left, top + 1, left + w, top + 1],
-        [y + 1, x, left, top + h - 1, left + w, top + h - 1],
-        [y, x - 1, left + 1, top, left + 1, top + h],
-        [y, x + 1, left + w - 1, top, left + w - 1, top + h],
+        [y - 1, x, left, top + 2, left + w, top + 2],
+        [y + 1, x, left, top + h - 2, left + w, top + h - 2],
+        [y, x - 1, left + 2, top, left + 2, top + h],
+        [y, x + 1, left + w - 2, top, left + w - 2, top + h],
       ];
       for (const [ny, nx, x0, y0, x1, y1] of edges) {
         if (sign.get(ny + "," + nx) === Math.sign(s)) continue; // inside the region
-        context.beginPath();
-        context.moveTo(x0, y0);
-        context.lineTo(x1, y1);
-        context.stroke();
+        for (const [width, style] of [[4, "rgba(255,255,255,0.8)"], [2, `rgb(${colour})`]]) {
+          context.lineWidth = width; // the pale line below keeps the colour readable on any picture
+          context.strokeStyle = style;
+          context.beginPath();
+          context.moveTo(x0, y0);
+          context.lineTo(x1, y1);
+          context.stroke();
+        }
       }
     }
   }

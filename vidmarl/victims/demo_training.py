@@ -66,14 +66,14 @@ class DemoTraining(lightning.LightningModule):
     def forward(self, clips: UInt8[Tensor, "b 3 t h w"]) -> Float[Tensor, "b k"]:
         return self.network((clips / 255 - self.mean) / self.std)
 
-    def training_step(self, batch: tuple[Tensor, Int64[Tensor, " b"]], _: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Int64[Tensor, " b"]], index: int) -> Tensor:
         clips, labels = batch
         logits = self(clips)
         self.train_accuracy(logits, labels)
         self.log("accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
         return F.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)
 
-    def test_step(self, batch: tuple[Tensor, Int64[Tensor, " b"]], _: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Int64[Tensor, " b"]], index: int) -> None:
         clips, labels = batch
         self.test_accuracy(self(clips), labels)
         self.log("accuracy", self.test_accuracy)
