@@ -49,8 +49,8 @@ clean: ## Remove caches and built files; keep the virtual environment and output
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "vidmarl needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1): give another with PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "vidmarl needs Python 3.11 or newer, which $(PYTHON) is not. Give another: make PYTHON=python3.12" >&2; exit 1; }
 	@echo "== making $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || { rm -f $@; exit 1; }
 

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from vidmarl import AttackResult
 from vidmarl.cli import main
 from vidmarl.data.encode import write_mp4
 from vidmarl.data.synthetic import make_clips
 from vidmarl.data.video import decode
+from vidmarl.distortions import as_distortion
 from vidmarl.errors import UnknownNameError
 from vidmarl.victim import ClipSpec
 
@@ -254,6 +256,43 @@ def test_being_stopped_leaves_nothing_half(tmp_path: Path, videos: list[Path], h
     assert process.returncode == 128 + how
     assert "Traceback" not in said
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == ["endless.py", "started"]
+
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distortion", sorted(path.stem for path in (CONF / "distortion").glob("*.yaml")))
+def test_training_settings_compose_and_the_last_word_wins(
+    here: Here, distortion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ("movinet_ucf101.yaml", f"distortion/{distortion}.yaml", "small.yaml")
+    words = ("fit", *(word for file in files for word in ("-c", CONF / file)), "--model.budget", "7", "--print_config")
+    monkeypatch.setattr(sys, "argv", ["vidmarl", *map(str, words)])
+    monkeypatch.setenv("VIDMARL_FIT__DATA__REPEATS", "9")  # files and words win over the environment
+    code, out, err = here(*words)
+    assert code == 0, err
+    settings = yaml.safe_load(out)
+    kind = settings["model"]["distortion"]["class_path"]
+    assert kind == type(as_distortion(distortion)).__module__ + "." + type(as_distortion(distortion)).__name__
+    assert settings["model"]["spec"]["size"] == [112, 112]  # from small.yaml, over movinet_ucf101.yaml
+    assert settings["model"]["victim"] == "movinet_a0"
+    assert settings["model"]["budget"] == 7
+    assert settings["data"]["repeats"] == yaml.safe_load((CONF / files[0]).read_text("utf-8"))["data"]["repeats"]
+
+
+@pytest.mark.slow
+def test_a_setting_of_training_can_come_from_the_environment(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["vidmarl", "fit", "--print_config"])
+    monkeypatch.setenv("VIDMARL_FIT__MODEL__BUDGET", "77")
+    monkeypatch.setenv("VIDMARL_DATA", "elsewhere")  # is no setting
+    _, out, _ = here("fit", "--print_config")
+    assert yaml.safe_load(out)["model"]["budget"] == 77
+
+
+@pytest.mark.slow
+def test_a_missing_settings_file_is_named(here: Here) -> None:
+    assert "nothing.yaml" in here.failure("fit", "-c", "nothing.yaml")
 
 
 def test_check_says_what_the_victim_sees(here: Here, videos: list[Path]) -> None:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 Parts = dict[str, list[tuple[Tensor, AttackResult]]]
 """Per attack: the indices of some clips, and the result on them."""
 
-REPORTED = 8
-"""Clips that the report shows frame by frame; the table and the saved results hold all."""
-
 
 def merge(parts: list[tuple[Tensor, AttackResult]]) -> AttackResult:
     """One result in the order of the clips; a clip that a sampler has padded in twice stands there once."""
@@ -90,8 +87,8 @@ def write_comparison(
         result.save(out / name, overwrite=True)
     _write(out / "summary.csv", table.to_csv(index=False))
     _write(out / "settings.json", json.dumps(settings, indent=2))
-    shown = {name: result[torch.arange(min(REPORTED, len(result)))] for name, result in results.items()}
-    write_report(out / "report.html", shown, title=f"Attacks on {settings.get('victim', 'a victim')}", summary=table)
+    title = f"Attacks on {settings.get('victim', 'a victim')}"
+    write_report(out / "report.html", results, title=title, budgets=budgets)
     return table
 
 

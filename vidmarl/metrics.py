@@ -158,11 +158,12 @@ def ssim(clean: Float[Tensor, "b 3 t h w"], adversarial: Float[Tensor, "b 3 t h 
 
     if min(clean.shape[-2:]) < SSIM_SMALLEST:
         return clean.new_full((len(clean),), torch.nan)
-    values = [
-        structural_similarity_index_measure(_per_frame(a), _per_frame(c), data_range=1.0, reduction="none").mean()  # type: ignore[union-attr]
-        for c, a in zip(clean.split(1), adversarial.split(1), strict=True)  # a clip at a time, to bound the memory
-    ]
-    return torch.stack(values)
+
+    def index(first: Tensor, second: Tensor) -> Tensor:
+        value = structural_similarity_index_measure(second, first, data_range=1.0, reduction="none")
+        return torch.as_tensor(value).view(-1)
+
+    return _frame_mean(index, clean, adversarial, of_equal=1)
 
 
 def psnr(clean: Float[Tensor, "b 3 t h w"], adversarial: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, " b"]:
@@ -172,9 +173,9 @@ def psnr(clean: Float[Tensor, "b 3 t h w"], adversarial: Float[Tensor, "b 3 t h 
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
-    per_frame = peak_signal_noise_ratio(
-        _per_frame(adversarial), _per_frame(clean), data_range=1.0, reduction="none", dim=(1, 2, 3)
-    ).view(len(clean), -1)
+    ours, theirs = _per_frame(adversarial), _per_frame(clean)
+    per_frame = peak_signal_noise_ratio(ours, theirs, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    per_frame = per_frame.view(len(clean), clean.shape[2])
     finite = per_frame.isfinite()
     mean = per_frame.where(finite, 0).sum(1) / finite.sum(1)
     return mean.where(finite.any(1), torch.inf)
@@ -203,7 +204,7 @@ def warping_error(clean: Float[Tensor, "b 3 t h w"], video: Float[Tensor, "b 3 t
     """
     from vidmarl.flow import estimate_flow, occlusion, warp
 
-    if clean.shape[2] < 2:
+    if clean.shape[2] < 2 or len(clean) == 0:
         return clean.new_zeros(len(clean))
     forward, backward = estimate_flow(clean), estimate_flow(clean, "backward")
     visible = (~occlusion(forward, backward)).float()
@@ -240,14 +241,20 @@ def stlpips(clean: Float[Tensor, "b 3 t h w"], adversarial: Float[Tensor, "b 3 t
         return None
     if min(clean.shape[-2:]) < SMALLEST:
         return clean.new_full((len(clean),), torch.nan)
-    network.to(clean.device)
-    first, second = _per_frame(clean), _per_frame(adversarial)
-    distance = clean.new_zeros(len(first))
-    differ = (first != second).flatten(1).any(1).nonzero().flatten()  # equal frames are at 0, and need no asking
     with torch.inference_mode():
-        for rows in differ.split(8):
-            distance[rows] = network(first[rows], second[rows])
-    return distance.view(len(clean), -1).mean(1)
+        return _frame_mean(network.to(clean.device), clean, adversarial, of_equal=0).clone()
+
+
+def _frame_mean(
+    metric: Callable[[Tensor, Tensor], Tensor], clean: Tensor, adversarial: Tensor, of_equal: float
+) -> Float[Tensor, " b"]:
+    """The mean over a clip's frames of a metric that is slow, and known to be `of_equal` for equal frames."""
+    first, second = _per_frame(clean), _per_frame(adversarial)
+    values = clean.new_full((len(first),), of_equal)
+    differ = (first != second).flatten(1).any(1).nonzero().flatten()
+    for rows in differ.split(8) if len(differ) else ():  # a few at a time, to bound the memory
+        values[rows] = metric(first[rows], second[rows])
+    return values.view(len(clean), clean.shape[2]).mean(1)
 
 
 def perturbation_metrics(

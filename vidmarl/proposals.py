@@ -91,7 +91,7 @@ class BlockDistribution(Distribution):
 
     deterministic_sample = mode
 
-    def log_prob(self, value: Int64[Tensor, "... a"]) -> Float[Tensor, "..."]:
+    def log_prob(self, value: Int64[Tensor, "... a"]) -> Float[Tensor, ...]:
         """Exact: size, then each cell among those not drawn before it, then its direction."""
         index, cells, up = value[..., 0], value[..., 1 : 1 + self.k], value[..., 1 + self.k :]
         sizes = torch.tensor(BLOCK_SIZES, device=value.device)[index]
@@ -104,7 +104,7 @@ class BlockDistribution(Distribution):
         log_up = torch.nn.functional.logsigmoid(torch.where(up.bool(), at, -at))
         return self.size.log_prob(index) + ((log_cell + log_up) * counts).sum(-1)
 
-    def entropy(self) -> Float[Tensor, "..."]:
+    def entropy(self) -> Float[Tensor, ...]:
         """Of the size, the first cell and its direction: a bonus that keeps exploring, not the whole block's entropy."""
         first = Categorical(logits=self.cell_logits, validate_args=False)
         p = self.up_logits.sigmoid()
@@ -169,11 +169,11 @@ class WindowDistribution(Distribution):
 
     deterministic_sample = mode
 
-    def log_prob(self, value: Int64[Tensor, "... a"]) -> Float[Tensor, "..."]:
+    def log_prob(self, value: Int64[Tensor, "... a"]) -> Float[Tensor, ...]:
         """Exact."""
         return self.centre.log_prob(value[..., 0]) + self.width.log_prob(value[..., 1])
 
-    def entropy(self) -> Float[Tensor, "..."]:
+    def entropy(self) -> Float[Tensor, ...]:
         """Exact."""
         return self.centre.entropy() + self.width.entropy()
 

@@ -12,10 +12,11 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
@@ -41,6 +42,7 @@ from vidmarl.victim import ClipSpec, Victim
 from vidmarl.victims import load_victim
 
 GROUPS = ("spatial", "temporal")
+CONTROLS = ("random_cells", "greedy_sensitivity", "grow_and_reduce", "square_tubes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,17 @@ class PPO:
     target_kl: float | None = 0.03
 
 
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """The losses and the advantage estimator of a rank.
+
+    A plain object: as submodules of the LightningModule they would put every parameter into its state dict again.
+    """
+
+    losses: dict[str, MAPPOLoss]
+    gae: MultiAgentGAE
+
+
 class TwoAgentPPO(L.LightningModule):
     """The trainer of the team, and its evaluation.
 
@@ -96,6 +109,8 @@ class TwoAgentPPO(L.LightningModule):
         out: where test and predict write; None: the trainer's root directory.
     """
 
+    counts: Tensor
+
     def __init__(
         self,
         victim: str | Victim = "movinet_a0",
@@ -110,15 +125,10 @@ class TwoAgentPPO(L.LightningModule):
         width: int = 32,
         depth: int = 2,
         reward: Reward = Reward(),  # noqa: B008 (frozen)
-        ppo: PPO = PPO(),  # noqa: B008 (frozen)
+        ppo: PPO = PPO(),
         eval_budget: int = 200,
-        eval_budgets: list[int] = [25, 50, 100, 200, 500],  # noqa: B006 (never changed)
-        controls: list[str | dict[str, Any]] = [
-            "random_cells",
-            "greedy_sensitivity",
-            "grow_and_reduce",
-            "square_tubes",
-        ],  # noqa: B006, E501
+        eval_budgets: tuple[int, ...] = metrics.BUDGETS,
+        controls: tuple[str | dict[str, Any], ...] = CONTROLS,
         seed: int = 0,
         out: str | None = None,
     ) -> None:
@@ -143,6 +153,10 @@ class TwoAgentPPO(L.LightningModule):
             self.agents = Agents(AgentsConfig(CHANNELS, MAPS, STATE, width, depth))
         self.value_norm = PopArtValueNorm(shape=1, beta=0.999)
         self.register_buffer("counts", torch.zeros(3, dtype=torch.int64))  # rollouts, frames, queries, all ranks
+        self._learner: Learner
+        self._env: VideoAttackEnv
+        self._pool: Iterator[Tensor]
+        self._rollouts: Iterator[TensorDict]
         self._collector: Collector | None = None
         self._results: dict[str, list[tuple[Tensor, AttackResult]]] = {}
 
@@ -187,9 +201,7 @@ class TwoAgentPPO(L.LightningModule):
         for group, loss in zip(GROUPS, (spatial, temporal), strict=True):
             loss.set_keys(action=(group, "action"), sample_log_prob=(group, "log_prob"), value="state_value")
         gae = MultiAgentGAE(gamma=self.ppo.gamma, lmbda=self.ppo.lmbda, value_network=None, device=self.device)
-        # Plain attributes: as submodules they would put every parameter into the state dict a second time.
-        self.__dict__["losses"] = {"spatial": spatial, "temporal": temporal}
-        self.__dict__["gae"] = gae
+        self._learner = Learner({"spatial": spatial, "temporal": temporal}, gae)
 
     def training_step(self, clips: Tensor, batch_idx: int) -> None:
         """Rolls out on `clips`, float32[b 3 t h w], and learns from it."""
@@ -216,7 +228,7 @@ class TwoAgentPPO(L.LightningModule):
 
     def _open(self, clips: Tensor, seed: int) -> None:
         """The environment and the collector of this rank, for batches of this size."""
-        self._pool: Iterator[Tensor] = itertools.cycle(clips)
+        self._pool = itertools.cycle(clips)
         canvas = Canvas(clips, self.distortion, self.grid, self.coherence, seed)
         session = Session(self.victim, canvas, budget=self.budget, seed=seed)
         self._env = VideoAttackEnv(session, self._supply, reward=self.reward, step=self.step)
@@ -244,26 +256,26 @@ class TwoAgentPPO(L.LightningModule):
                 seen = part.select(*OBSERVATION).reshape(-1).split(self.ppo.minibatch)  # bounds the memory
                 values = torch.cat([self.agents.critic(chunk)["state_value"] for chunk in seen])
                 part["state_value"] = values.unflatten(0, part.batch_size)
-            self.gae(rollout)
+            self._learner.gae(rollout)
             advantage = rollout["advantage"]
             rollout["advantage"] = (advantage - advantage.mean()) / advantage.std().clamp_min(1e-4)
         return rollout
 
     def _learn(self, frames: TensorDict) -> dict[str, Tensor]:
         """Some epochs of PPO over the frames of a rollout; the mean of every logged value."""
-        optimizer = self.optimizers()
+        optimizer = cast("LightningOptimizer", self.optimizers())
         logged: list[dict[str, Tensor]] = []
         for _ in range(self.ppo.epochs):
             for index in torch.randperm(len(frames), device=frames.device).split(self.ppo.minibatch):
                 batch = frames[index]
-                said = {group: self.losses[group](batch) for group in GROUPS}
+                said = {group: self._learner.losses[group](batch) for group in GROUPS}
                 loss = sum(v for values in said.values() for k, v in values.items() if k.startswith("loss_"))
                 optimizer.zero_grad()
                 self.manual_backward(loss)
                 self.clip_gradients(optimizer, gradient_clip_val=self.ppo.max_grad_norm, gradient_clip_algorithm="norm")
                 optimizer.step()
                 logged.append(self._logged(said))
-            kl = torch.stack([entry["losses/approx_kl"] for entry in logged[-1:]]).mean()
+            kl = logged[-1]["losses/approx_kl"]
             if self.ppo.target_kl is not None and self.trainer.strategy.reduce(kl) > self.ppo.target_kl:
                 break  # on the value that all ranks agree on: a rank that stopped alone would hang the others
         return {key: torch.stack([entry[key] for entry in logged]).mean() for key in logged[0]} | {

@@ -200,7 +200,8 @@ class AttackResult:
         one = self[i]
         state = "skipped" if one.skipped else "fooled" if one.success else "not fooled"
         figure = frames(one.clean[0], one.adversarial[0], one.strength[0])
-        return figure.update_layout(title=f"{self.label(int(one.prediction))}: {state}, {int(one.queries)} queries")
+        title = html.escape(self.label(int(one.prediction)))  # plotly reads titles as markup
+        return figure.update_layout(title=f"{title}: {state}, {int(one.queries)} queries")
 
     def save(self, path: str | Path, *, videos: bool = False, fps: float = 5.0, overwrite: bool = False) -> Path:
         """Writes the result to a folder, which is there complete or not at all.

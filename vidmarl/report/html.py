@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,9 @@ from vidmarl import metrics
 from vidmarl.attacks.result import AttackResult
 from vidmarl.data.encode import write_atomically
 from vidmarl.report import pictures
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _COLUMNS = {
     "clip": "Clip",
@@ -85,11 +88,12 @@ def write_report(
     here = Path(__file__)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(here.with_name("report.html.j2").read_text(encoding="utf-8"))
+    tables = {name: metrics.summarise(result, [*budgets, _budget(result)]) for name, result in results.items()}
     text = page.render(
         title=title,
         version=__version__,
-        headlines=[_headline(name, result) for name, result in results.items()],
-        summary=[row for name, result in results.items() for row in _summary(name, result, budgets)],
+        headlines=[_headline(name, result, tables[name]) for name, result in results.items()],
+        summary=[row for name, table in tables.items() for row in _summary(name, table)],
         several=len(results) > 1,
         columns=_COLUMNS,
         rows=[row for name, result in results.items() for row in _rows(name, result, names, shown)],
@@ -138,18 +142,22 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f} %" if value == 0 or value >= 0.1 else f"{100 * value:.2g} %"
 
 
-def _headline(name: str, result: AttackResult) -> dict[str, Any]:
+def _budget(result: AttackResult) -> int:
+    """Queries that the attack had for a clip."""
+    return int(result.settings.get("budget", result.queries.max()))
+
+
+def _headline(name: str, result: AttackResult, table: pd.DataFrame) -> dict[str, Any]:
     """The figures at the top, for the whole of an attack."""
     attacked = int((~result.skipped).sum())
-    budget = int(result.settings.get("budget", result.queries.max()))
-    row = metrics.summarise(result, [budget]).iloc[-1]
+    row = table.iloc[-1]
     return {
         "name": name,
         "victim": str(result.settings.get("victim", "the victim")),
         "fooled": int((result.success & ~result.skipped).sum()),
         "attacked": attacked,
         "skipped": len(result) - attacked,
-        "budget": budget,
+        "budget": _budget(result),
         "tiles": [
             ("Fooled", _percent(row["FR"]), f"95 % interval {_percent(row['FR low'])} to {_percent(row['FR high'])}"),
             ("Queries per clip", _number(row["AQ"]), f"{_number(row['AQ first'])} until the first success or the end"),
@@ -159,9 +167,8 @@ def _headline(name: str, result: AttackResult) -> dict[str, Any]:
     }
 
 
-def _summary(name: str, result: AttackResult, budgets: Sequence[int]) -> list[list[str]]:
+def _summary(name: str, table: pd.DataFrame) -> list[list[str]]:
     """The rows of the table over query budgets."""
-    own = int(result.settings.get("budget", result.queries.max()))
     return [
         [
             name,
@@ -170,7 +177,7 @@ def _summary(name: str, result: AttackResult, budgets: Sequence[int]) -> list[li
             *(_number(row[key]) for key in ("AQ", "AQ+", "AQ first", "AQ+ first")),
             f"{_number(row['L2'])} ({_number(row['L2 low'])} to {_number(row['L2 high'])})",
         ]
-        for row in metrics.summarise(result, [*budgets, own]).to_dict("records")
+        for row in table.to_dict("records")
     ]
 
 

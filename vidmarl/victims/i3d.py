@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidmarl.victim import ClipSpec, Victim
-from vidmarl.victims.weights import WeightFile, build, class_names
+from vidmarl.victims.weights import WeightFile, build, class_names, title
 from vidmarl.victims.windows import FittingAvgPool3d, pad_same
 
 WEIGHTS = WeightFile("i3d_rgb_k400_fp16.pt", "60d1ecb88c8d906e0697beb28069ebf6531fd900debc4133faeb4a7663d4ad21")
@@ -125,6 +125,6 @@ def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None 
         std=(0.5, 0.5, 0.5),
         spec=spec or SPEC,
         labels=class_names(model, found, "kinetics400"),
-        name=name,
+        name=title(name, found),
         **options,
     )

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidmarl.victim import ClipSpec, Victim
-from vidmarl.victims.weights import WeightFile, build, class_names
+from vidmarl.victims.weights import WeightFile, build, class_names, title
 from vidmarl.victims.windows import pad_same
 
 WEIGHTS = WeightFile(
@@ -151,4 +151,6 @@ def names() -> list[str]:
 def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None = None, **options: Any) -> Victim:
     """MoViNet-A0-Stream; see `vidmarl.load_victim`."""
     model, found = build(name, MoViNet, weights, WEIGHTS)
-    return Victim(model, spec=spec or SPEC, labels=class_names(model, found, "kinetics600"), name=name, **options)
+    return Victim(
+        model, spec=spec or SPEC, labels=class_names(model, found, "kinetics600"), name=title(name, found), **options
+    )

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidmarl.victim import ClipSpec, Victim
-from vidmarl.victims.weights import build, class_names
+from vidmarl.victims.weights import build, class_names, title
 from vidmarl.victims.windows import fit_pools
 
 
@@ -103,6 +103,6 @@ def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None 
         spec=spec,
         outputs="probabilities" if softmax else "logits",
         labels=labels,
-        name=name,
+        name=title(name, found),
         **options,
     )

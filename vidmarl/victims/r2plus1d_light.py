@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidmarl.victim import ClipSpec, Victim
-from vidmarl.victims.weights import WeightFile, build, class_names
+from vidmarl.victims.weights import WeightFile, build, class_names, title
 
 WEIGHTS = WeightFile(
     "r2plus1d_light_ucf101_300k.pt", "db1ca9a66f9e134dca51945535ee5c9fc0e533f3194bdba6004d296a84208493"
@@ -62,4 +62,4 @@ def names() -> list[str]:
 def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None = None, **options: Any) -> Victim:
     """The light (2+1)-D network; see `vidmarl.load_victim`."""
     model, found = build(name, R2Plus1DLight, weights, WEIGHTS)
-    return Victim(model, spec=spec or SPEC, labels=class_names(model, found), name=name, **options)
+    return Victim(model, spec=spec or SPEC, labels=class_names(model, found), name=title(name, found), **options)

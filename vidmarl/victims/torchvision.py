@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from vidmarl.victim import ClipSpec, Victim
-from vidmarl.victims.weights import build, class_names
+from vidmarl.victims.weights import build, class_names, title
 from vidmarl.victims.windows import fit_pools
 
 # torchvision states size, mean and std of a model in code, but clip length and frame rate only in prose.
@@ -67,5 +67,10 @@ def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None 
     model, found = build(name, make, weights)
     fit_pools(model)
     return Victim(
-        model, spec=spec, labels=class_names(model, found, "kinetics400"), name=name, **normalisation, **options
+        model,
+        spec=spec,
+        labels=class_names(model, found, "kinetics400"),
+        name=title(name, found),
+        **normalisation,
+        **options,
     )

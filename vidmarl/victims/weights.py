@@ -222,3 +222,8 @@ def build(
             model = make(classes)
     fill(model, found, name)
     return model, found
+
+
+def title(name: str, found: Weights | None) -> str:
+    """How a victim is called in results, so that an untrained one is never taken for the real one."""
+    return name if found is not None else f"{name} (random weights)"

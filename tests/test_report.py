@@ -1,0 +1,517 @@
+"""The figures and the report: what they show is what is in the result, and the page is one file that harms nobody."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import vidmarl
+from vidmarl import AttackResult, GrowAndReduce, RandomCells, TubeletGrid, Victim, metrics
+from vidmarl.data.synthetic import make_clip
+from vidmarl.report import figures, pictures, write_report
+from vidmarl.report.html import _script_json
+
+EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\"'&<b>"
+
+
+class Brightness(nn.Module):
+    """Says by the mean of the red channel whether a clip is dark, grey or bright."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        level = clips[:, 0].mean((1, 2, 3))
+        return -40 * (level[:, None] - torch.tensor([0.3, 0.5, 0.7])).abs()
+
+
+def films(clips: int, frames: int = 6, size: int = 48) -> Tensor:
+    """Procedural action clips, brought to a red level of about 0.45."""
+    made = torch.stack([make_clip(0, i, i % 4, frames, size) for i in range(clips)]).float() / 255
+    return (made - made[:, :1].mean((1, 2, 3, 4), keepdim=True) + 0.45).clamp(0, 1)
+
+
+def attack(kind: Callable[..., Any], clips: Tensor, labels: list[str], **settings: Any) -> AttackResult:
+    """Makes clips darker or brighter until the victim no longer says "grey"."""
+    victim = Victim(Brightness(), labels=labels, name=settings.pop("name", "brightness"))
+    distort = vidmarl.distortions.FunctionDistortion(lambda clips, strength, noise: clips - 0.2 * strength, signed=True)
+    made = kind(distort, budget=16, grid=TubeletGrid(2, 8, 8), progress=False)
+    return made(victim, clips, vidmarl.Misclassify([1] * len(clips)))
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, AttackResult]:
+    """Two attacks on three clips, the last of which is dark, so wrong from the start."""
+    clips = films(3)
+    clips[2] *= 0.5
+    labels = ["dark", "grey", "bright"]
+    return {"grow": attack(GrowAndReduce, clips, labels), "random": attack(RandomCells, clips, labels)}
+
+
+@pytest.fixture(scope="module")
+def report(results: dict[str, AttackResult], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(tmp_path_factory.mktemp("report") / "report.html", results, names=["a.mp4", "b.mp4", "c.mp4"])
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report in which every text is an attempt to run a script."""
+    result = attack(GrowAndReduce, films(2), [EVIL] * 3, name=EVIL)
+    path = tmp_path_factory.mktemp("hostile") / "report.html"
+    return write_report(path, {EVIL: result, EVIL + "2": result}, title=EVIL, names=[EVIL] * 2)
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every element is closed where it should be. Script and style are kept apart."""
+
+    VOID = frozenset({"meta", "link", "input", "img", "br"})
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.scripts: list[str] = []
+        self.styles: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len({name for name, _ in attrs}) == len(attrs), f"an attribute twice in {tag}"
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag in ("script", "style"):
+            {"script": self.scripts, "style": self.styles}[tag].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += data
+        elif self.open and self.open[-1] == "style":
+            self.styles[-1] += data
+        else:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def ids(self) -> list[str]:
+        return [a["id"] for _, a in self.elements if a.get("id")]  # type: ignore[misc]
+
+
+class TestPictures:
+    def test_difference_is_grey_where_nothing_was_added(self) -> None:
+        clean = torch.full((3, 2, 4, 4), 0.5)
+        adversarial = clean.clone()
+        adversarial[0, 1, 0, 0] += 20 / 255
+        shown = pictures.difference(clean, adversarial, 4).astype(int)
+        assert shown[1, 0, 0].tolist() == pytest.approx([128 + 80, 128, 128], abs=4)
+        shown[1, 0, 0] = 128
+        assert (shown == 128).all()
+
+    @pytest.mark.parametrize(("change", "expected"), [(0.0, 1), (0.9, 1), (0.2, 2), (0.06, 8), (1 / 255, 64)])
+    def test_gain_makes_changes_visible_and_keeps_them_in_range(self, change: float, expected: int) -> None:
+        clean = torch.zeros(3, 2, 8, 8)
+        assert pictures.gain(clean, clean + change) == expected
+
+    def test_outline_leaves_what_was_not_attacked(self) -> None:
+        frames = np.full((4, 16, 16, 3), 100, np.uint8)
+        strength = torch.zeros(2, 2, 2)
+        strength[1, 0, 0], strength[1, 1, 1] = 1, -1
+        drawn = pictures.outlined(frames, strength, (2, 8, 8))
+        assert (drawn[:2] == 100).all()
+        assert (drawn[2:, :8, 8:] == 100).all()
+        assert drawn[2, 0, 0].tolist() == list(pictures.MORE)
+        assert drawn[3, 15, 15].tolist() == list(pictures.LESS)
+        assert (drawn[2, 3, 3] != 100).any()
+        assert (drawn[2, 3, 3] != pictures.MORE).any()
+
+    @pytest.mark.parametrize("count", [1, 2, 5, 16])
+    def test_sprite_holds_every_frame_in_its_place(self, count: int) -> None:
+        levels = np.linspace(0, 255, count).astype(np.uint8)
+        frames = np.broadcast_to(levels[:, None, None, None], (count, 16, 24, 3)).copy()
+        url, columns = pictures.sprite(frames)
+        sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB"))
+        for i, level in enumerate(levels):
+            y, x = 16 * (i // columns), 24 * (i % columns)
+            assert abs(sheet[y : y + 16, x : x + 24].mean() - level) < 4
+
+    def test_animation_has_every_frame_and_three_panels(self) -> None:
+        clip = films(1)[0]
+        url = pictures.animation(clip, clip.flip(-1))
+        moving = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/webp;base64,"))))
+        assert moving.n_frames == clip.shape[1]  # type: ignore[attr-defined]
+        assert moving.size == (3 * 48, 48)
+
+
+class TestFigures:
+    def test_frames_have_a_slider_step_for_each_frame(self, results: dict[str, AttackResult]) -> None:
+        result = results["grow"]
+        figure = figures.frames(result.clean[0], result.adversarial[0], result.strength[0])
+        assert len(figure.frames) == len(figure.layout.sliders[0].steps) == 6
+        assert [a.text.split(" x")[0] for a in figure.layout.annotations] == ["original", "attacked", "difference"]
+        plain = figures.frames(result.clean[0], result.adversarial[0])
+        assert plain.data[1].source != figure.data[1].source or plain.frames[-1] != figure.frames[-1]
+        assert len(figure.to_json()) < 500_000
+
+    def test_strength_heatmap_shows_where_and_when(self) -> None:
+        strength = torch.zeros(3, 2, 2)
+        strength[1, 0, 1] = -1
+        where, when = figures.strength_heatmap(strength).data
+        assert np.asarray(where.z).tolist() == [[0, pytest.approx(1 / 3)], [0, 0]]
+        assert list(when.y) == [0, 0.25, 0]
+
+    def test_trajectory_is_the_history(self, results: dict[str, AttackResult]) -> None:
+        result = results["grow"]
+        asked = int(result.queries[0])
+        probability, margin, norm, *_ = figures.trajectory(result, 0).data
+        assert list(margin.x) == list(range(1, asked + 1))
+        assert np.allclose(probability.y, result.history["score"][0, :asked].exp())
+        assert np.allclose(margin.y, result.history["margin"][0, :asked])
+        assert np.allclose(norm.y, result.history["l2"][0, :asked])
+
+    def test_budget_curves_are_those_of_the_metrics(self, results: dict[str, AttackResult]) -> None:
+        figure = figures.budget_curves(results, budgets=[1, 4, 16])
+        lines = [trace for trace in figure.data if trace.name == "random"]
+        expected = metrics.curves(results["random"], [1, 4, 16])
+        assert list(lines[0].y) == expected["fr"].tolist()
+        assert list(lines[1].y) == expected["l2"].tolist()
+        assert len(figure.data) == 2 * 2 * 3
+
+    def test_names_cannot_bring_markup_into_a_figure(self, results: dict[str, AttackResult]) -> None:
+        figure = figures.budget_curves({"<a href='//evil'>x</a>": results["grow"]})
+        assert all("<" not in (trace.name or "") for trace in figure.data)
+
+
+class TestPage:
+    def test_is_well_formed_and_every_reference_resolves(self, report: Path) -> None:
+        page = Page(report)
+        ids = page.ids()
+        assert len(set(ids)) == len(ids)
+        for _, attributes in page.elements:
+            if "aria-labelledby" in attributes:
+                assert attributes["aria-labelledby"] in ids
+        assert {a["href"] for a in page.all("a")} <= {f"#{i}" for i in ids}
+        assert page.all("html")[0]["lang"] == "en"
+        assert {"viewport", "color-scheme"} <= {m.get("name") for m in page.all("meta")}
+        assert all(canvas.get("aria-label") for canvas in page.all("canvas"))
+
+    @pytest.mark.parametrize("which", ["report", "hostile"])
+    def test_refers_to_nothing_outside_of_itself(self, which: str, request: pytest.FixtureRequest) -> None:
+        page = Page(request.getfixturevalue(which))
+        for tag, attributes in page.elements:
+            for name in ("src", "href", "action", "data", "srcset", "poster", "style"):
+                value = attributes.get(name)
+                assert value is None or value.startswith(("#", "data:")), (tag, name, value)
+        assert all("url(" not in style and "@import" not in style for style in page.styles)
+        data, plotly, own = page.scripts
+        assert "://" not in own
+        assert "plotly.js v" in plotly[:400]
+        assert json.loads(data)["clips"]
+        policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+        assert policy is not None
+        assert policy.startswith("default-src 'none'")
+        assert "http" not in policy
+
+    def test_plotly_is_there_once(self, report: Path) -> None:
+        assert report.read_text(encoding="utf-8").count("plotly.js v") == 1
+
+    def test_hostile_texts_are_shown_and_never_become_markup(self, hostile: Path) -> None:
+        page = Page(hostile)
+        assert len(page.scripts) == 3
+        assert page.all("img") == []
+        assert all("onerror" not in attributes for _, attributes in page.elements)
+        assert page.text.count(EVIL) >= 6
+
+    def test_data_cannot_end_the_script_element_that_holds_them(self) -> None:
+        for text in (EVIL, "</SCRIPT>", "<!--<script>", "\u2028"):
+            written = _script_json({text: [text]})
+            assert "<" not in written
+            assert json.loads(written) == {text: [text]}
+
+    def test_says_what_the_result_says(self, report: Path, results: dict[str, AttackResult]) -> None:
+        page = Page(report)
+        for name, result in results.items():
+            assert f"{name}: {int(result.success.sum())} of 2 clips fooled" in " ".join(page.text.split())
+        rows = [a for tag, a in page.elements if tag == "tr"]
+        assert len(rows) >= 6 + 2
+        data = json.loads(page.scripts[0])
+        assert sorted(data["clips"]) == ["0", "1"]  # the skipped one is in the table only
+        cells = [(t, y, x) for t, step in enumerate(data["clips"]["0"]["runs"][0]["strength"]) for y, x, _ in step]
+        assert cells == [tuple(cell) for cell in results["grow"].strength[0].nonzero().tolist()]
+
+    def test_one_result_needs_no_name_and_labels_can_be_given(
+        self, results: dict[str, AttackResult], tmp_path: Path
+    ) -> None:
+        path = write_report(tmp_path / "one.html", results["grow"], labels=["noir", "gris", "blanc"], max_clips=1)
+        text = " ".join(Page(path).text.split())
+        assert "The victim says gris" in text
+        assert "1 more attacked clip are" not in text
+        assert "1 more attacked clip is in the table only" in text
+
+    def test_nothing_attacked_still_gives_a_page(self, results: dict[str, AttackResult], tmp_path: Path) -> None:
+        page = Page(write_report(tmp_path / "none.html", results["grow"][2]))
+        assert "0 of 0" in page.text
+        assert page.all("canvas") == []
+
+    def test_what_cannot_be_shown_is_refused_before_anything_is_written(
+        self, results: dict[str, AttackResult], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "r.html"
+        with pytest.raises(ValueError, match="at least one result"):
+            write_report(path, {})
+        with pytest.raises(ValueError, match="at least one clip"):
+            write_report(path, results["grow"][:0])
+        with pytest.raises(ValueError, match="same clips"):
+            write_report(path, {"a": results["grow"][:1], "b": results["random"][1:2]})
+        with pytest.raises(ValueError, match="got 2 names"):
+            write_report(path, results, names=["a", "b"])
+        assert os.listdir(tmp_path) == []
+
+    def test_a_failure_leaves_the_old_report(
+        self, results: dict[str, AttackResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "r.html"
+        path.write_text("old")
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="No space"):
+            write_report(path, results["grow"])
+        assert path.read_text() == "old"
+        assert os.listdir(tmp_path) == ["r.html"]
+
+    @pytest.mark.slow
+    def test_ten_native_clips_stay_below_ten_megabytes(self, tmp_path: Path) -> None:
+        result = attack(GrowAndReduce, films(10, 16, 176), ["dark", "grey", "bright"])
+        noisy = (
+            result.clean + 0.1 * torch.randn(result.clean.shape, generator=torch.Generator().manual_seed(0))
+        ).clamp(0, 1)
+        worst = AttackResult(**{**vars(result), "adversarial": (noisy * 255).round() / 255})
+        assert write_report(tmp_path / "r.html", result).stat().st_size < 10e6
+        assert write_report(tmp_path / "w.html", worst).stat().st_size < 14e6  # noise on every pixel packs badly
+
+
+CHROMIUM, CHROMEDRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="there is no chromium and chromedriver on this machine")
+class TestInABrowser:
+    @pytest.fixture(scope="class")
+    def browser(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+        from selenium import webdriver
+        from selenium.webdriver.chrome.service import Service
+
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROMIUM or ""
+        for argument in (
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--no-first-run",
+            f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+            "--window-size=1280,900",
+        ):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+        yield driver
+        driver.quit()
+
+    @staticmethod
+    def visit(browser: Any, path: Path, width: int = 1280) -> None:
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+        )
+        browser.get("about:blank")
+        browser.get_log("performance")
+        browser.get_log("browser")
+        browser.get(path.as_uri())
+
+    @staticmethod
+    def until(browser: Any, script: str, *arguments: Any) -> Any:
+        """What the script returns, once that is true; charts and pictures come when they are scrolled to."""
+        deadline = time.monotonic() + 30
+        while not (value := browser.execute_script(script, *arguments)):
+            assert time.monotonic() < deadline, f"never came true: {script}"
+            time.sleep(0.05)
+        return value
+
+    def clip(self, browser: Any, number: int = 0) -> Any:
+        """A clip's article, its pictures painted."""
+        article = browser.find_element("id", f"clip-{number}")
+        browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant'})", article)
+        self.until(browser, "return arguments[0].dataset.painted", article)
+        return article
+
+    def picture(self, browser: Any, article: Any, name: str) -> str:
+        return browser.execute_script(
+            "return arguments[0].querySelector('canvas.' + arguments[1]).toDataURL()", article, name
+        )
+
+    def slide(self, browser: Any, article: Any, frame: int) -> None:
+        browser.execute_script(
+            "const s = arguments[0].querySelector('.slider input'); s.value = arguments[1];"
+            "s.dispatchEvent(new Event('input', {bubbles: true}))",
+            article,
+            frame,
+        )
+        self.until(browser, "return arguments[0].dataset.painted.startsWith(arguments[1] + ' ')", article, str(frame))
+
+    @pytest.mark.parametrize("which", ["report", "hostile"])
+    def test_opens_without_errors_requests_or_foreign_scripts(
+        self, browser: Any, which: str, request: pytest.FixtureRequest
+    ) -> None:
+        path = request.getfixturevalue(which)
+        self.visit(browser, path)
+        self.clip(browser, 1)
+        for chart in browser.find_elements("css selector", ".chart"):
+            browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant'})", chart)
+            self.until(browser, "return arguments[0].querySelector('.main-svg')", chart)
+        assert browser.get_log("browser") == []
+        events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+        assert {url for url in asked if not url.startswith("data:")} == {path.as_uri()}
+        assert browser.execute_script("return window.hacked") is None
+
+    def test_the_slider_changes_the_pictures(self, browser: Any, report: Path) -> None:
+        self.visit(browser, report)
+        article = self.clip(browser)
+        seen = []
+        for frame in (0, 3, 5, 0):
+            self.slide(browser, article, frame)
+            seen.append([self.picture(browser, article, name) for name in ("clean", "attacked")])
+            assert article.find_element("css selector", "output").text == f"{frame + 1} / 6"
+        assert seen[0] == seen[3]
+        for one, other in ((0, 1), (1, 2)):
+            assert seen[one][0] != seen[other][0]
+            assert seen[one][1] != seen[other][1]
+
+    def test_the_picture_is_that_frame_of_the_clip(
+        self, browser: Any, report: Path, results: dict[str, AttackResult]
+    ) -> None:
+        self.visit(browser, report)
+        article = self.clip(browser, 1)
+        for frame in (1, 4):
+            self.slide(browser, article, frame)
+            url = self.picture(browser, article, "clean")
+            shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB"))[::2, ::2]
+            frames = pictures.to_frames(results["grow"].clean[1])
+            distance = [float(np.abs(shown.astype(int) - each.astype(int)).mean()) for each in frames]
+            assert int(np.argmin(distance)) == frame
+            assert distance[frame] < 12  # WebP is lossy
+
+    def test_region_and_attack_can_be_chosen(
+        self, browser: Any, report: Path, results: dict[str, AttackResult]
+    ) -> None:
+        self.visit(browser, report)
+        article = self.clip(browser)
+        strength = results["grow"].strength[0]
+        self.slide(browser, article, 2 * int(strength.abs().sum((1, 2)).argmax()))
+        pictured = {}
+        for mode in ("outline", "heat", "off"):
+            browser.execute_script(
+                "arguments[0].querySelector(`.region [value=${arguments[1]}]`).click()", article, mode
+            )
+            self.until(browser, "return arguments[0].dataset.painted.includes(arguments[1])", article, mode)
+            pictured[mode] = self.picture(browser, article, "attacked")
+        assert len(set(pictured.values())) == 3
+        browser.execute_script("arguments[0].querySelector('.runs [value=\"1\"]').click()", article)
+        self.until(browser, "return arguments[0].dataset.painted.endsWith(' 1')", article)
+        shown = [line for line in article.find_elements("css selector", ".outcome") if line.is_displayed()]
+        assert len(shown) == 1
+        assert f"{int(results['random'].queries[0])} queries" in shown[0].text
+
+    def test_playing_moves_the_slider_and_stops(self, browser: Any, report: Path) -> None:
+        self.visit(browser, report)
+        article = self.clip(browser)
+        self.slide(browser, article, 0)
+        button = article.find_element("css selector", ".play")
+        browser.execute_script("arguments[0].click()", button)
+        assert button.text == "Pause"
+        self.until(browser, "return !arguments[0].dataset.painted.startsWith('0 ')", article)
+        browser.execute_script("arguments[0].click()", button)
+        assert button.text == "Play"
+        assert button.get_attribute("aria-pressed") == "false"
+
+    def test_the_table_sorts_both_ways_with_what_is_missing_last(self, browser: Any, report: Path) -> None:
+        self.visit(browser, report)
+        column = (
+            "return [...document.querySelectorAll('.sortable tbody tr')]"
+            ".map(r => r.cells[arguments[0]].dataset.value).map(v => v === '' ? null : Number(v))"
+        )
+        header = browser.find_elements("css selector", ".sortable th")
+        l2 = next(i for i, h in enumerate(header) if h.text.startswith("L2"))
+        for direction, backwards in (("ascending", False), ("descending", True)):
+            browser.execute_script("arguments[0].querySelector('button').click()", header[l2])
+            values = browser.execute_script(column, l2)
+            assert header[l2].get_attribute("aria-sort") == direction
+            known = [v for v in values if v is not None]
+            assert known == sorted(known, reverse=backwards)
+            assert values[len(known) :] == [None, None]
+
+    @pytest.mark.parametrize("width", [400, 1280])
+    def test_fits_the_window_and_keeps_its_controls_labelled(self, browser: Any, report: Path, width: int) -> None:
+        self.visit(browser, report, width)
+        self.clip(browser)
+        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        unlabelled = browser.execute_script(
+            "return [...document.querySelectorAll('input, button')]"
+            ".filter(e => !e.textContent.trim() && !(e.labels && [...e.labels].some(l => l.textContent.trim()))).length"
+        )
+        assert unlabelled == 0
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_text_has_enough_contrast_in_both_schemes(self, browser: Any, report: Path, scheme: str) -> None:
+        """At least 4.5 to 1 (WCAG 2.2, criterion 1.4.3) for every colour of text on what lies behind it."""
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        self.visit(browser, report)
+        pairs = browser.execute_script(
+            """
+            const found = new Map();
+            for (const e of document.body.querySelectorAll('*')) {
+              if (e.closest('.chart') || ![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
+              if (['SCRIPT', 'NOSCRIPT', 'STYLE'].includes(e.tagName) || e.closest('noscript')) continue;
+              let back = e;
+              while (back && getComputedStyle(back).backgroundColor === 'rgba(0, 0, 0, 0)') back = back.parentElement;
+              const pair = [getComputedStyle(e).color, getComputedStyle(back).backgroundColor];
+              found.set(pair.join(), [...pair, e.className || e.tagName]);
+            }
+            return [...found.values()];
+            """
+        )
+        assert len(pairs) > 5
+
+        def luminance(colour: str) -> float:
+            rgb = np.array([float(part) for part in colour.split("(")[1].rstrip(")").split(",")[:3]]) / 255
+            return float(
+                np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+            )
+
+        for ink, paper, where in pairs:
+            dark, light = sorted((luminance(ink), luminance(paper)))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (where, ink, paper)

@@ -1,0 +1,232 @@
+"""Training: it learns, it resumes exactly, it runs in half precision and on two processes, and its files are safe."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import lightning
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from vidmarl.attacks.rl import RLAttack, load_agents, save_agents
+from vidmarl.errors import CheckpointError
+from vidmarl.training import PPO, TwoAgentPPO
+from vidmarl.tubelets import TubeletGrid
+from vidmarl.victim import Victim
+
+
+class OneCell(nn.Module):
+    """Looks at the brightness of one tubelet alone: class 0 where it is bright. Counts what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, clips):
+        self.seen += len(clips)
+        score = 30 * (clips[:, :, 1, 8:16, 16:24].mean((1, 2, 3)) - 0.42)
+        return torch.stack([score, -score], 1)
+
+
+def clips(n: int = 16) -> torch.Tensor:
+    return 0.4 + 0.2 * torch.rand(n, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def module(**kwargs) -> TwoAgentPPO:
+    settings = {
+        "distortion": "brightness",
+        "grid": TubeletGrid(1, 8, 8),
+        "budget": 12,
+        "steps": 8,
+        "width": 8,
+        "depth": 1,
+        "ppo": PPO(epochs=2, minibatch=32, lr=1e-2, target_kl=None),
+        "eval_budget": 12,
+        "eval_budgets": [6, 12],
+    }
+    return TwoAgentPPO(Victim(OneCell()), **(settings | kwargs))
+
+
+def trainer(path, epochs=2, **kwargs) -> lightning.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    return lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        default_root_dir=path,
+        **(quiet | {"enable_checkpointing": False} | kwargs),
+    )
+
+
+def batches(n: int = 16) -> DataLoader:
+    return DataLoader(clips(n), batch_size=8)
+
+
+def state(agents) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in agents.parameters()])
+
+
+class Logged(lightning.Callback):
+    """Keeps what is logged after every batch."""
+
+    def __init__(self) -> None:
+        self.rows = []
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        self.rows.append({k: float(v) for k, v in trainer.logged_metrics.items()})
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_first_ratio_of_every_rollout_is_one(tmp_path, precision):
+    log = Logged()
+    trainer(tmp_path, 1, precision=precision, callbacks=[log]).fit(module(), batches())
+    assert len(log.rows) == 2
+    for row in log.rows:
+        assert row["losses/first_ratio"] == pytest.approx(1, abs=1e-3 if precision == "32-true" else 2e-2)
+    expected = {"approx_kl", "clipfrac", "entropy_spatial", "entropy_temporal", "explained_variance"}
+    assert expected <= {key.split("/")[1] for key in log.rows[-1]}
+    assert log.rows[-1]["charts/frames"] == 2 * 8 * 8
+
+
+def test_logged_queries_are_those_that_reached_the_model(tmp_path):
+    team = module()
+    trainer(tmp_path, 2).fit(team, batches())
+    assert int(team.counts[2]) == team.victim.model.seen == team.victim.queries
+
+
+@pytest.mark.slow
+def test_training_finds_the_cell_that_matters(tmp_path):
+    """After training, the agents need fewer queries than before it, on clips that they have not seen."""
+    team = module(ppo=PPO(epochs=4, minibatch=64, lr=1e-2, target_kl=None, entropy=0.003))
+    unseen = 0.4 + 0.2 * torch.rand(32, 3, 4, 32, 32, generator=torch.Generator().manual_seed(1))
+    before = team.attack(12)(team.victim, unseen)
+    trainer(tmp_path, 25).fit(team, batches(32))
+    after = team.attack(12)(team.victim, unseen)
+
+    def first(result):
+        wins = result.history["margin"] < 0
+        return torch.where(wins.any(1), wins.int().argmax(1), 12).float().mean()
+
+    assert after.success.float().mean() >= before.success.float().mean()
+    assert first(after) < 0.7 * first(before)
+
+
+def test_a_resumed_run_goes_on_exactly(tmp_path):
+    whole = module()
+    trainer(tmp_path / "whole", 3).fit(whole, batches())
+    half = module()
+    run = trainer(tmp_path / "half", 1, enable_checkpointing=True)
+    run.fit(half, batches())
+    run.save_checkpoint(tmp_path / "half.ckpt")
+    torch.manual_seed(123)  # whatever else has happened in between
+    rest = module()
+    trainer(tmp_path / "rest", 3).fit(rest, batches(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    assert torch.equal(state(whole.agents), state(rest.agents))
+    assert torch.equal(whole.counts[:2], rest.counts[:2])
+
+
+def test_checkpoints_hold_plain_data_and_make_an_attack(tmp_path):
+    team = module()
+    run = trainer(tmp_path, 1)
+    run.fit(team, batches())
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    torch.load(tmp_path / "a.ckpt", weights_only=True)
+    attack = RLAttack.from_checkpoint(tmp_path / "a.ckpt", budget=9, progress=False)
+    assert torch.equal(state(attack.agents), state(team.agents))
+    assert attack.grid == team.grid
+    assert attack.distortion.describe() == team.distortion.describe()
+    result = attack(team.victim, clips(4))
+    assert (result.queries <= 9).all()
+
+
+def test_files_of_agents_round_trip_and_are_small(tmp_path):
+    agents = module().agents
+    save_agents(tmp_path / "agents.ckpt", agents, {"grid": [1, 8, 8], "note": "here"})
+    again, settings = load_agents(tmp_path / "agents.ckpt")
+    assert torch.equal(state(agents), state(again))
+    assert settings["note"] == "here"
+    assert (tmp_path / "agents.ckpt").stat().st_size < 1e6
+    assert [p.name for p in tmp_path.iterdir()] == ["agents.ckpt"]
+
+
+def test_unusable_checkpoints_are_told_apart(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file"):
+        load_agents(tmp_path / "none.ckpt")
+    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_agents(tmp_path / "text.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match="no vidmarl agents"):
+        load_agents(tmp_path / "other.ckpt")
+    save_agents(tmp_path / "a.ckpt", module().agents, {"grid": [1, 8, 8]})
+    packed = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    torch.save(packed | {"version": 99}, tmp_path / "newer.ckpt")
+    with pytest.raises(CheckpointError, match="version 99"):
+        load_agents(tmp_path / "newer.ckpt")
+    torch.save(packed | {"config": packed["config"] | {"width": 9}}, tmp_path / "odd.ckpt")
+    with pytest.raises(CheckpointError, match="fit together"):
+        load_agents(tmp_path / "odd.ckpt")
+
+
+def test_the_test_compares_all_attacks_on_the_same_clips(tmp_path):
+    data = DataLoader(list(enumerate(clips(6))), batch_size=4, collate_fn=index_last)
+    team = module(out=str(tmp_path))
+    trainer(tmp_path).test(team, data, verbose=False)
+    import pandas as pd
+
+    table = pd.read_csv(tmp_path / "test" / "summary.csv")
+    assert set(table["attack"]) == {"rl", "rl_untrained", *team.controls}
+    assert (tmp_path / "test" / "report.html").stat().st_size > 10_000
+    assert table.groupby("attack").size().eq(2).all()
+
+
+def index_last(items):
+    return torch.stack([clip for _, clip in items]), torch.tensor([i for i, _ in items])
+
+
+DDP = """
+    import sys, torch, lightning
+    sys.path.insert(0, {tests!r})
+    from torch.utils.data import DataLoader
+    import test_training as t
+
+    if __name__ == "__main__":
+        class Seen(lightning.Callback):
+            def on_train_batch_start(self, trainer, module, batch, index):
+                rows = [int((t.clips() == clip).flatten(1).all(1).nonzero()) for clip in batch]
+                print("CLIPS", trainer.global_rank, *rows, flush=True)
+            def on_train_end(self, trainer, module):
+                print("PARAMS", trainer.global_rank, repr(float(t.state(module.agents).double().square().sum())),
+                      *module.counts.tolist(), flush=True)
+        team = t.module(out={out!r})
+        run = t.trainer({out!r}, 1, strategy="ddp", devices=2, callbacks=[Seen()])
+        run.fit(team, DataLoader(t.clips(), batch_size=4))
+        run.test(team, DataLoader(list(enumerate(t.clips(5))), batch_size=2, collate_fn=t.index_last), verbose=False)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_clips_and_agree_on_the_parameters(tmp_path):
+    from pathlib import Path
+
+    script = tmp_path / "ddp.py"
+    script.write_text(textwrap.dedent(DDP.format(tests=str(Path(__file__).parent), out=str(tmp_path))))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    shares = {rank: set() for rank in "01"}
+    for _, rank, *rows in (line for line in lines if line[:1] == ["CLIPS"]):
+        shares[rank] |= set(rows)
+    assert len(shares["0"]) == len(shares["1"]) == 8
+    assert not shares["0"] & shares["1"]
+    params = [line[2:] for line in lines if line[:1] == ["PARAMS"]]
+    assert len(params) == 2
+    assert params[0] == params[1]
+    import pandas as pd
+
+    table = pd.read_csv(tmp_path / "test" / "summary.csv")
+    assert table["clips"].eq(5).all()
+    assert not list((tmp_path / "test").glob("rank*"))
