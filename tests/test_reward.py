@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -45,7 +47,7 @@ def test_each_term(changes, expected):
 def test_progress_of_an_episode_telescopes():
     margins = torch.tensor([2.0, 1.4, 1.4, 0.3, 0.0])
     weights = Reward(progress=1, query=0, size=0, flicker=0, success=0, saved=0, small=0)
-    total = sum(reward(weights, margin_fall=float(a - b)) for a, b in zip(margins, margins[1:], strict=False))
+    total = sum(reward(weights, margin_fall=float(a - b)) for a, b in itertools.pairwise(margins))
     assert total == pytest.approx(1)
 
 

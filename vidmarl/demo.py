@@ -30,7 +30,7 @@ DISTORTION = {"class_path": "GaussianNoise", "init_args": {"std": 0.2}}
 GRID = TubeletGrid(1, 8, 8)
 TRAIN_CLIPS, TEST_CLIPS, EPOCHS = 256, 24, 2
 BATCH, STEPS, BUDGET = 32, 24, 32
-BUDGETS = [25, 50, 100]
+BUDGETS = (25, 50, 100)
 SHOWN = 4
 FRAMES_PER_SECOND = 4
 

@@ -7,6 +7,7 @@ clip depends on that clip's own generator alone and not on the batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -78,7 +79,7 @@ class BlockDistribution(Distribution):
         up = uniform[..., 1 + g :] < self.up_logits.expand_as(gumbel).gather(-1, cells).sigmoid()
         return torch.cat([size[..., None], cells, up.long()], -1)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 (torch's own signature)
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:  # type: ignore[override]
         shape = torch.Size(sample_shape) + self.batch_shape + (self.uniforms_needed,)
         return self.draw(torch.rand(shape, device=self.cell_logits.device))
 
@@ -105,7 +106,7 @@ class BlockDistribution(Distribution):
         return self.size.log_prob(index) + ((log_cell + log_up) * counts).sum(-1)
 
     def entropy(self) -> Float[Tensor, ...]:
-        """Of the size, the first cell and its direction: a bonus that keeps exploring, not the whole block's entropy."""
+        """Of the size, the first cell and its direction: a bonus for exploring, not the entropy of the whole block."""
         first = Categorical(logits=self.cell_logits, validate_args=False)
         p = self.up_logits.sigmoid()
         logsig = torch.nn.functional.logsigmoid
@@ -158,7 +159,7 @@ class WindowDistribution(Distribution):
         width = _invert(self.width.probs, uniform[..., 1])
         return torch.stack([centre, width], -1)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:  # type: ignore[override]
         shape = torch.Size(sample_shape) + self.batch_shape + (self.uniforms_needed,)
         return self.draw(torch.rand(shape, device=self.centre.probs.device))
 

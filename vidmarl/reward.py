@@ -1,8 +1,8 @@
 """The team's reward for one query.
 
-A potential of the goal's margin, so that the rewards of an episode sum to how far it has come; costs for the query,
-for the size and for flicker; a bonus at success that grows with what was saved. RLAB (images) pays the fall of the true
-class's probability per unit of added L2, AstFocus gives one reward common to both agents; here both are terms with weights.
+A potential of the goal's margin, so that the rewards of an episode sum to how far it has come; costs for the query, for
+the size and for flicker; a bonus at success that grows with what was saved. RLAB (images) pays the fall of the true
+class's probability per unit of added L2, AstFocus gives both of its agents one reward; here each is a weighted term.
 """
 
 from __future__ import annotations

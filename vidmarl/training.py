@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
@@ -263,7 +262,7 @@ class TwoAgentPPO(L.LightningModule):
 
     def _learn(self, frames: TensorDict) -> dict[str, Tensor]:
         """Some epochs of PPO over the frames of a rollout; the mean of every logged value."""
-        optimizer = cast("LightningOptimizer", self.optimizers())
+        optimizer = cast("torch.optim.Optimizer", self.optimizers())
         logged: list[dict[str, Tensor]] = []
         for _ in range(self.ppo.epochs):
             for index in torch.randperm(len(frames), device=frames.device).split(self.ppo.minibatch):

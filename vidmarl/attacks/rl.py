@@ -57,7 +57,7 @@ class RLAttack(Attack):
             CheckpointError: it is damaged, holds something else, or is of another version.
         """
         agents, settings = load_agents(path)
-        trained = {key: settings[key] for key in ("distortion", "coherence", "step") if key in settings}
+        trained: dict[str, Any] = {key: settings[key] for key in ("distortion", "coherence", "step") if key in settings}
         trained["grid"] = TubeletGrid(*settings["grid"])
         if kwargs.get("distortion", "") is None:
             kwargs.pop("distortion")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
@@ -55,6 +56,9 @@ class DemoTraining(lightning.LightningModule):
         network: from normalised clips float[b 3 t h w] to logits float[b k].
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -78,7 +82,7 @@ class DemoTraining(lightning.LightningModule):
         self.test_accuracy(self(clips), labels)
         self.log("accuracy", self.test_accuracy)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=PEAK_LR)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
@@ -99,10 +103,15 @@ def fit(
 
     Returns:
         The trained network on the CPU, and its accuracy on the test clips, in [0, 1].
+
+    Raises:
+        ValueError: there are fewer clips than a batch holds.
     """
+    if clips < BATCH:
+        raise ValueError(f"Training the victim of the demo: expected at least one batch of {BATCH} clips, got {clips}.")
     train_set = TransformedClips(Synthetic(clips, split_seed(seed, "train")), seed, progress)
     test_set = Synthetic(TEST_CLIPS, split_seed(seed, "test"))
-    with torch.random.fork_rng(), _quiet():
+    with torch.random.fork_rng(range(torch.cuda.device_count())), _quiet():
         torch.manual_seed(seed)
         module = DemoTraining(make_network())
         trainer = lightning.Trainer(
