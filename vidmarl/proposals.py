@@ -79,7 +79,7 @@ class BlockDistribution(Distribution):
         up = uniform[..., 1 + g :] < self.up_logits.expand_as(gumbel).gather(-1, cells).sigmoid()
         return torch.cat([size[..., None], cells, up.long()], -1)
 
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:  # type: ignore[override]
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape + (self.uniforms_needed,)
         return self.draw(torch.rand(shape, device=self.cell_logits.device))
 
@@ -159,7 +159,7 @@ class WindowDistribution(Distribution):
         width = _invert(self.width.probs, uniform[..., 1])
         return torch.stack([centre, width], -1)
 
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:  # type: ignore[override]
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape + (self.uniforms_needed,)
         return self.draw(torch.rand(shape, device=self.centre.probs.device))
 
