@@ -13,6 +13,7 @@ import torch
 from conftest import MakeVideo, pattern
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import vidmarl
 from vidmarl import ClipSpec, Victim
@@ -43,7 +44,7 @@ def test_uniform_goes_from_the_first_frame_to_the_last_and_repeats_in_short_vide
 def test_stride_takes_a_centred_window(make_video: MakeVideo) -> None:
     path = make_video(frames=20)
     spec = dataclasses.replace(NATIVE, sampling="stride", stride=3)
-    assert numbers(decode(path, spec)) == [5, 8, 11, 14]
+    assert numbers(decode(path, spec)) == [4, 7, 10, 13]  # of the 12 frames 4 to 15
     assert numbers(decode(path, spec, 0.0)) == [0, 3, 6, 9]
     assert numbers(decode(path, spec, 1.0)) == [10, 13, 16, 19]
 
@@ -83,8 +84,16 @@ def test_every_sampling_gives_the_frames_asked_for(
     fits = (frames - 1) * stride < n
     if sampling == "uniform" or fits or short == "hold":
         assert (np.diff(chosen) >= 0).all()
-    if sampling != "uniform" and fits:
+    if sampling != "uniform" and (frames * stride <= n or (fits and short == "loop")):
         assert (np.diff(chosen) == stride).all()
+
+
+@given(n=st.integers(1, 300), frames=st.integers(1, 40), stride=st.integers(1, 8))
+def test_the_frames_are_those_of_the_references_of_the_named_victims(n: int, frames: int, stride: int) -> None:
+    chosen = steady(n).sample(ClipSpec(frames=frames, sampling="stride", stride=stride, short="hold"))
+    assert chosen.tolist() == np.clip((n - frames * stride) // 2 + stride * np.arange(frames), 0, n - 1).tolist()
+    chosen = steady(n).sample(ClipSpec(frames=frames + 1, sampling="uniform"))
+    assert chosen.tolist() == np.floor(np.linspace(0, n - 1, frames + 1)).tolist()
 
 
 @given(n=st.integers(1, 200), frames=st.integers(1, 40), stride=st.integers(1, 8))
@@ -109,7 +118,7 @@ def test_a_short_video_is_held_or_looped(make_video: MakeVideo) -> None:
         decode(path, spec)
     for way_out in ("uniform", "lower stride", "hold", "loop"):
         assert way_out in str(error.value)
-    assert numbers(decode(path, dataclasses.replace(spec, short="hold"))) == [0, 1, 2, 2, 2]
+    assert numbers(decode(path, dataclasses.replace(spec, short="hold"))) == [0, 0, 1, 2, 2]
     assert numbers(decode(path, dataclasses.replace(spec, short="loop"))) == [0, 1, 2, 0, 1]
 
 
@@ -156,6 +165,18 @@ def test_crop_is_central_letterbox_is_black_outside_and_squash_keeps_the_edges(m
     assert letterbox[1, 40].mean() > letterbox[1, 8].mean() > 0
     assert squash[2, 0, 0] < 5
     assert squash[2, 0, -1] > 250
+
+
+def test_sides_are_rounded_down_and_pixels_shrink_as_in_pil() -> None:
+    frame = torch.randint(0, 256, (3, 240, 427), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    shrunk = video.fit(frame, ClipSpec(size=(176, 313), fit="crop"))  # 427 / 240 * 176 = 313.1
+    by_pil = Image.fromarray(frame.permute(1, 2, 0).numpy()).resize((313, 176), Image.Resampling.BILINEAR)
+    difference = (shrunk.int() - torch.from_numpy(np.array(by_pil)).permute(2, 0, 1).int()).abs()
+    assert difference.max() <= 1
+    assert difference.float().mean() < 0.05
+    bar = torch.full((3, 256, 340), 255, dtype=torch.uint8)
+    held = video.fit(bar, ClipSpec(size=(224, 224), fit="letterbox"))  # 256 / 340 * 224 = 168.7
+    assert held[0, :, 0].count_nonzero() == 168
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,17 @@ def test_the_same_seed_and_index_give_the_same_clip(drawn):
     assert label == labels[8]
 
 
+def test_the_number_of_threads_changes_nothing_and_is_left_alone():
+    threads = torch.get_num_threads()
+    alone = make_clip(0, 0, 0)
+    try:
+        torch.set_num_threads(2)
+        assert torch.equal(make_clip(0, 0, 0), alone)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_seeds_and_indices_give_different_clips():
     clips = torch.cat([make_clips(16, seed)[0] for seed in (0, 1, 2)]).flatten(1)
     assert torch.pdist(clips).min() > 1

@@ -36,7 +36,8 @@ class ClipSpec:
         stride: native frames per clip frame for "stride".
         antialias: whether shrinking is anti-aliased.
         short: what to do with a video too short for "fps" or "stride": refuse it ("error"), hold its last frame
-            ("hold") or play it again from the start ("loop"). "uniform" repeats frames by itself.
+            ("hold"; "stride" keeps its window centred and holds the first one too) or play it again from the start
+            ("loop"). "uniform" repeats frames by itself.
     """
 
     frames: int | None = 16

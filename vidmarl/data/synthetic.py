@@ -10,8 +10,10 @@ backwards, "right" is "left".
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -110,12 +112,13 @@ def make_clip(seed: int, index: int, label: int, frames: int = 8, size: int = 64
         size: height and width, px.
     """
     rng = np.random.default_rng([seed, index])
-    motion = Motion.draw(rng)
-    backdrop = _backdrop(rng, frames, size)
-    figure = _figure(rng)
-    radius = rng.uniform(0.17, 0.23)
-    clip = _place(figure, backdrop, motion.path(CLASSES[label], frames), radius)
-    return (clip.clamp(0, 1) * 255).round().to(torch.uint8)
+    with _one_thread():
+        motion = Motion.draw(rng)
+        backdrop = _backdrop(rng, frames, size)
+        figure = _figure(rng)
+        radius = rng.uniform(0.17, 0.23)
+        clip = _place(figure, backdrop, motion.path(CLASSES[label], frames), radius)
+        return (clip.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def make_clips(
@@ -137,8 +140,9 @@ def make_clips(
     """
     source = Synthetic(n, seed, frames, size)
     clips = torch.empty(n, 3, frames, size, size)
-    for i in tqdm(range(n), desc="Drawing clips", unit="clip", disable=not progress):
-        clips[i] = source[i][0]
+    with _one_thread():
+        for i in tqdm(range(n), desc="Drawing clips", unit="clip", disable=not progress):
+            clips[i] = source[i][0]
     return clips / 255, torch.arange(n) % len(CLASSES)
 
 
@@ -197,6 +201,17 @@ _SYMMETRIES = (
     (lambda clip: clip.transpose(-2, -1), _swap(("right", "down"), ("left", "up"), _TURN)),
     (lambda clip: clip.flip(-3), _swap(("right", "left"), ("up", "down"), _TURN)),
 )
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """For work so small that threads wait longer for each other than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _spectrum(rng: np.random.Generator, size: int, slope: float, fields: int) -> Tensor:

@@ -78,8 +78,8 @@ class Timeline:
         """The numbers of the frames that make the clip, int64[t].
 
         A window ("fps", "stride") shows at each of its moments the frame that is on screen. "uniform" spreads evenly
-        from the first frame to the last; with an offset it cuts the video into `spec.frames` equal parts and takes one
-        frame of each.
+        from the first frame to the last, rounding down; with an offset it cuts the video into `spec.frames` equal parts
+        and takes one frame of each.
 
         Args:
             spec: what is wanted.
@@ -111,13 +111,21 @@ class Timeline:
         slack = last - (frames - 1) * step
         if slack <= -period * (1 - 1e-6) and spec.short == "error":
             raise ClipError(self._too_short(spec))
-        centre = 0.0 if spec.frames is None else 0.5
-        start = max(slack, 0.0) * (centre if offset is None else offset)
-        moments = (math.floor(start) if spec.sampling == "stride" else start) + step * np.arange(frames)
+        start = max(slack, 0.0) * (0.5 if offset is None else offset)
+        if spec.frames is None and offset is None:
+            start = 0.0
+        elif spec.sampling == "stride":
+            start = self._centred(spec, frames) if offset is None else math.floor(start)
+        moments = start + step * np.arange(frames)
         if spec.short == "loop":
             moments = moments % (last + period)
         # A microsecond's grace: 5 * 1/5 s must not fall just before the frame at 1 s.
         return np.maximum(np.searchsorted(clock, moments + 1e-6, side="right") - 1, 0)
+
+    def _centred(self, spec: ClipSpec, frames: int) -> int:
+        """Where a "stride" window begins: what is centred are all the native frames that it stands for, as for I3D."""
+        start = (len(self) - frames * spec.stride) // 2
+        return start if spec.short == "hold" else max(start, 0)  # before the video, "hold" shows its first frame
 
     def _too_short(self, spec: ClipSpec) -> str:
         frames = spec.frames or 1
@@ -131,7 +139,7 @@ class Timeline:
             way = "a lower stride"
         return (
             f"too short: {has}, but {needs}. Ways out, in the ClipSpec: fewer frames, {way},"
-            ' sampling="uniform" (spread over the whole video), or short="hold" or "loop" (last frame held, or video'
+            ' sampling="uniform" (spread over the whole video), or short="hold" or "loop" (its end held, or the video'
             " played again)."
         )
 
@@ -294,21 +302,27 @@ def as_floats(clips: UInt8[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
 
 
 def fit(frame: UInt8[Tensor, "3 h w"], spec: ClipSpec) -> UInt8[Tensor, "3 H W"]:
-    """A frame at `spec.size`: cropped, letterboxed or squashed; untouched where it has that size already."""
+    """A frame at `spec.size`: cropped, letterboxed or squashed; untouched where it has that size already.
+
+    Sides are rounded down when they are scaled, as torchvision's and pytorchvideo's transforms do.
+    """
     height, width = spec.size
     h, w = frame.shape[-2:]
     if spec.fit == "squash":
         return _resize(frame, (height, width), spec.antialias)
     if spec.fit == "letterbox":
-        scale = min(height / h, width / w)
-        frame = _resize(frame, (min(height, round(h * scale)), min(width, round(w * scale))), spec.antialias)
+        frame = _resize(frame, _scaled(h, w, min(height / h, width / w)), spec.antialias)
         below, beside = height - frame.shape[-2], width - frame.shape[-1]
         return F.pad(frame, (beside // 2, beside - beside // 2, below // 2, below - below // 2))
     scale = max(height / h, width / w)
     if spec.short_side is not None:
         scale = max(scale, spec.short_side / min(h, w))
-    frame = _resize(frame, (max(height, round(h * scale)), max(width, round(w * scale))), spec.antialias)
-    return crop(frame, spec.size, 0.5, 0.5)
+    return crop(_resize(frame, _scaled(h, w, scale), spec.antialias), spec.size, 0.5, 0.5)
+
+
+def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
+    """The sides after scaling: rounded down, but for the last digits of a float, and never to nothing."""
+    return max(1, int(height * scale + 1e-6)), max(1, int(width * scale + 1e-6))
 
 
 def crop(
@@ -322,11 +336,11 @@ def crop(
 
 
 def _resize(frame: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
-    size = (max(1, size[0]), max(1, size[1]))
     if tuple(frame.shape[-2:]) == size:
         return frame
-    resized = F.interpolate(frame[None].float(), size, mode="bilinear", align_corners=False, antialias=antialias)
-    return resized[0].round().to(torch.uint8)
+    if antialias:  # in bytes, rounded after each of the two axes, as PIL and most pipelines of training have it
+        return F.interpolate(frame[None], size, mode="bilinear", antialias=True)[0]
+    return F.interpolate(frame[None].float(), size, mode="bilinear")[0].round().to(torch.uint8)
 
 
 def _rgb(frame: VideoFrame, reformatter: VideoReformatter) -> Tensor:

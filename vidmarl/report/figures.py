@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.express as px
 import plotly.graph_objects as go
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from plotly.subplots import make_subplots
 from torch import Tensor
 
@@ -55,13 +55,35 @@ def frames(
     attacked = pictures.to_frames(adversarial)
     if strength is not None:
         attacked = pictures.outlined(attacked, strength, pictures.cell_size(clean, strength))
-    panels = np.stack([pictures.to_frames(clean), attacked, pictures.difference(clean, adversarial, amplified)])
-    figure = px.imshow(panels, facet_col=0, animation_frame=1, binary_string=True, labels={"animation_frame": "frame"})
-    titles = ("original", "attacked", f"difference x{amplified}")
-    for annotation, title in zip(figure.layout.annotations, titles, strict=True):
+    difference = pictures.difference(clean, adversarial, amplified)
+    return _slider(
+        {"original": pictures.to_frames(clean), "attacked": attacked, f"difference x{amplified}": difference}
+    )
+
+
+def compare(clips: Mapping[str, Float[Tensor, "3 t h w"]]) -> go.Figure:
+    """A frame slider over clips side by side.
+
+    Args:
+        clips: by the name to show; float[3 t h w] in [0, 1], all of one shape.
+
+    Raises:
+        ValueError: there is no clip, or they differ in shape.
+    """
+    shapes = {tuple(clip.shape) for clip in clips.values()}
+    if len(shapes) != 1:
+        raise ValueError(f"Comparing {len(clips)} clips on a slider: expected clips of one shape, got {shapes or None}.")
+    return _slider({html.escape(name): pictures.to_frames(clip) for name, clip in clips.items()})
+
+
+def _slider(panels: Mapping[str, UInt8[np.ndarray, "t h w 3"]]) -> go.Figure:
+    """Films side by side, each under its title, on one slider."""
+    stack = np.stack(list(panels.values()))
+    figure = px.imshow(stack, facet_col=0, animation_frame=1, binary_string=True, labels={"animation_frame": "frame"})
+    for annotation, title in zip(figure.layout.annotations, panels, strict=True):
         annotation.text = title
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
-    height, width = clean.shape[-2:]
+    height, width = stack.shape[2:4]
     return figure.update_layout(
         template=_STYLE,
         margin={"l": 8, "r": 8, "t": 56, "b": 8},

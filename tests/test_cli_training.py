@@ -1,0 +1,110 @@
+"""`vidmarl fit`, `validate`, `test`, `predict` and `attack --attack rl`, one after the other as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFIG = """
+seed_everything: 0
+trainer:
+  accelerator: cpu
+  max_epochs: 1
+  num_sanity_val_steps: 0
+  enable_progress_bar: false
+  log_every_n_steps: 1
+  default_root_dir: {root}/out
+  logger: {{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {{save_dir: {root}/out, name: log, version: 0}}}}
+  callbacks:
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {{dirpath: {root}/out, save_last: true}}
+model:
+  victim: demo
+  weights: random
+  spec: {{frames: 4, size: [32, 32], sampling: uniform}}
+  grid: {{frames: 1, height: 8, width: 8}}
+  distortion:
+    class_path: vidmarl.distortions.gaussian_noise.GaussianNoise
+    init_args: {{std: 0.3}}
+  budget: 8
+  steps: 4
+  width: 8
+  depth: 1
+  ppo: {{epochs: 1, minibatch: 8}}
+  eval_budget: 6
+  eval_budgets: [3, 6]
+  controls: [random_cells, grow_and_reduce]
+data:
+  batch_size: 2
+  eval_batch_size: 2
+  train: {{class_path: vidmarl.data.folder.Folder, init_args: {{root: {root}/train}}}}
+  val: {{class_path: vidmarl.data.folder.Folder, init_args: {{root: {root}/val}}}}
+  test: {{class_path: vidmarl.data.folder.Folder, init_args: {{root: {root}/test}}}}
+"""
+
+
+def run(*words: str, cwd: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "vidmarl", *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+@pytest.fixture
+def folders(make_video, tmp_path) -> Path:
+    for part, lengths in (("train", range(8, 12)), ("val", range(12, 14)), ("test", range(14, 17))):
+        for length in lengths:
+            make_video(f"{part}/clip{length}.mp4", frames=length)
+    (tmp_path / "tiny.yaml").write_text(CONFIG.format(root=tmp_path))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_train_validate_test_predict_attack(folders):
+    run("fit", "-c", "tiny.yaml", cwd=folders)
+    rows = (folders / "out" / "log" / "version_0" / "metrics.csv").read_text().splitlines()
+    for name in ("losses/approx_kl", "losses/clipfrac", "losses/explained_variance", "charts/frames", "charts/queries"):
+        assert name in rows[0]
+    assert "val/fooling_rate" in rows[0]
+    ckpt = str(folders / "out" / "last.ckpt")
+
+    said = run("validate", "-c", "tiny.yaml", "--ckpt_path", ckpt, cwd=folders).stdout
+    assert "val/fooling_rate" in said
+
+    said = run("test", "-c", "tiny.yaml", "--ckpt_path", ckpt, cwd=folders).stdout
+    assert "grow_and_reduce" in said
+    settings = json.loads((folders / "out" / "test" / "settings.json").read_text())
+    assert settings["training_queries"] > 0
+    assert (folders / "out" / "test" / "report.html").exists()
+
+    run("predict", "-c", "tiny.yaml", "--ckpt_path", ckpt, cwd=folders)
+    import vidmarl
+
+    results = [vidmarl.AttackResult.load(path) for path in sorted((folders / "out" / "predict").iterdir())]
+    assert sum(len(result) for result in results) == 3
+
+    run("fit", "-c", "tiny.yaml", "--ckpt_path", ckpt, "--trainer.max_epochs", "2", cwd=folders)
+
+    said = run(
+        *("attack", "test/clip14.mp4", "--victim", "demo", "--weights", "random", "--attack", "rl", "--ckpt", ckpt),
+        *("--spec", '{"frames": 4, "size": [32, 32]}', "--budget", "6", "--out", "attacked", "--no-progress"),
+        cwd=folders,
+    ).stdout
+    assert "report.html" in said
+    record = json.loads((folders / "attacked" / "results.json").read_text())
+    assert record["clips"][0]["queries"] <= 6
+
+
+@pytest.mark.slow
+def test_a_video_in_training_and_test_is_refused(folders):
+    (folders / "test" / "again.mp4").write_bytes((folders / "train" / "clip8.mp4").read_bytes())
+    done = run("fit", "-c", "tiny.yaml", cwd=folders, expect=2)
+    assert "stand in both train and test" in done.stderr
+    assert "Traceback" not in done.stderr
