@@ -19,7 +19,9 @@ trainer:
   enable_progress_bar: false
   log_every_n_steps: 1
   default_root_dir: {root}/out
-  logger: {{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {{save_dir: {root}/out, name: log, version: 0}}}}
+  logger:
+    class_path: lightning.pytorch.loggers.CSVLogger
+    init_args: {{save_dir: {root}/out, name: log, version: 0}}
   callbacks:
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
       init_args: {{dirpath: {root}/out, save_last: true}}

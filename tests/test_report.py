@@ -169,6 +169,19 @@ class TestFigures:
         assert plain.data[1].source != figure.data[1].source or plain.frames[-1] != figure.frames[-1]
         assert len(figure.to_json()) < 500_000
 
+    def test_compare_has_a_panel_for_each_clip_under_its_name(self) -> None:
+        one, other = films(2, frames=3)
+        figure = figures.compare({"one": one, "<b>two": other, "again": one})
+        assert [a.text for a in figure.layout.annotations] == ["one", "&lt;b&gt;two", "again"]
+        assert len(figure.frames) == 3
+        first, second, third = (trace.source for trace in figure.data)
+        assert first == third != second
+
+    @pytest.mark.parametrize("sizes", [(), (24, 32)])
+    def test_compare_refuses_what_does_not_fit_side_by_side(self, sizes: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match="one shape"):
+            figures.compare({str(size): torch.zeros(3, 2, size, size) for size in sizes})
+
     def test_strength_heatmap_shows_where_and_when(self) -> None:
         strength = torch.zeros(3, 2, 2)
         strength[1, 0, 1] = -1

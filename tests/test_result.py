@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -249,6 +250,21 @@ class TestInANotebook:
         assert "data:image/webp;base64," in page
         assert "grey &lt;b&gt;&amp;" in page
         assert "grey <b>" not in page
+
+    def test_html_says_what_came_of_each_clip(self, result: AttackResult) -> None:
+        rows = re.findall(r"<tr>\s*<td>.*?</tr>", result._repr_html_(), flags=re.DOTALL)
+        cells = [re.findall(r"<td>(.*?)</td>", row) for row in rows]
+        assert result.outcomes[2] == "skipped"
+        assert [row[2] for row in cells] == result.outcomes
+        assert [int(row[3]) for row in cells] == result.queries.tolist()
+        assert cells[2][4:] == ["—"] * len(cells[2][4:])  # a clip that was not attacked has no numbers
+
+    def test_html_of_an_attack_with_targets_names_them(self) -> None:
+        victim = Victim(Brightness(), labels=["dark", "grey", "bright"])
+        targeted = RandomCells("brightness", budget=4, progress=False)(
+            victim, torch.full((1, 3, 4, 24, 32), 0.5), vidmarl.Target([0])
+        )
+        assert "<td>dark</td>" in targeted._repr_html_()
 
     def test_html_of_no_clips(self, result: AttackResult) -> None:
         assert "0 of 0 clips" in result[:0]._repr_html_()

@@ -51,9 +51,9 @@ def main(out: str | Path = "outputs/demo", *, seed: int = 0, fresh: bool = False
     if fresh:
         shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    print("1/3 The victim: a small 3-D network learns to tell eight motions apart.")
+    print("1/3 The victim: a small 3-D network learns to tell eight motions apart.", flush=True)
     accuracy = demo_victim.train(out / "victim.pt", seed=seed, progress=progress)
-    print(f"    It names {accuracy:.1%} of unseen clips correctly.")
+    print(f"    It names {accuracy:.1%} of unseen clips correctly.", flush=True)
     module = TwoAgentPPO(
         load_victim("demo", out / "victim.pt"),
         distortion=DISTORTION,
@@ -65,7 +65,7 @@ def main(out: str | Path = "outputs/demo", *, seed: int = 0, fresh: bool = False
         seed=seed,
         out=str(out),
     )
-    print("2/3 The agents: two of them learn where and when to put noise so that the victim fails.")
+    print("2/3 The agents: two of them learn where and when to put noise so that the victim fails.", flush=True)
     _train(module, out / "agents.ckpt", seed, progress)
     print(
         f"3/3 The attack: {TEST_CLIPS} unseen clips, {max(BUDGETS)} queries each, beside the attacks without learning."
@@ -73,7 +73,7 @@ def main(out: str | Path = "outputs/demo", *, seed: int = 0, fresh: bool = False
     with quiet():
         _trainer(out, progress).test(module, _clips(TEST_CLIPS, split_seed(seed, "test"), indexed=True), verbose=False)
     videos = _write_videos(out)
-    print(f"results: {out / 'test' / 'summary.csv'}\nvideos:  {videos}")
+    print(f"results: {out / 'test' / 'summary.csv'}\nvideos:  {videos}", flush=True)
     return out / "test" / "report.html"
 
 
@@ -94,7 +94,7 @@ def _train(module: TwoAgentPPO, path: Path, seed: int, progress: bool) -> None:
     with quiet():
         _trainer(path.parent, progress, max_epochs=EPOCHS).fit(module, loader)
     save_agents(path, module.agents, module.settings() | wanted)
-    print(f"    They spent {int(module.counts[2])} queries on training clips.")
+    print(f"    They spent {int(module.counts[2])} queries on training clips.", flush=True)
 
 
 def _trainer(out: Path, progress: bool, **kwargs: int) -> lightning.Trainer:

@@ -68,10 +68,39 @@ def compare(results: dict[str, AttackResult], budgets: Sequence[int]) -> pd.Data
     ).pipe(lambda table: table[["attack", *table.columns.drop("attack")]])
 
 
+def markdown(table: pd.DataFrame, settings: dict[str, Any]) -> str:
+    """The summary as a Markdown table, for docs/results.md; intervals are 95 % bootstrap intervals over clips."""
+    lines = [
+        "| attack | queries | fooled | AQ | AQ+ | median L2 | MAP | SSIM | flicker | training queries |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in table.to_dict("records"):
+        learnt = settings.get("training_queries", 0) if row["attack"] == "rl" else 0
+        cells = [
+            row["attack"],
+            f"{row['budget']}",
+            f"{row['FR']:.0%}",
+            f"{row['AQ']:.0f}",
+            _figure(row["AQ+"], ".0f"),
+            f"{row['L2']:.2f} [{row['L2 low']:.2f}, {row['L2 high']:.2f}]",
+            _figure(row["map"], ".3f"),
+            _figure(row["ssim"], ".4f"),
+            _figure(row["flicker"], ".1e"),
+            f"{learnt}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    clips, skipped = int(table["clips"].max()), int(table["skipped"].max())
+    return "\n".join([*lines, "", f"{clips} clips, {skipped} skipped.", ""])
+
+
+def _figure(value: float, form: str) -> str:
+    return "" if value != value else format(value, form)  # NaN: only the final clips have pictures
+
+
 def write_comparison(
     out: Path, results: dict[str, AttackResult], budgets: Sequence[int], settings: dict[str, Any]
 ) -> pd.DataFrame:
-    """Writes `summary.csv`, `settings.json`, `report.html` and every result under `out`; returns the summary.
+    """Writes the summary (csv, md), the settings, the report and every result under `out`; returns the summary.
 
     Args:
         out: a folder, made where needed; what an earlier comparison left there is replaced.
@@ -86,6 +115,7 @@ def write_comparison(
     for name, result in results.items():
         result.save(out / name, overwrite=True)
     _write(out / "summary.csv", table.to_csv(index=False))
+    _write(out / "summary.md", markdown(table, settings))
     _write(out / "settings.json", json.dumps(settings, indent=2))
     title = f"Attacks on {settings.get('victim', 'a victim')}"
     write_report(out / "report.html", results, title=title, budgets=budgets)

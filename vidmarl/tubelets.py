@@ -130,7 +130,8 @@ class Canvas:
         self._state = self._prepare(self.clips, self.seeds)
 
     def _prepare(self, clips: Tensor, seeds: list[int]) -> State:
-        state = self.distortion.prepare(clips, draw_noise(clips, self.coherence, seeds))
+        with torch.autocast(clips.device.type, enabled=False):  # pixels keep their precision in a half-precision run
+            state = self.distortion.prepare(clips, draw_noise(clips, self.coherence, seeds))
         for key, value in state.items():
             if value.ndim < 1 or len(value) != len(clips):
                 raise ValueError(
@@ -181,7 +182,8 @@ class Canvas:
         for part, cells, target in zip(parts, strength.chunk(len(parts)), out.chunk(len(parts)), strict=True):
             clips = self.clips[part]
             per_pixel = self.grid.expand(cells.to(clips), *clips.shape[-3:])
-            distorted = self.distortion(clips, per_pixel, {k: _take(v, part) for k, v in self._state.items()})
+            with torch.autocast(clips.device.type, enabled=False):
+                distorted = self.distortion(clips, per_pixel, {k: _take(v, part) for k, v in self._state.items()})
             if distorted.shape != clips.shape or distorted.sum().isnan():
                 raise ValueError(
                     f"Rendering {name}: expected numbers of shape {tuple(clips.shape)}, got shape"

@@ -38,6 +38,8 @@ _CLIPS = ("clean", "adversarial")
 _HISTORY = "history."
 _SHOWN = 10
 """Clips in the table of a notebook."""
+_SMALLEST_PANEL = 160
+"""Width in px that a smaller clip is shown at in a notebook."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,17 +145,32 @@ class AttackResult:
         """The table of the first clips, and one attacked clip in motion, for notebooks."""
         from vidmarl.report.pictures import animation
 
-        table = self[:_SHOWN].metrics().to_html(index=False, border=0, float_format="{:.3g}".format, escape=True)
-        more = f"<p>and {len(self) - _SHOWN} more clips</p>" if len(self) > _SHOWN else ""
         if len(self) == 0:
             return f"<p>{html.escape(repr(self))}</p>"
+        table = self[:_SHOWN]._brief().to_html(index=False, border=0, float_format="{:.3g}".format, na_rep="—")
+        more = f"<p>and {len(self) - _SHOWN} more clips</p>" if len(self) > _SHOWN else ""
         shown = int(self.success.int().argmax())
+        width = 3 * max(self.clean.shape[-1], _SMALLEST_PANEL)
         return (
             f"<div><p><b>{html.escape(repr(self))}</b></p>{table}{more}"
-            f'<figure style="margin:1em 0"><img alt="clip {shown}: original, attacked, amplified difference" src="'
-            f'{animation(self.clean[shown], self.adversarial[shown])}"><figcaption>clip {shown}: original, attacked,'
-            " amplified difference</figcaption></figure></div>"
+            f'<figure style="margin:1em 0"><img style="width:{width}px;max-width:100%" alt="clip {shown}: original,'
+            f' attacked, amplified difference" src="{animation(self.clean[shown], self.adversarial[shown])}">'
+            f"<figcaption>clip {shown}: original, attacked, amplified difference</figcaption></figure></div>"
         )
+
+    def _brief(self) -> pd.DataFrame:
+        """The columns of `metrics` that fit on a screen."""
+        table = self.metrics()
+        table.insert(0, "outcome", self.outcomes)
+        goal = ["goal"] if self.settings.get("targeted") else []  # else the prediction itself, but for skipped clips
+        names = ["clip", "prediction", *goal, "outcome", "queries", "first_success", "l2", "frames", "cells", "ssim"]
+        return table[names].rename(columns=lambda name: "target" if name == "goal" else name.replace("_", " "))
+
+    @property
+    def outcomes(self) -> list[str]:
+        """What came of each clip: "fooled", "not fooled" or "skipped"."""
+        both = zip(self.success.tolist(), self.skipped.tolist(), strict=True)
+        return ["skipped" if skipped else "fooled" if success else "not fooled" for success, skipped in both]
 
     def label(self, index: int) -> str:
         """The name of a class, or its number where the victim has no names."""
@@ -188,8 +205,8 @@ class AttackResult:
             self.clean[attacked], self.adversarial[attacked], strength=self.strength[attacked], perceptual=perceptual
         )
         for name, values in measured.items():
-            column = torch.full((len(self),), torch.nan)
-            column[attacked] = values.float()
+            column = torch.full((len(self),), torch.nan, dtype=torch.float64)  # rounds for people as one expects
+            column[attacked] = values.double()
             table[name] = column.numpy()
         return pd.DataFrame(table)
 
@@ -198,10 +215,9 @@ class AttackResult:
         from vidmarl.report.figures import frames
 
         one = self[i]
-        state = "skipped" if one.skipped else "fooled" if one.success else "not fooled"
         figure = frames(one.clean[0], one.adversarial[0], one.strength[0])
         title = html.escape(self.label(int(one.prediction)))  # plotly reads titles as markup
-        return figure.update_layout(title=f"{title}: {state}, {int(one.queries)} queries")
+        return figure.update_layout(title=f"{title}: {one.outcomes[0]}, {int(one.queries)} queries")
 
     def save(self, path: str | Path, *, videos: bool = False, fps: float = 5.0, overwrite: bool = False) -> Path:
         """Writes the result to a folder, which is there complete or not at all.

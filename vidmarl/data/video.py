@@ -338,9 +338,10 @@ def crop(
 def _resize(frame: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
     if tuple(frame.shape[-2:]) == size:
         return frame
-    if antialias:  # in bytes, rounded after each of the two axes, as PIL and most pipelines of training have it
+    if antialias and size[1] > 1:  # to a width of one pixel torch (2.14) scales bytes wrongly
+        # in bytes, rounded after each of the two axes, as PIL and most pipelines of training do it
         return F.interpolate(frame[None], size, mode="bilinear", antialias=True)[0]
-    return F.interpolate(frame[None].float(), size, mode="bilinear")[0].round().to(torch.uint8)
+    return F.interpolate(frame[None].float(), size, mode="bilinear", antialias=antialias)[0].round().to(torch.uint8)
 
 
 def _rgb(frame: VideoFrame, reformatter: VideoReformatter) -> Tensor:

@@ -72,7 +72,9 @@ def compare(clips: Mapping[str, Float[Tensor, "3 t h w"]]) -> go.Figure:
     """
     shapes = {tuple(clip.shape) for clip in clips.values()}
     if len(shapes) != 1:
-        raise ValueError(f"Comparing {len(clips)} clips on a slider: expected clips of one shape, got {shapes or None}.")
+        raise ValueError(
+            f"Comparing {len(clips)} clips on a slider: expected clips of one shape, got {shapes or None}."
+        )
     return _slider({html.escape(name): pictures.to_frames(clip) for name, clip in clips.items()})
 
 

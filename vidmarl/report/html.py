@@ -181,17 +181,13 @@ def _summary(name: str, table: pd.DataFrame) -> list[list[str]]:
     ]
 
 
-def _outcome(success: bool, skipped: bool) -> str:
-    return "skipped" if skipped else "fooled" if success else "not fooled"
-
-
 def _rows(name: str, result: AttackResult, names: list[str], shown: list[int]) -> list[dict[str, Any]]:
     """The rows of the table of clips: for each column the text and the value to sort by."""
     first = metrics.first_success(result).tolist()
     table = []
     for row in result.metrics().to_dict("records"):
         i = int(row["clip"])
-        texts = {"clip": names[i], "label": row["goal"], "outcome": _outcome(row["success"], row["skipped"])}
+        texts = {"clip": names[i], "label": row["goal"], "outcome": result.outcomes[i]}
         numbers = {
             "queries": int(row["queries"]),
             "first_success": first[i] or None,
@@ -214,7 +210,7 @@ def _clip(i: int, name: str, results: Mapping[str, AttackResult]) -> dict[str, A
         runs.append(
             {
                 "attack": attack,
-                "outcome": _outcome(bool(one.success), bool(one.skipped)),
+                "outcome": one.outcomes[0],
                 "queries": int(one.queries),
                 "l2": _number(float(metrics.l2(one.clean, one.adversarial))),
                 "goal": one.label(int(one.classes)),
