@@ -167,17 +167,17 @@ def test_crop_is_central_letterbox_is_black_outside_and_squash_keeps_the_edges(m
     assert squash[2, 0, -1] > 250
 
 
-@pytest.mark.parametrize("size", [(176, 313), (30, 1)])
-def test_pixels_shrink_as_in_pil(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("size", "most", "mean"), [((176, 313), 1, 0.05), ((30, 1), 8, 8)])  # PIL sums up roughly
+def test_pixels_shrink_as_in_pil(size: tuple[int, int], most: int, mean: float) -> None:
     frame = torch.randint(0, 256, (3, 240, 427), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     shrunk = video.fit(frame, ClipSpec(size=size, fit="squash"))
     by_pil = Image.fromarray(frame.permute(1, 2, 0).numpy()).resize(size[::-1], Image.Resampling.BILINEAR)
     difference = (shrunk.int() - torch.from_numpy(np.array(by_pil)).permute(2, 0, 1).int()).abs()
-    assert difference.max() <= 1
-    assert difference.float().mean() < 0.05 or size[1] == 1
+    assert difference.max() <= most
+    assert difference.float().mean() < mean
 
 
-def test_sides_are_rounded_down_when_they_are_scaled() -> None:
+def test_a_letterboxed_picture_is_rounded_down() -> None:
     white = torch.full((3, 256, 340), 255, dtype=torch.uint8)
     letterbox = video.fit(white, ClipSpec(size=(224, 224), fit="letterbox"))  # 256 / 340 * 224 = 168.7
     assert letterbox[0, :, 0].count_nonzero() == 168

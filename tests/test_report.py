@@ -176,6 +176,17 @@ class TestFigures:
         assert len(figure.frames) == 3
         first, second, third = (trace.source for trace in figure.data)
         assert first == third != second
+        later = figures.compare({"one": one, "other": other}, start=2)
+        assert later.layout.sliders[0].active == 2
+        assert [t.source for t in later.data] == [t.source for t in figure.frames[2].data][:2]
+
+    def test_frames_open_where_there_is_something_to_see(self) -> None:
+        [clean] = films(1, frames=4)
+        adversarial = clean.clone()
+        adversarial[:, 2, :8, :8] = 1 - clean[:, 2, :8, :8]
+        figure = figures.frames(clean, adversarial)
+        assert figure.layout.sliders[0].active == 2
+        assert figure.data[1].source == figure.frames[2].data[1].source != figure.frames[0].data[1].source
 
     @pytest.mark.parametrize("sizes", [(), (24, 32)])
     def test_compare_refuses_what_does_not_fit_side_by_side(self, sizes: tuple[int, ...]) -> None:

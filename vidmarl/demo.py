@@ -28,8 +28,8 @@ from vidmarl.victims import load_victim
 
 DISTORTION = {"class_path": "GaussianNoise", "init_args": {"std": 0.2}}
 GRID = TubeletGrid(1, 8, 8)
-TRAIN_CLIPS, TEST_CLIPS, EPOCHS = 256, 24, 2
-BATCH, STEPS, BUDGET = 32, 24, 32
+TRAIN_CLIPS, TEST_CLIPS, EPOCHS = 256, 24, 1
+BATCH, STEPS, BUDGET = 32, 16, 24
 BUDGETS = (25, 50, 100)
 SHOWN = 4
 FRAMES_PER_SECOND = 4
@@ -60,7 +60,9 @@ def main(out: str | Path = "outputs/demo", *, seed: int = 0, fresh: bool = False
         grid=GRID,
         budget=BUDGET,
         steps=STEPS,
-        ppo=PPO(minibatch=256, lr=1e-3),
+        width=16,
+        depth=1,
+        ppo=PPO(epochs=2, minibatch=256, lr=1e-3),
         eval_budgets=BUDGETS,
         seed=seed,
         out=str(out),
@@ -86,7 +88,7 @@ def _train(module: TwoAgentPPO, path: Path, seed: int, progress: bool) -> None:
         agents, settings = load_agents(path)
         if {key: settings.get(key) for key in wanted} == wanted:
             module.agents.load_state_dict(agents.state_dict())
-            print(f"    Trained before, with {settings['training_queries']} queries.")
+            print(f"    Trained before, with {settings['training_queries']} queries.", flush=True)
             return
     except (FileNotFoundError, CheckpointError):
         pass

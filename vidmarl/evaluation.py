@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vidmarl.attacks.result import AttackResult
+from vidmarl.files import write_atomically
 from vidmarl.metrics import summarise
 
 if TYPE_CHECKING:
@@ -114,15 +114,9 @@ def write_comparison(
     table = compare(results, budgets)
     for name, result in results.items():
         result.save(out / name, overwrite=True)
-    _write(out / "summary.csv", table.to_csv(index=False))
-    _write(out / "summary.md", markdown(table, settings))
-    _write(out / "settings.json", json.dumps(settings, indent=2))
+    write_atomically(out / "summary.csv", table.to_csv(index=False))
+    write_atomically(out / "summary.md", markdown(table, settings))
+    write_atomically(out / "settings.json", json.dumps(settings, indent=2))
     title = f"Attacks on {settings.get('victim', 'a victim')}"
     write_report(out / "report.html", results, title=title, budgets=budgets)
     return table
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)

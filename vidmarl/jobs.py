@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vidmarl.errors import ClipError, UnknownNameError
+from vidmarl.files import new_directory
 from vidmarl.goals import Misclassify, Target
 from vidmarl.victim import Victim
 
@@ -59,11 +57,11 @@ def attack_files(
 
     Raises:
         ClipError: a file cannot be used (with `skip_bad`: none can). No query has been spent.
-        FileExistsError: `out` is there already and not empty.
+        FileExistsError: `out` is there already and not empty; with `overwrite`, no earlier job wrote it.
         UnknownNameError: the victim has no class of that name.
     """
     files = [Path(path) for path in paths]
-    with new_directory(out, overwrite) as folder:
+    with new_directory(out, _may_replace(Path(out), overwrite)) as folder:
         classes = _classes(victim, len(files), target, labels)
         usable, clips, bad = _load(files, victim, skip_bad)
         goal = None if classes is None else (Misclassify if target is None else Target)(classes[usable])
@@ -191,49 +189,13 @@ def class_index(victim: Victim, wanted: str | int) -> int:
     return folded.index(wanted.casefold())
 
 
-@contextlib.contextmanager
-def new_directory(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """A folder that appears complete or not at all.
-
-    Gives a temporary folder beside `path`, which takes its place when the block ends well, and vanishes when
-    it does not, with any parents that were made for it.
-
-    Args:
-        path: the folder to make. An empty one may be there.
-        overwrite: replace the folder of an earlier job, known by its `results.json`. Any other is left alone.
-
-    Raises:
-        FileExistsError: `path` is there and may not be replaced.
-    """
-    path = Path(path).absolute()
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(f"Writing to {path}: that is a file. Give a folder.")
-    occupied = path.is_dir() and any(path.iterdir())
-    if occupied and not overwrite:
-        raise FileExistsError(f"Writing to {path}: it is not empty. Give another folder, or allow overwriting it.")
-    if occupied and not (path / RESULTS).is_file():
+def _may_replace(out: Path, overwrite: bool) -> bool:
+    """Whether what is at `out` may be replaced: only the folder of an earlier job, and only on request."""
+    if overwrite and out.exists() and not (out / RESULTS).is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(
-            f"Overwriting {path}: it holds no {RESULTS}, so no earlier job wrote it, and it is left alone."
+            f"Overwriting {out}: it holds no {RESULTS}, so no earlier job wrote it, and it is left alone."
         )
-    made = [parent for parent in path.parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    try:
-        partial.mkdir()
-        yield partial
-        if occupied:
-            path.rename(old)
-        partial.rename(path)
-    except BaseException:
-        if old.exists():
-            old.rename(path)
-        shutil.rmtree(partial, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            for parent in made:
-                parent.rmdir()
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    return overwrite
 
 
 def _load(files: list[Path], victim: Victim, skip_bad: bool) -> tuple[list[int], Tensor, dict[Path, str]]:

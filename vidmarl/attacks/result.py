@@ -12,8 +12,6 @@ import hashlib
 import html
 import json
 import math
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from torch import Tensor
 
 from vidmarl import metrics
 from vidmarl.errors import CheckpointError
+from vidmarl.files import new_directory, write_atomically
 from vidmarl.session import Session
 
 if TYPE_CHECKING:
@@ -162,6 +161,7 @@ class AttackResult:
         """The columns of `metrics` that fit on a screen."""
         table = self.metrics()
         table.insert(0, "outcome", self.outcomes)
+        table["first_success"] = table["first_success"].astype("string").fillna("—")  # pandas would write <NA>
         goal = ["goal"] if self.settings.get("targeted") else []  # else the prediction itself, but for skipped clips
         names = ["clip", "prediction", *goal, "outcome", "queries", "first_success", "l2", "frames", "cells", "ssim"]
         return table[names].rename(columns=lambda name: "target" if name == "goal" else name.replace("_", " "))
@@ -235,42 +235,21 @@ class AttackResult:
 
         Raises:
             FileExistsError: `path` is there, is not empty and is no saved result, and `overwrite` is False.
+            OSError: it cannot be written (a full disk); what was there before stays.
             TypeError: the settings are no plain data.
         """
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         path = Path(path).absolute()
-        if path.exists() and not overwrite and not _is_result(path):
-            raise FileExistsError(
-                f"Saving a result to {path}: something that is no saved result, or has other files in it, is there."
-                " Give another folder, or overwrite=True to replace all of it."
-            )
         tensors = {name: value for name, value in vars(self).items() if name not in (*_CLIPS, "history", "settings")}
         tensors |= {name: (getattr(self, name) * 255).round().to(torch.uint8) for name in _CLIPS}
         tensors |= {_HISTORY + key: values for key, values in self.history.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial, old = (path.with_name(f".{path.name}.{os.getpid()}.{state}") for state in ("partial", "old"))
-        try:
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-            partial.mkdir()
-            save_file({name: value.contiguous() for name, value in tensors.items()}, partial / _TENSORS)
+        with new_directory(path, overwrite or _is_result(path)) as folder:
+            content = save({name: value.contiguous() for name, value in tensors.items()})
+            write_atomically(folder / _TENSORS, content)
+            write_atomically(folder / _RECORD, self._record(hashlib.sha256(content).hexdigest()))
             if videos:
-                self._write_videos(partial, fps)
-            (partial / _RECORD).write_text(self._record(_checksum(partial / _TENSORS)), encoding="utf-8")
-            if path.exists():
-                path.rename(old)
-            try:
-                partial.rename(path)
-            except OSError:
-                if old.exists():
-                    old.rename(path)
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        if old.is_dir():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.unlink(missing_ok=True)
+                self._write_videos(folder, fps)
         return path
 
     def _write_videos(self, folder: Path, fps: float) -> None:
@@ -335,11 +314,6 @@ class AttackResult:
             return cls(**tensors, history=history, settings=record["settings"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{doing}: its parts are not those of a result ({error}).") from error
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_result(path: Path) -> bool:

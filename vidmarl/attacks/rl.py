@@ -13,6 +13,7 @@ from torch import Tensor
 from vidmarl.attacks.base import Attack
 from vidmarl.attacks.reduce import reduce
 from vidmarl.errors import CheckpointError
+from vidmarl.files import save_tensors
 from vidmarl.session import Session
 from vidmarl.tubelets import TubeletGrid
 
@@ -70,17 +71,13 @@ class RLAttack(Attack):
         device = session.canvas.clips.device
         agents = self.agents.to(device).eval()
         env = VideoAttackEnv(session, step=self.step)
-        td = env.reset()
+        td, actions = env.reset(), env.full_action_spec.zero()
         with torch.no_grad():
             while len(rows := (session.active & ~session.fooled).nonzero().flatten()):
-                asked = td[rows]
                 for group, actor in (("spatial", agents.spatial), ("temporal", agents.temporal)):
-                    dist = actor.get_dist(asked)
-                    uniform = session.rand(rows, 1, dist.uniforms_needed)
-                    action = torch.zeros_like(env.full_action_spec[group, "action"].zero())
-                    action[rows] = dist.draw(uniform)
-                    td[group, "action"] = action
-                td = env.step_mdp(env.step(td))
+                    dist = actor.get_dist(td[rows])
+                    actions[group, "action"][rows] = dist.draw(session.rand(rows, 1, dist.uniforms_needed))
+                td = env.step_mdp(env.step(td.update(actions)))
                 yield rows
         if self.reduce:
             fooled = (session.active & session.fooled).nonzero().flatten()
@@ -108,13 +105,7 @@ def pack_agents(agents: Agents, settings: dict[str, Any]) -> dict[str, Any]:
 
 def save_agents(path: str | os.PathLike[str], agents: Agents, settings: dict[str, Any]) -> None:
     """Writes a small file with nothing but the team, atomically."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        torch.save(pack_agents(agents, settings), partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    save_tensors(path, pack_agents(agents, settings))
 
 
 def load_agents(path: str | os.PathLike[str]) -> tuple[Agents, dict[str, Any]]:

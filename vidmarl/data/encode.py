@@ -19,11 +19,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vidmarl.errors import ClipError
+from vidmarl.files import PathLike, write_atomically
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
-
-PathLike = str | os.PathLike[str]
 
 LOSSLESS_CONTAINERS = {".webm": "webm", ".mkv": "matroska", ".mp4": "mp4"}
 
@@ -129,26 +128,6 @@ def write_lossless(
         )
     options = {"lossless": "1", "cpu-used": "5", "row-mt": "1"}
     return write_atomically(path, _encode(as_bytes(clip), fps, container, "libvpx-vp9", "gbrp", options))
-
-
-def write_atomically(path: PathLike, content: bytes) -> Path:
-    """Writes a file under a temporary name and renames it, so that no reader ever sees half of it.
-
-    Raises:
-        OSError: it cannot be written (no folder, full disk); nothing is left behind, an older file stays.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path
 
 
 def _encode(

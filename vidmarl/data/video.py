@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vidmarl.errors import ClipError
+from vidmarl.files import PathLike
 from vidmarl.victim import ClipSpec, Victim
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
-
-PathLike = str | os.PathLike[str]
 
 _HELD_BYTES = 256 * 2**20  # decoded frames kept between choosing and converting; a longer video is decoded twice
 
@@ -302,27 +301,22 @@ def as_floats(clips: UInt8[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
 
 
 def fit(frame: UInt8[Tensor, "3 h w"], spec: ClipSpec) -> UInt8[Tensor, "3 H W"]:
-    """A frame at `spec.size`: cropped, letterboxed or squashed; untouched where it has that size already.
-
-    Sides are rounded down when they are scaled, as torchvision's and pytorchvideo's transforms do.
-    """
+    """A frame at `spec.size`: cropped, letterboxed or squashed; untouched where it has that size already."""
     height, width = spec.size
     h, w = frame.shape[-2:]
     if spec.fit == "squash":
         return _resize(frame, (height, width), spec.antialias)
     if spec.fit == "letterbox":
-        frame = _resize(frame, _scaled(h, w, min(height / h, width / w)), spec.antialias)
+        scale = min(height / h, width / w)
+        inner = max(1, int(h * scale + 1e-6)), max(1, int(w * scale + 1e-6))  # rounded down, but for a float's noise
+        frame = _resize(frame, inner, spec.antialias)
         below, beside = height - frame.shape[-2], width - frame.shape[-1]
         return F.pad(frame, (beside // 2, beside - beside // 2, below // 2, below - below // 2))
     scale = max(height / h, width / w)
     if spec.short_side is not None:
         scale = max(scale, spec.short_side / min(h, w))
-    return crop(_resize(frame, _scaled(h, w, scale), spec.antialias), spec.size, 0.5, 0.5)
-
-
-def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
-    """The sides after scaling: rounded down, but for the last digits of a float, and never to nothing."""
-    return max(1, int(height * scale + 1e-6)), max(1, int(width * scale + 1e-6))
+    frame = _resize(frame, (max(height, round(h * scale)), max(width, round(w * scale))), spec.antialias)
+    return crop(frame, spec.size, 0.5, 0.5)
 
 
 def crop(

@@ -19,9 +19,14 @@ from vidmarl.report import pictures
 COLOURS = ("#2f78c4", "#e66101", "#1b9e77", "#b5469b", "#a6761d", "#666f7a")
 """One per attack, in the order given; readable on white and on black."""
 
+_FRAME_MS = 200
+"""How long a frame is shown when a slider plays, ms."""
+
 _STYLE = go.layout.Template(
     layout={
-        "font": {"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 13},
+        # a grey that is readable on white and, in a dark notebook, on black
+        "font": {"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 13, "color": "#767676"},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#767676"},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 56, "r": 12, "t": 40, "b": 44},
@@ -45,6 +50,8 @@ def frames(
 ) -> go.Figure:
     """A frame slider over three panels: the original, the attacked clip, and their amplified difference.
 
+    It opens at the frame that is distorted the most.
+
     Args:
         clean: float[3 t h w] in [0, 1].
         adversarial: float[3 t h w] in [0, 1].
@@ -56,16 +63,16 @@ def frames(
     if strength is not None:
         attacked = pictures.outlined(attacked, strength, pictures.cell_size(clean, strength))
     difference = pictures.difference(clean, adversarial, amplified)
-    return _slider(
-        {"original": pictures.to_frames(clean), "attacked": attacked, f"difference x{amplified}": difference}
-    )
+    panels = {"original": pictures.to_frames(clean), "attacked": attacked, f"difference x{amplified}": difference}
+    return _slider(panels, start=int((adversarial - clean).square().sum((0, 2, 3)).argmax()))
 
 
-def compare(clips: Mapping[str, Float[Tensor, "3 t h w"]]) -> go.Figure:
+def compare(clips: Mapping[str, Float[Tensor, "3 t h w"]], start: int = 0) -> go.Figure:
     """A frame slider over clips side by side.
 
     Args:
         clips: by the name to show; float[3 t h w] in [0, 1], all of one shape.
+        start: the frame at which it opens, from 0.
 
     Raises:
         ValueError: there is no clip, or they differ in shape.
@@ -75,22 +82,27 @@ def compare(clips: Mapping[str, Float[Tensor, "3 t h w"]]) -> go.Figure:
         raise ValueError(
             f"Comparing {len(clips)} clips on a slider: expected clips of one shape, got {shapes or None}."
         )
-    return _slider({html.escape(name): pictures.to_frames(clip) for name, clip in clips.items()})
+    return _slider({html.escape(name): pictures.to_frames(clip) for name, clip in clips.items()}, start)
 
 
-def _slider(panels: Mapping[str, UInt8[np.ndarray, "t h w 3"]]) -> go.Figure:
-    """Films side by side, each under its title, on one slider."""
+def _slider(panels: Mapping[str, UInt8[np.ndarray, "t h w 3"]], start: int) -> go.Figure:
+    """Films side by side, each under its title, on one slider that opens at frame `start`."""
     stack = np.stack(list(panels.values()))
     figure = px.imshow(stack, facet_col=0, animation_frame=1, binary_string=True, labels={"animation_frame": "frame"})
     for annotation, title in zip(figure.layout.annotations, panels, strict=True):
         annotation.text = title
+    for trace, shown in zip(figure.data, figure.frames[start].data, strict=True):
+        trace.source = shown.source
+    play = {"duration": _FRAME_MS, "redraw": True}
+    figure.update_layout(sliders=[{"active": start, "pad": {"t": 24}}], updatemenus=[{"pad": {"t": 34}}])
+    figure.layout.updatemenus[0].buttons[0].args[1].update(frame=play, transition={"duration": 0})
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
     height, width = stack.shape[2:4]
     return figure.update_layout(
         template=_STYLE,
         margin={"l": 8, "r": 8, "t": 56, "b": 8},
         hovermode=False,
-        height=round(230 + 280 * height / width),
+        height=round(190 + 320 * height / width),
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vidmarl import metrics
 from vidmarl.attacks.result import AttackResult
-from vidmarl.data.encode import write_atomically
+from vidmarl.files import write_atomically
 from vidmarl.report import pictures
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def write_report(
         script=here.with_name("report.js").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
     )
-    return write_atomically(path, text.encode())
+    return write_atomically(path, text)
 
 
 def _validated(results: Mapping[str, AttackResult], names: Sequence[str] | None) -> list[str]:

@@ -8,7 +8,6 @@ drawn without structure it takes many epochs before the first motion is told fro
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import nn
 from vidmarl.cache import cache_root
 from vidmarl.data.synthetic import CLASSES
 from vidmarl.errors import CheckpointError
+from vidmarl.files import save_tensors
 from vidmarl.victim import ClipSpec, Victim
 from vidmarl.victims.weights import build
 
@@ -144,7 +144,9 @@ def train(
 
     network, accuracy = fit(make_network, seed=seed, epochs=epochs, clips=clips, progress=progress)
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
-    _write(path, {"state_dict": state, "class_names": list(CLASSES), "settings": settings, "accuracy": accuracy})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"state_dict": state, "class_names": list(CLASSES), "settings": settings, "accuracy": accuracy}
+    save_tensors(path, content)
     return accuracy
 
 
@@ -155,14 +157,3 @@ def _trained(path: Path, settings: dict[str, Any]) -> float | None:
         return float(found["accuracy"]) if found["settings"] == settings else None
     except Exception:  # not there, cut short, or another program's: whatever it is, training replaces it
         return None
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Saves tensors and plain data; a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(content, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
