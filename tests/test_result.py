@@ -159,6 +159,11 @@ class TestSavingAndLoading:
             assert torch.equal(torch.stack(frames), expected)
         same(AttackResult.load(path), result)
 
+    def test_its_files_can_be_read_by_whom_other_files_can(self, result: AttackResult, tmp_path: Path) -> None:
+        (tmp_path / "other").touch()
+        path = result.save(tmp_path / "r", videos=True)
+        assert {p.stat().st_mode for p in path.iterdir()} == {(tmp_path / "other").stat().st_mode}
+
     def test_an_earlier_result_is_replaced_whole(self, result: AttackResult, tmp_path: Path) -> None:
         result.save(tmp_path / "r", videos=True)
         result[:1].save(tmp_path / "r")

@@ -330,6 +330,14 @@ def test_unfit_models_are_found_out() -> None:
     assert "range" in faults(sharp, make_clips() / 255 / 255)
 
 
+def test_clips_that_will_be_resized_are_found_out() -> None:
+    victim = Victim(lambda clips: 100 * clips.mean((2, 3, 4)), spec=ClipSpec(size=(16, 8)))
+    [finding] = [finding for finding in victim.check(make_clips(4)) if not finding.ok]
+    assert finding.check == "size"
+    assert "resized to the (16, 8) px of the spec" in finding.detail
+    assert victim.check(torch.rand(2, 3, 4, 16, 8)).ok
+
+
 def test_a_report_is_read_line_by_line_and_its_price_is_known() -> None:
     model = Counting()
     victim = Victim(model)

@@ -263,22 +263,28 @@ def train(words: list[str]) -> None:
     from lightning.pytorch.cli import LightningCLI
 
     from vidmarl.data.module import ClipData
+    from vidmarl.quiet import no_tips
     from vidmarl.training import TwoAgentPPO
 
-    LightningCLI(
-        TwoAgentPPO,
-        ClipData,
-        args=None if words == sys.argv[1:] else words,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        auto_configure_optimizers=False,
-        parser_kwargs={
-            "prog": "vidmarl",
-            "default_env": True,  # VIDMARL_FIT__TRAINER__MAX_EPOCHS=5
-            "env_prefix": "VIDMARL",
-            **{name: {"usage": f"vidmarl {name} [-c FILE ...] [--SETTING VALUE ...]"} for name in TRAINING},
-        },
-    )
+    class CommandLine(LightningCLI):
+        def parse_arguments(self, parser: Any, args: Any) -> None:
+            self.config = parser.parse_args(args)  # without a warning where `sys.argv` holds something else
+
+    with no_tips():
+        CommandLine(
+            TwoAgentPPO,
+            ClipData,
+            args=words,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+            parser_kwargs={
+                "prog": "vidmarl",
+                "default_env": True,  # VIDMARL_FIT__TRAINER__MAX_EPOCHS=5
+                "env_prefix": "VIDMARL",
+                **{name: {"usage": f"vidmarl {name} [-c FILE ...] [--SETTING VALUE ...]"} for name in TRAINING},
+            },
+        )
 
 
 def _table(record: dict[str, Any]) -> str:

@@ -381,13 +381,13 @@ class TwoAgentPPO(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Writes, over all ranks, a table, the results and a report."""
-        from vidmarl.evaluation import gather_results, write_comparison
+        from vidmarl.evaluation import gather_results, markdown, write_comparison
 
         results = gather_results(self._results, self._out("test"), self.trainer)
         self._results = {}
         if results is not None:
             table = write_comparison(self._out("test"), results, self.eval_budgets, self.settings())
-            self.print(table.to_string(index=False))
+            self.print(markdown(table, self.settings()))
             self.print(f"report: {self._out('test') / 'report.html'}")
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> AttackResult:

@@ -278,7 +278,7 @@ class Victim:
             clips: a few clips as the attack will get them, float[b 3 t h w] in [0, 1].
 
         Returns:
-            Findings on range, shape, train mode, determinism and independence of the batch.
+            Findings on range, size, train mode, shape, determinism, independence of the batch and confidence.
 
         Raises:
             ClipError: the clips are unusable for any victim.
@@ -295,6 +295,15 @@ class Victim:
                 + ("" if high > 2 / 255 else ": almost black; were 8-bit values divided by 255 twice?"),
             )
         )
+        if self.spec is not None:
+            size = tuple(clips.shape[-2:])
+            detail = f"clips of {size} px"
+            if size != self.spec.size:
+                detail += (
+                    f" are resized to the {self.spec.size} px of the spec before the model sees them, and with them the"
+                    " perturbation: load them with vidmarl.load_clips, or set ClipSpec(size=...)"
+                )
+            report.append(Finding("size", size == self.spec.size, detail))
         module = self.model if isinstance(self.model, nn.Module) else None
         training = module is not None and any(m.training for m in module.modules())
         report.append(

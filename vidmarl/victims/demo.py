@@ -18,6 +18,7 @@ from vidmarl.cache import cache_root
 from vidmarl.data.synthetic import CLASSES
 from vidmarl.errors import CheckpointError
 from vidmarl.files import save_tensors
+from vidmarl.quiet import quiet_import
 from vidmarl.victim import ClipSpec, Victim
 from vidmarl.victims.weights import build
 
@@ -66,10 +67,11 @@ def make_network(classes: int = len(CLASSES)) -> nn.Module:
     Returns:
         A network from normalised clips float[b 3 t h w] to logits float[b classes].
     """
-    from pytorchvideo.models.head import create_res_basic_head
-    from pytorchvideo.models.net import Net
-    from pytorchvideo.models.resnet import create_bottleneck_block, create_res_stage
-    from pytorchvideo.models.stem import create_res_basic_stem
+    with quiet_import():
+        from pytorchvideo.models.head import create_res_basic_head
+        from pytorchvideo.models.net import Net
+        from pytorchvideo.models.resnet import create_bottleneck_block, create_res_stage
+        from pytorchvideo.models.stem import create_res_basic_stem
 
     stem = create_res_basic_stem(
         in_channels=3, out_channels=16, conv_kernel_size=(3, 5, 5), conv_stride=(1, 2, 2), conv_padding=(1, 2, 2)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import lightning
 import numpy as np
@@ -19,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from tqdm.auto import tqdm
 
 from vidmarl.data.synthetic import CLASSES, Synthetic, split_seed, transform
+from vidmarl.quiet import quiet
 from vidmarl.victims.demo import MEAN, STD
 
 BATCH = 32
@@ -111,7 +109,7 @@ def fit(
         raise ValueError(f"Training the victim of the demo: expected at least one batch of {BATCH} clips, got {clips}.")
     train_set = TransformedClips(Synthetic(clips, split_seed(seed, "train")), seed, progress)
     test_set = Synthetic(TEST_CLIPS, split_seed(seed, "test"))
-    with torch.random.fork_rng(range(torch.cuda.device_count())), _quiet():
+    with torch.random.fork_rng(range(torch.cuda.device_count())), quiet():
         torch.manual_seed(seed)
         module = DemoTraining(make_network())
         trainer = lightning.Trainer(
@@ -126,17 +124,3 @@ def fit(
         trainer.fit(module, DataLoader(train_set, BATCH, shuffle=True, drop_last=True))
         [tested] = trainer.test(module, DataLoader(test_set, BATCH), verbose=False)
     return module.network.cpu(), tested["accuracy"]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Leaves the progress bars of Lightning and takes away its notes on hardware and on loading by workers."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers")
-            yield
-    finally:
-        logger.setLevel(level)

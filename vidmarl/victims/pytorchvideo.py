@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vidmarl.quiet import quiet_import
 from vidmarl.victim import ClipSpec, Victim
 from vidmarl.victims.weights import build, class_names, title
 from vidmarl.victims.windows import fit_pools
@@ -72,7 +73,8 @@ def names() -> list[str]:
 
 def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None = None, **options: Any) -> Victim:
     """A model of `pytorchvideo.models.hub`; see `vidmarl.load_victim`."""
-    from pytorchvideo.models import hub
+    with quiet_import():
+        from pytorchvideo.models import hub
 
     frames, stride, short_side, crop, class_argument = CONVENTIONS[name]
     spec = spec or ClipSpec(
