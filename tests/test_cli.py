@@ -291,6 +291,7 @@ def test_a_setting_of_training_can_come_from_the_environment(here: Here, monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error:LightningCLI")
 def test_a_missing_settings_file_is_named(here: Here) -> None:
     assert "nothing.yaml" in here.failure("fit", "-c", "nothing.yaml")
 

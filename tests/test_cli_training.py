@@ -77,8 +77,11 @@ def test_train_validate_test_predict_attack(folders):
     assert "val/fooling_rate" in rows[0]
     ckpt = str(folders / "out" / "last.ckpt")
 
-    said = run("validate", "-c", "tiny.yaml", "--ckpt_path", ckpt, cwd=folders).stdout
-    assert "val/fooling_rate" in said
+    validated = run("validate", "-c", "tiny.yaml", "--ckpt_path", ckpt, cwd=folders)
+    assert "val/fooling_rate" in validated.stdout
+    assert "Restoring states" in validated.stderr  # Lightning's notes stay, its advertisements go
+    assert "Tip:" not in validated.stderr
+    assert "LeafSpec" not in validated.stderr
 
     said = run("test", "-c", "tiny.yaml", "--ckpt_path", ckpt, cwd=folders).stdout
     assert "grow_and_reduce" in said

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -150,12 +149,11 @@ def describe(result: AttackResult, files: Sequence[Path]) -> dict[str, Any]:
     """A result as plain data for JSON: settings, a summary, and a record per clip."""
     from vidmarl import __version__
 
-    table = result.metrics().to_dict("records")
     records = []
-    for file, clip, row in zip(files, _clip_names(files), table, strict=True):
+    for file, clip, row in zip(files, _clip_names(files), result.records(), strict=True):
         row["goal"] = ("say " if result.settings["targeted"] else "not ") + row["goal"]
         of_clip = {"file": str(file), "lossless": f"clips/{clip}.webm", "side_by_side": f"clips/{clip}.mp4"}
-        records.append(of_clip | {key: _plain(value) for key, value in row.items() if key != "clip"})
+        records.append(of_clip | {key: value for key, value in row.items() if key != "clip"})
     attacked = int((~result.skipped).sum())
     return {
         "vidmarl": __version__,
@@ -241,11 +239,3 @@ def _frame_rate(victim: Victim) -> float:
 def _clip_names(files: Sequence[Path]) -> list[str]:
     """A name for each clip that is safe in a path and unique."""
     return [f"{i:04d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', file.stem)[:80]}" for i, file in enumerate(files)]
-
-
-def _plain(value: Any) -> Any:
-    """A table's value for JSON, which knows neither NumPy's types nor NaN nor infinity (the PSNR of no difference)."""
-    import pandas as pd
-
-    value = value.item() if hasattr(value, "item") else value
-    return None if pd.isna(value) or value in (math.inf, -math.inf) else value

@@ -210,6 +210,10 @@ class AttackResult:
             table[name] = column.numpy()
         return pd.DataFrame(table)
 
+    def records(self) -> list[dict[str, Any]]:
+        """The rows of `metrics` as plain data for JSON: no NumPy types, None for NaN and infinity."""
+        return [{key: _plain(value) for key, value in row.items()} for row in self.metrics().to_dict("records")]
+
     def show(self, i: int = 0) -> go.Figure:
         """A frame slider over clip `i`: original, attacked with its region, amplified difference."""
         from vidmarl.report.figures import frames
@@ -262,13 +266,12 @@ class AttackResult:
         """`result.json`."""
         from vidmarl import __version__
 
-        rows = [{k: _plain(v) for k, v in row.items()} for row in self.metrics().to_dict("records")]
         record = {
             "format": FORMAT,
             "vidmarl": __version__,
             "sha256": checksum,
             "settings": self.settings,
-            "clips": rows,
+            "clips": self.records(),
         }
         try:
             text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)

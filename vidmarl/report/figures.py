@@ -102,7 +102,7 @@ def _slider(panels: Mapping[str, UInt8[np.ndarray, "t h w 3"]], start: int) -> g
         template=_STYLE,
         margin={"l": 8, "r": 8, "t": 56, "b": 8},
         hovermode=False,
-        height=round(190 + 320 * height / width),
+        height=round(150 + 820 / len(panels) * height / width),  # fills what JupyterLab gives it in width
     )
 
 
