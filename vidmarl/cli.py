@@ -38,7 +38,7 @@ training the agents (settings from YAML files, -c FILE, composed from left to ri
   fit        train
   validate   attack the validation clips with trained agents
   test       attack the test clips with trained agents, beside the attacks without learning
-  predict    attack clips with trained agents and return the results
+  predict    attack clips with trained agents and save the results
 
 vidmarl COMMAND --help tells what a command takes. vidmarl --version tells the version.
 VIDMARL_DATA names the folder of weights and clips (default: data/); VIDMARL_DEBUG=1 shows where an error came from.

@@ -390,12 +390,11 @@ class TwoAgentPPO(L.LightningModule):
             self.print(markdown(table, self.settings()))
             self.print(f"report: {self._out('test') / 'report.html'}")
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> AttackResult:
-        """The result of the agents' attack on a batch, also saved."""
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> str:
+        """Attacks a batch; gives the folder that its `AttackResult` is saved in."""
         clips, index = batch
         result = self._evaluate(self.attack(), clips)
-        result.save(self._out("predict") / f"{int(index[0]):06d}", overwrite=True)
-        return result
+        return str(result.save(self._out("predict") / f"{int(index[0]):06d}", overwrite=True))
 
     def _out(self, what: str) -> Path:
         return Path(self.out or self.trainer.default_root_dir) / what
