@@ -113,3 +113,13 @@ def test_a_video_in_training_and_test_is_refused(folders):
     done = run("fit", "-c", "tiny.yaml", cwd=folders, expect=2)
     assert "stand in both train and test" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_from_the_same_command_line(folders):
+    run("fit", "-c", "tiny.yaml", "--trainer.strategy", "ddp", "--trainer.devices", "2", cwd=folders)
+    rows = (folders / "out" / "log" / "version_0" / "metrics.csv").read_text().splitlines()
+    frames = rows[0].split(",").index("charts/frames")
+    assert [float(row.split(",")[frames]) for row in rows[1:] if row.split(",")[frames]] == [
+        16.0
+    ]  # 2 x 2 clips, 4 steps

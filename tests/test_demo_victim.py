@@ -84,11 +84,6 @@ def test_a_damaged_file_is_trained_anew(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_little_training_beats_chance(tmp_path):
-    assert demo.train(tmp_path / "victim.pt", epochs=8, clips=512, progress=False) > 2 / len(CLASSES)
-
-
-@pytest.mark.slow
 def test_trained_in_full_it_is_right_on_unseen_clips_and_needs_the_order_of_the_frames(tmp_path):
     accuracy = demo.train(tmp_path / "victim.pt", progress=False)
     assert accuracy > 0.9

@@ -57,7 +57,11 @@ class VideoAttackEnv(EnvBase):
     def __init__(
         self, session: Session, supply: Supply | None = None, *, reward: Reward | None = None, step: float = 1.0
     ) -> None:
-        super().__init__(device=session.canvas.clips.device, batch_size=torch.Size([len(session)]))
+        super().__init__(
+            device=session.canvas.clips.device,
+            batch_size=torch.Size([len(session)]),
+            allow_done_after_reset=True,  # clips that are skipped, or have a budget of one query, end where they begin
+        )
         if not 0 < step <= 1:
             raise ValueError(f"VideoAttackEnv: the step must lie in (0, 1], got {step}.")
         self.session = session

@@ -26,7 +26,7 @@ class UCF101(ClipSource):
         train: with a split, its training (True) or test list (False), or None for both.
         classes: the classes to keep; None: all.
         exclude: classes to leave out.
-        max_clips: at most so many videos, spread evenly over the classes.
+        max_clips: at most so many videos, spread evenly over the list, which is sorted by class.
         lists: folder of the official lists; None: `splits` in the data folder.
 
     Raises:

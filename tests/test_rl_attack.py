@@ -1,0 +1,74 @@
+"""The attack by the agents keeps the same books as every other attack."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_training import OneCell, clips
+
+from vidmarl.agents import Agents, AgentsConfig
+from vidmarl.attacks.rl import RLAttack
+from vidmarl.env import MAPS, STATE
+from vidmarl.features import CHANNELS
+from vidmarl.goals import Misclassify, Target
+from vidmarl.tubelets import TubeletGrid
+from vidmarl.victim import Victim
+
+
+def attack(budget: int = 25, **kwargs) -> RLAttack:
+    torch.manual_seed(0)
+    agents = Agents(AgentsConfig(CHANNELS, MAPS, STATE, width=8, depth=1))
+    with torch.no_grad():
+        for parameter in agents.parameters():  # not flat, as trained agents are not
+            parameter += 0.1 * torch.randn_like(parameter)
+    settings = {"distortion": "brightness", "grid": TubeletGrid(1, 8, 8), "progress": False}
+    return RLAttack(agents, budget=budget, **(settings | kwargs))
+
+
+@pytest.mark.parametrize("budget", [1, 2, 25])
+def test_queries_are_the_clips_that_reached_the_model(budget):
+    victim = Victim(OneCell())
+    result = attack(budget)(victim, clips(6))
+    assert int(result.queries.sum()) == victim.model.seen
+    assert (result.queries <= budget).all()
+    assert not result.success.any() or budget > 1
+
+
+def test_a_success_holds_for_the_clip_as_returned():
+    victim = Victim(OneCell())
+    result = attack()(victim, clips(6))
+    assert result.success.any()
+    said = victim(result.adversarial).argmax(1)
+    assert torch.equal(said != result.prediction, result.success)
+    assert torch.equal((result.adversarial * 255).round() / 255, result.adversarial)
+
+
+def test_a_clip_alone_gives_what_it_gives_in_a_batch():
+    together, alone = attack()(Victim(OneCell()), clips(5)), attack()(Victim(OneCell()), clips(5)[3:4])
+    assert torch.equal(together.adversarial[3:4], alone.adversarial)
+    assert torch.equal(together.queries[3:4], alone.queries)
+
+
+def test_clips_already_wrong_are_skipped_for_one_query():
+    victim = Victim(OneCell())
+    wrong = 1 - victim(clips(3)).argmax(1)
+    before = victim.model.seen
+    result = attack()(victim, clips(3), Misclassify(wrong))
+    assert result.skipped.all()
+    assert not result.success.any()
+    assert victim.model.seen - before == 3
+    assert torch.equal(result.adversarial, result.clean)
+
+
+def test_a_target_is_reached():
+    victim = Victim(OneCell())
+    target = 1 - victim(clips(4)).argmax(1)
+    result = attack(60)(victim, clips(4), Target(target))
+    assert result.success.any()
+    assert torch.equal(victim(result.adversarial).argmax(1)[result.success], target[result.success])
+
+
+def test_without_the_clean_up_it_stops_at_the_first_success():
+    result = attack(60, reduce=False)(Victim(OneCell()), clips(4))
+    wins = result.history["margin"] < 0
+    assert (wins.sum(1)[result.success] == 1).all()
