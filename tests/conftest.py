@@ -1,4 +1,4 @@
-"""What several tests need: the real data where they are present, and small real videos made on the spot."""
+"""What several tests need: the real data where they are present, small real videos made on the spot, a victim."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they bring, and tests may run side by side
 
@@ -66,6 +67,14 @@ def make_video(tmp_path: Path) -> MakeVideo:
         return path
 
     return make
+
+
+class Brightness(nn.Module):
+    """Says by the mean of the red channel whether a clip is dark, grey or bright."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        level = clips[:, 0].mean((1, 2, 3))
+        return -40 * (level[:, None] - torch.tensor([0.3, 0.5, 0.7])).abs()
 
 
 def pattern(frames: int, size: tuple[int, int]) -> np.ndarray:

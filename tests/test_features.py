@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from vidmarl.data import load_clips
 from vidmarl.features import CHANNELS, NAMES, describe
 from vidmarl.flow import GREY
 from vidmarl.tubelets import Canvas, TubeletGrid
+from vidmarl.victim import ClipSpec
 
 GRID = TubeletGrid(1, 8, 8)
 
@@ -114,19 +114,10 @@ def test_the_canvas_describes_its_clips() -> None:
     assert torch.equal(canvas.features(), describe(clips, canvas.grid))
 
 
-def test_natural_clips_have_features_of_about_unit_range() -> None:
-    data = Path(os.environ.get("VIDMARL_DATA", Path(__file__).parents[1] / "data"))
-    files = sorted((data / "clips" / "ucf101").glob("*/*.avi"))[:12]
-    if not files:
-        pytest.skip("needs the UCF-101 clips, see data/README.md")
-    import av
-
-    clips = []
-    for file in files:
-        with av.open(str(file), metadata_errors="ignore") as video:
-            frames = [f.to_ndarray(format="rgb24") for f, _ in zip(video.decode(video=0), range(16), strict=False)]
-        clips.append(torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)[..., :176, :176] / 255)
-    features = describe(torch.stack(clips), TubeletGrid())
+def test_natural_clips_have_features_of_about_unit_range(data_root: Path) -> None:
+    files = sorted((data_root / "clips" / "ucf101").glob("*/*.avi"))[:12]
+    clips = load_clips(files, ClipSpec(frames=16, sampling="stride"))
+    features = describe(clips, TubeletGrid())
     assert features.abs().amax() < 6
     spread = features.transpose(0, 1).flatten(1).std(1)
     assert ((spread > 0.1) & (spread < 1.5)).all(), dict(zip(NAMES, spread.tolist(), strict=True))

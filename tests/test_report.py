@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import Brightness
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 import vidmarl
 from vidmarl import AttackResult, GrowAndReduce, RandomCells, TubeletGrid, Victim, metrics
@@ -26,14 +27,6 @@ from vidmarl.report import figures, pictures, write_report
 from vidmarl.report.html import _script_json
 
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\"'&<b>"
-
-
-class Brightness(nn.Module):
-    """Says by the mean of the red channel whether a clip is dark, grey or bright."""
-
-    def forward(self, clips: Tensor) -> Tensor:
-        level = clips[:, 0].mean((1, 2, 3))
-        return -40 * (level[:, None] - torch.tensor([0.3, 0.5, 0.7])).abs()
 
 
 def films(clips: int, frames: int = 6, size: int = 48) -> Tensor:

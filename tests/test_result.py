@@ -11,22 +11,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from conftest import Brightness
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 import vidmarl
 from vidmarl import AttackResult, GrowAndReduce, RandomCells, TubeletGrid, Victim, metrics
 from vidmarl.errors import CheckpointError
 from vidmarl.tubelets import to_8bit
-
-
-class Brightness(nn.Module):
-    """Says by the mean of the red channel, frame by frame, whether a clip is dark, grey or bright."""
-
-    def forward(self, clips: Tensor) -> Tensor:
-        level = clips[:, 0].mean((1, 2, 3))
-        return -40 * (level[:, None] - torch.tensor([0.3, 0.5, 0.7])).abs()
 
 
 def attack_three() -> AttackResult:

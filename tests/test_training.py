@@ -193,14 +193,18 @@ DDP = """
     from torch.utils.data import DataLoader
     import test_training as t
 
+    def say(*words):
+        sys.stdout.write(" ".join(map(str, words)) + "\\n")  # in one piece: two processes write to one pipe
+        sys.stdout.flush()
+
     if __name__ == "__main__":
         class Seen(lightning.Callback):
             def on_train_batch_start(self, trainer, module, batch, index):
                 rows = [int((t.clips() == clip).flatten(1).all(1).nonzero()) for clip in batch]
-                print("CLIPS", trainer.global_rank, *rows, flush=True)
+                say("CLIPS", trainer.global_rank, *rows)
             def on_train_end(self, trainer, module):
-                print("PARAMS", trainer.global_rank, repr(float(t.state(module.agents).double().square().sum())),
-                      *module.counts.tolist(), flush=True)
+                say("PARAMS", trainer.global_rank, float(t.state(module.agents).double().square().sum()),
+                    *module.counts.tolist())
         team = t.module(out={out!r})
         run = t.trainer({out!r}, 1, strategy="ddp", devices=2, callbacks=[Seen()])
         run.fit(team, DataLoader(t.clips(), batch_size=4))

@@ -84,7 +84,7 @@ def letterboxed(path: Path) -> Tensor:
     [
         ("movinet_a0", MOVINET, 1, 0.01, 0.001),
         ("i3d", I3D, 20, 0.002, 0.0005),
-        ("r2plus1d_light", LIGHT, 4, 0.05, 0.01),
+        ("r2plus1d_light", LIGHT, 16, 0.05, 0.01),
     ],
 )
 def test_clips_as_loaded_get_the_probabilities_of_the_reference(

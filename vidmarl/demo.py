@@ -88,6 +88,7 @@ def _train(module: TwoAgentPPO, path: Path, seed: int, progress: bool) -> None:
         agents, settings = load_agents(path)
         if {key: settings.get(key) for key in wanted} == wanted:
             module.agents.load_state_dict(agents.state_dict())
+            module.counts[1:] = torch.tensor([settings["training_frames"], settings["training_queries"]])
             print(f"    Trained before, with {settings['training_queries']} queries.", flush=True)
             return
     except (FileNotFoundError, CheckpointError):

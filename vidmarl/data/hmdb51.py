@@ -62,7 +62,7 @@ class HMDB51(ClipSource):
         if split is None and train is not None:
             raise ValueError("HMDB-51: train=True or False needs a split, 1, 2 or 3.")
         videos = find_videos(data_path("clips", "hmdb51") if root is None else root)
-        names = Path(labels or data_path("labels", "hmdb51_labels.txt")).read_text().split()
+        names = Path(labels or data_path("labels", "hmdb51_labels.txt")).read_text("utf-8").split()
         files = [ClipFile(video, _label(video, names), video.stem) for video in videos]
         if split is not None:
             wanted = {None: (_TRAIN, _TEST), True: (_TRAIN,), False: (_TEST,)}[train]

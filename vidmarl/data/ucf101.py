@@ -64,7 +64,7 @@ class UCF101(ClipSource):
 def _class_names(folder: Path) -> list[str]:
     """The names of the official class list, in its order; none where the list is missing."""
     file = _find(folder, "classInd.txt")
-    return [] if file is None else [line.split()[1] for line in file.read_text().splitlines() if line.strip()]
+    return [] if file is None else [line.split()[1] for line in file.read_text("utf-8").splitlines() if line.strip()]
 
 
 def _listed(folder: Path, side: str, split: int) -> set[str]:
@@ -72,7 +72,7 @@ def _listed(folder: Path, side: str, split: int) -> set[str]:
     file = _find(folder, name)
     if file is None:
         raise DataError(f"UCF-101, split {split}: looked for {name} (or ucf101_{name}) in {folder}: it is not there.")
-    return {Path(line.split()[0]).stem for line in file.read_text().splitlines() if line.strip()}
+    return {Path(line.split()[0]).stem for line in file.read_text("utf-8").splitlines() if line.strip()}
 
 
 def _find(folder: Path, name: str) -> Path | None:
