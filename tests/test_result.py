@@ -14,7 +14,6 @@ import torch
 from conftest import Brightness
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 import vidmarl
 from vidmarl import AttackResult, GrowAndReduce, RandomCells, TubeletGrid, Victim, metrics
