@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they bring, and tests may run side by side
 
-# CI says of a commit what it would say of it tomorrow; new examples are looked for on developers' machines.
-hypothesis.settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# CI says of a commit what it would say of it tomorrow; new examples are looked for on developers' machines. None is
+# timed: how long it takes says how busy the machine is.
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 MakeVideo = Callable[..., Path]
 

@@ -428,7 +428,7 @@ def reduced(model: nn.Module, start: Tensor, distortion: Any, budget: int = 2000
 
 
 @given(needed=st.sets(st.integers(0, 47), min_size=1, max_size=8), extra=st.sets(st.integers(0, 47)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_reduction_finds_exactly_what_is_needed(needed: set[int], extra: set[int]) -> None:
     start = torch.zeros(48)
     start[sorted(needed | extra)] = 1.0
@@ -440,7 +440,7 @@ def test_reduction_finds_exactly_what_is_needed(needed: set[int], extra: set[int
 
 
 @given(needed=st.sets(st.integers(0, 47), min_size=1, max_size=4), seed=st.integers(0, 9))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_reduction_weakens_to_the_last_visible_step(needed: set[int], seed: int) -> None:
     """Where any change at all is enough, no tubelet can be weakened further by a half."""
     signs = torch.where(torch.rand(SHAPE, generator=torch.Generator().manual_seed(seed)) < 0.5, -1.0, 1.0)
@@ -452,7 +452,7 @@ def test_reduction_weakens_to_the_last_visible_step(needed: set[int], seed: int)
 
 
 @given(budget=st.integers(2, 40))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_reduction_keeps_to_the_budget_and_never_grows(budget: int) -> None:
     session = reduced(Conjunction({1, 20, 33}), torch.ones(SHAPE), ONE_SIDED, budget)
     assert session.queries[0] <= budget
@@ -511,7 +511,7 @@ def test_random_cells_adds_blocks() -> None:
 
 
 @given(t=st.integers(1, 5), gh=st.integers(1, 5), gw=st.integers(1, 5), probes=st.integers(0, 130))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_probes_fit_and_cover(t: int, gh: int, gw: int, probes: int) -> None:
     parts = probe_parts((t, gh, gw), probes)
     assert len(parts) <= probes
@@ -578,7 +578,7 @@ def test_square_boxes_shrink_by_the_schedule_of_the_paper() -> None:
 
 
 @given(fraction=st.floats(1e-4, 1), seed=st.integers(0, 99), level=st.sampled_from([-1.0, 1.0]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_boxes_change_something_and_only_to_extremes(fraction: float, seed: int, level: float) -> None:
     before = torch.full((4, 6, 5), level)
     after = set_box(before, fraction, torch.tensor([-1.0, 1.0]), torch.Generator().manual_seed(seed))

@@ -243,6 +243,7 @@ def test_being_stopped_leaves_nothing_half(tmp_path: Path, videos: list[Path], h
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which shells take from jobs in background
     )
     try:
         deadline = time.monotonic() + 120

@@ -387,7 +387,7 @@ def test_lossless_video_reads_back_bit_by_bit(tmp_path: Path, suffix: str, size:
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**31), frames=st.integers(1, 5), height=st.integers(1, 40), width=st.integers(1, 40))
 def test_what_a_float_clip_holds_after_rounding_is_what_the_file_holds(
     tmp_path_factory: pytest.TempPathFactory, seed: int, frames: int, height: int, width: int

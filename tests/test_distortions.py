@@ -66,7 +66,7 @@ def test_zero_strength_is_bit_identical(canvas: Canvas) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32), density=st.floats(0, 1))
 def test_any_map_gives_8_bit_clips_and_spares_untouched_tubelets(name: str, seed: int, density: float) -> None:
     canvas = CANVASES[name]
@@ -294,7 +294,7 @@ def test_a_state_without_a_row_per_clip_is_named() -> None:
 
 
 @pytest.mark.parametrize("epsilon", [12.75 / 255, 10 / 255, 1 / 255, 8.0 / 255, 0.03])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(strength=st.floats(-1, 1, width=32))
 def test_sign_noise_stays_in_its_ball_after_rounding(epsilon: float, strength: float) -> None:
     clips = torch.randint(0, 256, (2, 3, 2, 16, 16), generator=torch.Generator().manual_seed(1)) / 255

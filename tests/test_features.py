@@ -27,7 +27,7 @@ def named(clips: Tensor, grid: TubeletGrid = GRID) -> dict[str, Tensor]:
     return dict(zip(NAMES, describe(clips, grid).unbind(1), strict=True))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     grid=st.builds(TubeletGrid, st.integers(1, 5), st.integers(1, 12), st.integers(1, 12)),
     size=st.tuples(st.integers(1, 6), st.integers(1, 21), st.integers(1, 21)),

@@ -138,7 +138,7 @@ class TestOfPerturbations:
         with pytest.raises(ValueError, match="of one shape"):
             metrics.perturbation_metrics(torch.rand(1, 3, 2, 8, 8), torch.rand(2, 3, 2, 8, 8))
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(seed=st.integers(0, 2**31), scale=st.floats(0.01, 1), frames=st.integers(1, 5))
     def test_relations_between_the_norms(self, seed: int, scale: float, frames: int) -> None:
         random = torch.Generator().manual_seed(seed)
@@ -155,7 +155,7 @@ class TestOfPerturbations:
         for name in ("l0", "l2", "linf", "map", "ssim", "psnr", "flicker"):
             assert torch.allclose(v[name], back[name], atol=1e-4), name
 
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=10)
     @given(seed=st.integers(0, 2**31))
     def test_a_clip_does_not_depend_on_its_batch(self, seed: int) -> None:
         random = torch.Generator().manual_seed(seed)
@@ -332,7 +332,7 @@ class TestOfAttacks:
             float(metrics.mean_absolute(HAND.clean[fooled], HAND.adversarial[fooled]).mean())
         )
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(
         st.lists(
             st.lists(st.tuples(st.floats(-2, 2, width=32), st.floats(0.125, 5, width=32)), min_size=1, max_size=12),
@@ -384,7 +384,7 @@ class TestPaired:
         with pytest.raises(ValueError, match="same clips"):
             metrics.paired_ratio(HAND, outcome([[1.0]] * 3, [[0.0]] * 3))
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
     def test_wilcoxon_equals_the_count_over_all_signs(self, differences: list[int]) -> None:
         magnitudes = [abs(d) for d in differences if d]

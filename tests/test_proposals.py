@@ -61,7 +61,7 @@ def test_draws_have_the_probabilities_that_log_prob_gives():
             assert share == pytest.approx(float(dist.log_prob(action).exp()), abs=0.015)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(g=st.integers(2, 40), seed=st.integers(0, 99), data=st.data())
 def test_cells_are_distinct_and_moves_possible(g, seed, data):
     up = data.draw(st.lists(st.booleans(), min_size=g, max_size=g).filter(any))

@@ -106,7 +106,7 @@ class TestSavingAndLoading:
         assert sorted(p.name for p in path.iterdir()) == ["result.json", "result.safetensors"]
         same(AttackResult.load(path), result)
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(b=st.integers(0, 3), t=st.integers(1, 3), seed=st.integers(0, 1000), q=st.integers(1, 4))
     def test_round_trip_of_any_shape(
         self, tmp_path_factory: pytest.TempPathFactory, b: int, t: int, seed: int, q: int

@@ -124,7 +124,7 @@ def test_states_of_any_layout_survive_replacement() -> None:
     assert torch.equal(canvas.clips[[2, 0]], to_8bit(new))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.lists(st.integers(0, 3), min_size=1, max_size=9), grid=grids)
 def test_rendering_rows_is_rendering_each_alone(rows: list[int], grid: TubeletGrid) -> None:
     canvas = Canvas(random_clips(4), as_distortion("gaussian_noise"), grid)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from einops import rearrange
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -45,7 +45,6 @@ def says(*scores: float) -> Callable[[Tensor], Tensor]:
 # --- counting -----------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(
     asks=st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=8), max_size=8),
     budget=st.integers(1, 12),
@@ -130,7 +129,6 @@ def test_refused_clips_cost_nothing() -> None:
 # --- answers ------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(batch_size=st.integers(1, 9), count=st.integers(1, 9))
 def test_answers_are_log_probabilities_whatever_the_batch_size(batch_size: int, count: int) -> None:
     clips = make_clips(count)
@@ -369,7 +367,6 @@ def test_a_tie_counts_for_the_victim(goal: Goal) -> None:
     assert goal.success(tied, rows(0)).tolist() == [False]
 
 
-@settings(deadline=None)
 @given(
     scores=st.lists(st.integers(-4, 4), min_size=2, max_size=6),
     label=st.integers(0, 5),
