@@ -64,7 +64,7 @@ def describe(clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid) -> Float[Tens
     b, _, t, h, w = clips.shape
     luma = torch.einsum("bcthw,c->bthw", clips, clips.new_tensor(GREY))[:, None]
     mean = grid.pool(luma)
-    contrast = (grid.pool(luma.square()) - mean.square()).clamp_min(0).sqrt()
+    contrast = grid.pool((luma - grid.expand(mean[:, 0], t, h, w)).square()).sqrt()
 
     edges = torch.zeros_like(luma).expand(b, 2, t, h, w).clone()
     edges[:, 0, ..., :, :-1] = luma.diff(dim=-1).abs()[:, 0]
