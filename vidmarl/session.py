@@ -74,7 +74,7 @@ class Session:
         best_l2: float[b], its L2 norm; before a success, that of the candidate of the lowest margin.
         best_margin: float[b], its margin.
         history: of each query, float[b budget] with NaN beyond the last: "score" (log-probability of the goal's
-            class), "margin", "l2". Column 0 is the clean prediction.
+            class), "margin", "l2" (both NaN for a probe, see `probe_clips`). Column 0 is the clean prediction.
     """
 
     def __init__(
@@ -196,8 +196,23 @@ class Session:
             strength = rms / delta.abs().flatten(1).amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
         return self._ask(candidates, rows, strength)
 
-    def _ask(self, candidates: Tensor, rows: Tensor, strength: Tensor) -> Reply:
-        """Asks about 8-bit candidates and books the answers."""
+    def probe_clips(self, candidates: Float[Tensor, "n 3 t h w"], rows: Int64[Tensor, " n"]) -> Reply:
+        """Asks about candidates as they are, clamped to [0, 1] but not rounded: for estimates of gradients.
+
+        Steps of 1e-3 vanish in 8 bits. What is asked here could not be returned as a file, so it never counts as a
+        success: the query is counted, the books show its score, and NaN for its margin and its norm.
+
+        Args:
+            candidates: float[n 3 t h w].
+            rows: which clip each candidate belongs to. A clip may stand there several times.
+        """
+        candidates = candidates.clamp(0, 1)
+        reply, column, score = self._answer(candidates, rows)
+        self.history["score"][rows, column + _turns(rows.cpu()).to(rows.device)] = score
+        return reply
+
+    def _answer(self, candidates: Tensor, rows: Tensor) -> tuple[Reply, Tensor, Tensor]:
+        """Asks the victim: its reply, each clip's first column in the books, and the score of the goal's class."""
         on_cpu = rows.cpu()
         column = self.ledger.count[on_cpu].to(rows.device)
         log_probs = self.ledger.query(candidates, on_cpu)
@@ -208,7 +223,12 @@ class Session:
             log_probs=log_probs,
         )
         score = log_probs.gather(1, self.goal.classes.to(rows.device)[rows][:, None]).squeeze(1)
-        turn = _turns(on_cpu)
+        return reply, column, score
+
+    def _ask(self, candidates: Tensor, rows: Tensor, strength: Tensor) -> Reply:
+        """Asks about 8-bit candidates and books the answers."""
+        reply, column, score = self._answer(candidates, rows)
+        turn = _turns(rows.cpu())
         if not turn.any():
             self._book(rows, column, score, reply, candidates, strength)
             return reply

@@ -117,7 +117,7 @@ class Victim:
         labels: class names in the order of the scores.
         name: how the victim is called in results.
         device: where the model runs. Defaults to that of its parameters, else to the clips'.
-        batch_size: clips per forward pass.
+        batch_size: clips per forward pass; None: 16 on an accelerator, 2 on a CPU, whose caches hold no more.
 
     Attributes:
         queries: clips that have gone through the model since this victim was made, all askers together.
@@ -135,7 +135,7 @@ class Victim:
         labels: Sequence[str] | None = None,
         name: str | None = None,
         device: torch.device | str | None = None,
-        batch_size: int = 16,
+        batch_size: int | None = None,
     ) -> None:
         if not callable(model):
             raise TypeError(f"Victim: expected a callable from clips to scores, got {type(model).__name__}.")
@@ -144,7 +144,7 @@ class Victim:
         axes = layout.replace("(", " ").replace(")", " ").split()
         if sorted(axes) != sorted(CLIP_AXES.split()):
             raise ValueError(f"Victim: layout must order the axes of {CLIP_AXES!r}, got {layout!r}.")
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"Victim: batch_size must be at least 1, got {batch_size}.")
         for what, values in (("mean", mean), ("std", std)):
             if values is not None and len(values) != 3:
@@ -205,7 +205,8 @@ class Victim:
             VictimError: the model raised, or its scores have the wrong shape or are not finite.
         """
         validate_clips(clips, "asking the victim")
-        answers = [self._forward(chunk) for chunk in clips.split(self.batch_size)]
+        size = self.batch_size or (2 if (self.device or clips.device).type == "cpu" else 16)
+        answers = [self._forward(chunk) for chunk in clips.split(size)]
         return torch.cat(answers).to(clips.device)
 
     def ledger(self, clips: int, budget: int) -> Ledger:

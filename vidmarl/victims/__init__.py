@@ -21,7 +21,7 @@ def load_victim(
     *,
     spec: ClipSpec | None = None,
     device: torch.device | str | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> Victim:
     """Makes a known network into a victim, with its preprocessing and its labels.
 
@@ -32,7 +32,7 @@ def load_victim(
             and pytorchvideo have none of their own: they take `<name>.pt` from there, or warn and stay random.
         spec: how clips shall be made for it, instead of its own convention, such as fewer or smaller frames.
         device: where it runs.
-        batch_size: clips per forward pass.
+        batch_size: clips per forward pass; None: what suits the device, see `Victim`.
 
     Returns:
         The victim, in eval mode.
