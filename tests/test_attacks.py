@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import vidmarl.attacks
 from vidmarl import Misclassify, Target, TubeletGrid, Victim
 from vidmarl.attacks import Attack, AttackResult, as_attack, list_attacks
+from vidmarl.attacks.ball import BallAttack
 from vidmarl.attacks.greedy_sensitivity import probe_parts
 from vidmarl.attacks.grow_and_reduce import doubling
 from vidmarl.attacks.reduce import reduce
@@ -28,7 +29,14 @@ from vidmarl.tubelets import Canvas
 GRID = TubeletGrid(frames=1, height=8, width=8)
 SHAPE = (3, 4, 4)  # tubelets of the clips below
 CLIP = (3, 3, 32, 32)  # c t h w
-NAMES = [name for name in list_attacks() if name != "rl"]  # the learned one has agents to load, and its own tests
+ALONE = {  # with tests of their own
+    "rl",  # has agents to load
+    "sensitivity_order",  # a bound: its probes are not counted
+    "stde",  # replaces pixels, whatever the distortion
+}
+NAMES = [  # attacks on pixels in a ball have theirs too
+    name for name in list_attacks() if name not in ALONE and not isinstance(as_attack(name), BallAttack)
+]
 SIGNED = FunctionDistortion(lambda clips, strength, noise: clips + 0.2 * strength, signed=True)
 ONE_SIDED = FunctionDistortion(lambda clips, strength, noise: clips - 0.3 * strength)
 

@@ -380,6 +380,16 @@ class TestPaired:
         assert metrics.paired_ratio(never, fooled).ratio == pytest.approx(3)
         assert metrics.paired_ratio(never, fooled, budget=1).ratio == 1
 
+    def test_queries_compare_by_their_means_and_a_failure_counts_what_it_spent(self) -> None:
+        quick = outcome([[1.0, -1.0, 1.0]] * 3, [[0.0, 1.0, 1.0]] * 3)  # fooled with query 2, goes on
+        slow = outcome([[1.0, 1.0, 1.0, -1.0]] * 2 + [[1.0] * 5], [[0.0, 1.0, 1.0, 1.0]] * 2 + [[0.0] + [1.0] * 4])
+        compared = metrics.query_ratio(quick, slow)
+        assert compared.ratio == pytest.approx((2 + 2 + 2) / (4 + 4 + 5))
+        assert (compared.low, compared.high) == pytest.approx((2 / 5, 2 / 4))
+        assert compared.p == pytest.approx(2 / 2**3)
+        assert compared.clips == 3
+        assert metrics.query_ratio(quick, slow, budget=2).ratio == 1
+
     def test_other_clips_are_refused(self) -> None:
         with pytest.raises(ValueError, match="same clips"):
             metrics.paired_ratio(HAND, outcome([[1.0]] * 3, [[0.0]] * 3))

@@ -24,7 +24,7 @@ import vidmarl
 from vidmarl import AttackResult, GrowAndReduce, RandomCells, TubeletGrid, Victim, metrics
 from vidmarl.data.synthetic import make_clip
 from vidmarl.report import figures, pictures, write_report
-from vidmarl.report.html import _script_json
+from vidmarl.report.html import script_json
 
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\"'&<b>"
 
@@ -257,7 +257,7 @@ class TestPage:
 
     def test_data_cannot_end_the_script_element_that_holds_them(self) -> None:
         for text in (EVIL, "</SCRIPT>", "<!--<script>", "\u2028"):
-            written = _script_json({text: [text]})
+            written = script_json({text: [text]})
             assert "<" not in written
             assert json.loads(written) == {text: [text]}
 

@@ -247,3 +247,55 @@ def test_drive_passes_a_search_s_own_error_on(clips: Tensor) -> None:
     with pytest.raises(KeyError):
         list(session.drive(search))
     assert session.queries.tolist() == [2, 2, 2, 2]
+
+
+# probe_clips
+
+
+def test_probes_are_asked_as_they_are(clips: Tensor) -> None:
+    seen: list[Tensor] = []
+
+    def model(clips: Tensor) -> Tensor:
+        seen.append(clips.clone())
+        return brightness(clips)
+
+    session = Session(Victim(model), Canvas(clips, DARKER, GRID), budget=10)
+    candidates = session.canvas.clips[[1, 1]] + torch.tensor([1e-4, 0.9]).view(2, 1, 1, 1, 1)
+    reply = session.probe_clips(candidates, torch.tensor([1, 1]))
+    assert torch.equal(seen[-1], candidates.clamp(0, 1)), "clamped, not rounded"
+    assert reply.margin.shape == reply.success.shape == (2,)
+    assert not torch.equal(reply.margin[0], session.history["margin"][1, 0])
+
+
+def test_a_probe_is_counted_and_is_no_success(clips: Tensor) -> None:
+    session = open_session(clips)
+    rows = torch.tensor([2, 0, 2])
+    reply = session.probe_clips(torch.zeros_like(session.canvas.clips[rows]), rows)
+    assert session.queries.tolist() == [2, 1, 3, 1]
+    assert session.victim.queries == 4 + 3
+    assert reply.success.all(), "the goal holds for the probe"
+    assert not session.fooled.any()
+    assert torch.equal(session.best, session.canvas.clips)
+    assert session.history["margin"][:, 1:].isnan().all()
+    assert session.history["l2"][:, 1:].isnan().all()
+    asked = session.history["score"].isfinite().sum(1)
+    assert asked.tolist() == [2, 1, 3, 1]
+    torch.testing.assert_close(session.history["score"][2, 1:3], reply.log_probs[[0, 2], 0])
+
+
+def test_probes_keep_to_the_budget(clips: Tensor) -> None:
+    session = open_session(clips, budget=3)
+    twice = torch.tensor([1, 1])
+    session.probe_clips(session.canvas.clips[twice], twice)
+    with pytest.raises(BudgetError, match=r"\[1\]"):
+        session.probe_clips(session.canvas.clips[[1]], torch.tensor([1]))
+    assert session.queries.tolist() == [1, 3, 1, 1]
+
+
+def test_a_query_after_probes_is_booked_behind_them(clips: Tensor) -> None:
+    session = open_session(clips[:1])
+    session.probe_clips(session.canvas.clips[[0, 0]], torch.tensor([0, 0]))
+    reply = session.query_clips(torch.zeros_like(session.canvas.clips), torch.tensor([0]))
+    assert session.history["margin"][0].isnan().tolist() == [False, True, True, False] + [True] * 6
+    torch.testing.assert_close(session.history["margin"][0, 3], reply.margin[0])
+    assert session.fooled.all()

@@ -183,7 +183,7 @@ def test_scores_that_are_not_tensors_are_taken_where_they_can_be() -> None:
 )
 def test_scores_that_cannot_be_used_are_refused(model: Callable[[Tensor], Tensor], words: str) -> None:
     with pytest.raises(VictimError, match=words):
-        Victim(model)(make_clips())
+        Victim(model, batch_size=16)(make_clips())
 
 
 @pytest.mark.parametrize("scores", [(2.0, -1.0), (0.5, 0.1), (3.0, 4.0), (1.5, -0.5)])
@@ -194,7 +194,7 @@ def test_probabilities_must_be_probabilities(scores: tuple[float, float]) -> Non
 
 def test_the_number_of_classes_may_not_change() -> None:
     counts = iter([3, 4])
-    victim = Victim(lambda clips: torch.zeros(len(clips), next(counts)))
+    victim = Victim(lambda clips: torch.zeros(len(clips), next(counts)), batch_size=16)
     victim(make_clips())
     with pytest.raises(VictimError, match="4 scores per clip: expected 3"):
         victim(make_clips())
@@ -218,7 +218,7 @@ def seen_by(clips: Tensor, **kwargs: object) -> Tensor:
         seen.append(batch)
         return torch.zeros(len(clips), 2)
 
-    Victim(model, **kwargs)(clips)  # type: ignore[arg-type]
+    Victim(model, **{"batch_size": 16} | kwargs)(clips)  # type: ignore[arg-type]
     return seen[0]
 
 

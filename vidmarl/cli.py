@@ -21,8 +21,6 @@ from vidmarl.errors import UnknownNameError, VidmarlError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-    from vidmarl.victim import Victim
-
 USAGE = """\
 usage: vidmarl COMMAND ...
 
@@ -33,6 +31,9 @@ without Python:
   check      say whether a victim is fit for an attack, and what it sees in video files
   list       list victims, attacks or distortions
   demo       the whole story on a small example: a victim and two agents trained, unseen clips attacked, a report
+
+comparing attacks (settings from YAML files, -c FILE, composed from left to right):
+  benchmark  attacks x victims x distortions x clips, resumable; tables and a report
 
 training the agents (settings from YAML files, -c FILE, composed from left to right):
   fit        train
@@ -111,24 +112,6 @@ def _add_victim(parser: Any) -> None:
     parser.add_argument("--spec", type=dict[str, Any], default={}, metavar="JSON", help=SPEC_HELP)
 
 
-def _load_victim(name: str, weights: str | None, device: str | None, spec: dict[str, Any]) -> Victim:
-    import dataclasses
-
-    import torch
-
-    from vidmarl import ClipSpec, load_victim
-
-    victim = load_victim(name, weights, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if "size" in spec:
-        spec = spec | {"size": tuple(spec["size"])}
-    try:
-        victim.spec = dataclasses.replace(victim.spec or ClipSpec(), **spec)
-    except TypeError as error:
-        known = ", ".join(field.name for field in dataclasses.fields(ClipSpec))
-        raise ValueError(f"Reading the clip spec {spec}: {error}. A spec may have: {known}.") from error
-    return victim
-
-
 def attack(words: list[str]) -> None:
     """`vidmarl attack CLIP...`: see `vidmarl.jobs.attack_files`."""
     parser = _parser(
@@ -181,7 +164,7 @@ def attack(words: list[str]) -> None:
 
     from pathlib import Path
 
-    from vidmarl.jobs import RESULTS, attack_files, make_attack
+    from vidmarl.jobs import RESULTS, attack_files, load_victim_as, make_attack
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half stays behind
     how = make_attack(
@@ -193,7 +176,7 @@ def attack(words: list[str]) -> None:
         seed=args.seed,
         progress=not args.no_progress,
     )
-    victim = _load_victim(args.victim, args.weights, args.device, args.spec)
+    victim = load_victim_as(args.victim, args.weights, args.device, args.spec)
     attack_files(
         args.clips,
         victim,
@@ -215,8 +198,9 @@ def check(words: list[str]) -> None:
     args = parser.parse_args(words[1:])
 
     from vidmarl import load_clips
+    from vidmarl.jobs import load_victim_as
 
-    victim = _load_victim(args.victim, args.weights, args.device, args.spec)
+    victim = load_victim_as(args.victim, args.weights, args.device, args.spec)
     clips = load_clips(args.clips, victim)
     report = victim.check(clips)
     print(report)
@@ -256,6 +240,47 @@ def demo(words: list[str]) -> None:
     from vidmarl.demo import main as run
 
     run(out=args.out, seed=args.seed, fresh=args.fresh, progress=not args.no_progress)
+
+
+def benchmark(words: list[str]) -> None:
+    """`vidmarl benchmark -c FILE`: see `vidmarl.benchmark`."""
+    parser = _parser(
+        "benchmark",
+        "Attacks x victims x distortions x clips. Every result is written as it comes; the same command goes on with"
+        " what is missing after it was stopped, or after attacks or clips were added. Writes rows.csv, summary.csv,"
+        " summary.md and report.html.",
+    )
+    from vidmarl.benchmark import Benchmark, read_shard, run_benchmark
+
+    parser.add_argument("-c", "--config", action="config", metavar="FILE", help="settings from a YAML file")
+    parser.add_class_arguments(Benchmark)
+    parser.add_argument(
+        "--shard",
+        default="0/1",
+        metavar="K/N",
+        help="attack every N-th clip only, from the K-th (counted from 0), so that N processes share the work",
+    )
+    parser.add_argument(
+        "--summarise_only",
+        "--summarise-only",
+        action="store_true",
+        help="attack nothing; make the tables of what is there",
+    )
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
+    args = parser.parse_args(words[1:])
+
+    from pathlib import Path
+
+    shard = read_shard(args.shard)
+    made = parser.instantiate(args)
+    settings = Benchmark(**{field: made[field] for field in Benchmark.__dataclass_fields__})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    report = run_benchmark(settings, shard=shard, summarise_only=args.summarise_only, progress=not args.no_progress)
+    if report is None:
+        print("Other shards have clips left. The last one to end writes the tables; --summarise_only makes them now.")
+        return
+    print((Path(settings.out) / "summary.md").read_text("utf-8"))
+    print(f"report: {report}")
 
 
 def train(words: list[str]) -> None:
@@ -312,5 +337,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "check": check,
     "list": list_names,
     "demo": demo,
+    "benchmark": benchmark,
     **dict.fromkeys(TRAINING, train),
 }

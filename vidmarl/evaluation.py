@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,36 +62,57 @@ def gather_results(parts: Parts, out: Path, trainer: Trainer) -> dict[str, Attac
 
 def compare(results: dict[str, AttackResult], budgets: Sequence[int]) -> pd.DataFrame:
     """One row per attack and budget, see `vidmarl.metrics.summarise`."""
+    return stack({name: summarise(result, budgets) for name, result in results.items()})
+
+
+def stack(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Tables of `vidmarl.metrics.summary_table` below each other, the attack's name in the first column."""
     import pandas as pd
 
-    return pd.concat(
-        [summarise(result, budgets).assign(attack=name) for name, result in results.items()], ignore_index=True
-    ).pipe(lambda table: table[["attack", *table.columns.drop("attack")]])
+    table = pd.concat([table.assign(attack=name) for name, table in tables.items()], ignore_index=True)
+    return table[["attack", *table.columns.drop("attack")]]
 
 
-def markdown(table: pd.DataFrame, settings: dict[str, Any]) -> str:
-    """The summary as a Markdown table, for docs/results.md; intervals are 95 % bootstrap intervals over clips."""
-    lines = [
-        "| attack | queries | fooled | AQ | AQ+ | median L2 | MAP | SSIM | flicker | training queries |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+def markdown(table: pd.DataFrame) -> str:
+    """A summary as a Markdown table, for docs/results.md; intervals are 95 % bootstrap intervals over clips.
+
+    Args:
+        table: of `compare`; with a column "training queries" where agents have been trained, or of
+            `vidmarl.benchmark.summarise`, where the attacks are compared with one of them.
+    """
+    names = ["attack", "queries", "fooled", "AQ", "AQ+", "median L2"]
+    paired = "L2 ratio" in table
+    names += ["L2: reference / this", "p", "AQ first", "AQ first: reference / this", "p"] if paired else []
+    names += ["MAP", "SSIM", "flicker", "training queries"]
+    lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
     for row in table.to_dict("records"):
-        learnt = settings.get("training_queries", 0) if row["attack"] == "rl" else 0
+        size = f"{row['L2']:.2f} [{row['L2 low']:.2f}, {row['L2 high']:.2f}]"
         cells = [
             row["attack"],
             f"{row['budget']}",
             f"{row['FR']:.0%}",
             f"{row['AQ']:.0f}",
             _figure(row["AQ+"], ".0f"),
-            f"{row['L2']:.2f} [{row['L2 low']:.2f}, {row['L2 high']:.2f}]",
-            _figure(row["map"], ".3f"),
-            _figure(row["ssim"], ".4f"),
-            _figure(row["flicker"], ".1e"),
-            f"{learnt}",
+            f"**{size}**" if row.get("best control") else size,
+        ]
+        if paired:
+            asked = f"{row['AQ first']:.0f} [{row['AQ first low']:.0f}, {row['AQ first high']:.0f}]"
+            cells += [*_ratio(row, "L2"), asked, *_ratio(row, "AQ")]
+        cells += [
+            _figure(row.get("map", math.nan), ".3f"),
+            _figure(row.get("ssim", math.nan), ".4f"),
+            _figure(row.get("flicker", math.nan), ".1e"),
+            f"{row.get('training queries', 0)}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     clips, skipped = int(table["clips"].max()), int(table["skipped"].max())
     return "\n".join([*lines, "", f"{clips} clips, {skipped} skipped.", ""])
+
+
+def _ratio(row: dict[Hashable, Any], of: str) -> list[str]:
+    """How the reference compares, with its interval, and the p."""
+    ratio, low, high, p = (row[f"{of} {what}"] for what in ("ratio", "ratio low", "ratio high", "p"))
+    return ["", ""] if math.isnan(ratio) else [f"{ratio:.2f} [{low:.2f}, {high:.2f}]", _figure(p, ".2g")]
 
 
 def _figure(value: float, form: str) -> str:
@@ -112,10 +134,12 @@ def write_comparison(
 
     out.mkdir(parents=True, exist_ok=True)
     table = compare(results, budgets)
+    learnt = int(settings.get("training_queries", 0))
+    table["training queries"] = [learnt if name == "rl" else 0 for name in table["attack"]]
     for name, result in results.items():
         result.save(out / name, overwrite=True)
     write_atomically(out / "summary.csv", table.to_csv(index=False))
-    write_atomically(out / "summary.md", markdown(table, settings))
+    write_atomically(out / "summary.md", markdown(table))
     write_atomically(out / "settings.json", json.dumps(settings, indent=2))
     title = f"Attacks on {settings.get('victim', 'a victim')}"
     write_report(out / "report.html", results, title=title, budgets=budgets)

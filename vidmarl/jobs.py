@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,8 @@ from tqdm.auto import tqdm
 from vidmarl.errors import ClipError, UnknownNameError
 from vidmarl.files import new_directory
 from vidmarl.goals import Misclassify, Target
-from vidmarl.victim import Victim
+from vidmarl.pretrained import find_agents
+from vidmarl.victim import ClipSpec, Victim
 
 if TYPE_CHECKING:
     from vidmarl.attacks import Attack, AttackResult
@@ -70,17 +72,42 @@ def attack_files(
     return result
 
 
+def load_victim_as(name: str, weights: str | None, device: str | None, spec: dict[str, Any]) -> Victim:
+    """Loads a victim, its spec changed in parts.
+
+    Args:
+        name: see `vidmarl.load_victim`.
+        weights: see `vidmarl.load_victim`.
+        device: where it runs; None: a GPU where there is one.
+        spec: fields of `ClipSpec` that shall differ from the victim's own.
+
+    Raises:
+        ValueError: a spec has no such field.
+    """
+    from vidmarl.victims import load_victim
+
+    victim = load_victim(name, weights, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if "size" in spec:
+        spec = spec | {"size": tuple(spec["size"])}
+    try:
+        victim.spec = dataclasses.replace(victim.spec or ClipSpec(), **spec)
+    except TypeError as error:
+        known = ", ".join(field.name for field in dataclasses.fields(ClipSpec))
+        raise ValueError(f"Reading the clip spec {spec}: {error}. A spec may have: {known}.") from error
+    return victim
+
+
 def make_attack(thing: str | dict[str, Any], ckpt: str | Path | None = None, **settings: Any) -> Attack:
     """Makes an attack by name, like `attacks.as_attack`, the learned one included, which comes from a checkpoint.
 
     Args:
         thing: a name ("grow_and_reduce"), a class path, or `{"class_path": ..., "init_args": {...}}`.
-        ckpt: the trained agents, for "rl".
+        ckpt: the trained agents, for "rl": a file, or the name of agents that ship with vidmarl.
         **settings: arguments of `Attack`; those that are None are left to the attack, which for "rl" means to what its
             agents were trained with.
 
     Raises:
-        UnknownNameError: there is no attack, or no distortion, of that name.
+        UnknownNameError: there is no attack, no distortion, or no shipped agents of that name.
         ValueError: the settings do not fit, or "rl" came without a checkpoint or another attack with one.
         CheckpointError: the checkpoint cannot be used.
     """
@@ -106,7 +133,7 @@ def make_attack(thing: str | dict[str, Any], ckpt: str | Path | None = None, **s
             return as_attack({**thing, "init_args": settings})
         from vidmarl.attacks.rl import RLAttack
 
-        return RLAttack.from_checkpoint(ckpt, **settings)
+        return RLAttack.from_checkpoint(find_agents(ckpt), **settings)
     except TypeError as error:  # a misspelt or missing argument
         raise ValueError(f"Making the attack {name!r}: {error}") from error
 

@@ -44,7 +44,7 @@ SSIM_SMALLEST = 11
 
 
 class Outcome(Protocol):
-    """What the evaluation needs to know about an attack; `vidmarl.AttackResult` is one."""
+    """What the figures of an attack need to know about it, without its clips."""
 
     @property
     def success(self) -> Tensor:
@@ -59,18 +59,6 @@ class Outcome(Protocol):
         """int64[b]."""
 
     @property
-    def clean(self) -> Tensor:
-        """float32[b 3 t h w]."""
-
-    @property
-    def adversarial(self) -> Tensor:
-        """float32[b 3 t h w]."""
-
-    @property
-    def strength(self) -> Tensor:
-        """float32[b t' gh gw]."""
-
-    @property
     def full_l2(self) -> Tensor:
         """float32[b], the norm with which a failure counts."""
 
@@ -81,6 +69,22 @@ class Outcome(Protocol):
     @property
     def settings(self) -> dict[str, Any]:
         """Plain data; "budget" where the attack had one."""
+
+
+class ClipOutcome(Outcome, Protocol):
+    """An outcome with its clips; `vidmarl.AttackResult` is one."""
+
+    @property
+    def clean(self) -> Tensor:
+        """float32[b 3 t h w]."""
+
+    @property
+    def adversarial(self) -> Tensor:
+        """float32[b 3 t h w]."""
+
+    @property
+    def strength(self) -> Tensor:
+        """float32[b t' gh gw]."""
 
 
 # --- of perturbations -------------------------------------------------------------------------------------------------
@@ -363,7 +367,7 @@ def average_queries(result: Outcome, budget: int | None = None) -> dict[str, flo
     budget = int(result.queries.max()) if budget is None else budget
     spent = result.queries.clamp_max(budget)
     fooled = success_at(result, [budget])[:, 0]
-    first = torch.where(fooled, first_success(result), spent)
+    first = _until_success(result, budget)
     attacked = ~result.skipped
     return {
         "AQ": _mean(spent[attacked]),
@@ -400,7 +404,7 @@ def curves(
     level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Fooling rate and median L2 (failures at `full_l2`) at each budget, with bootstrap intervals over the clips.
+    """Fooling rate, median L2 (failures at `full_l2`) and AQ first at each budget, with bootstrap intervals over clips.
 
     Args:
         result: of an attack.
@@ -410,15 +414,16 @@ def curves(
         seed: of the bootstrap; the same clips are drawn for the same number of clips.
 
     Returns:
-        A row per budget: "budget", "fr", "fr_low", "fr_high", "l2", "l2_low", "l2_high".
+        A row per budget: "budget", "fr", "fr_low", "fr_high", "l2", "l2_low", "l2_high", "aq", "aq_low", "aq_high".
     """
     import pandas as pd
 
     attacked = ~result.skipped
     fooled = success_at(result, budgets)[attacked].double().numpy()
     norms = best_l2_at(result, budgets)[attacked].double().numpy()
+    asked = torch.stack([_until_success(result, budget) for budget in budgets], 1)[attacked].double().numpy()
     table: dict[str, Any] = {"budget": list(budgets)}
-    for name, values, statistic in (("fr", fooled, np.mean), ("l2", norms, np.median)):
+    for name, values, statistic in (("fr", fooled, np.mean), ("l2", norms, np.median), ("aq", asked, np.mean)):
         table[name] = statistic(values, axis=0) if len(values) else np.full(len(budgets), np.nan)
         table[f"{name}_low"], table[f"{name}_high"] = _bootstrap(values, statistic, resamples, level, seed)
     return pd.DataFrame(table)
@@ -426,10 +431,11 @@ def curves(
 
 @dataclasses.dataclass(frozen=True)
 class PairedRatio:
-    """How the L2 of two attacks compares on the same clips.
+    """How two attacks compare on the same clips.
 
     Attributes:
-        ratio: median over the clips of L2 of the first attack / L2 of the second; below 1 the first is smaller.
+        ratio: the first attack's figure / the second's, so below 1 the first does with less. Of the L2 it is the median
+            over the clips (`size_ratio`), of the queries the ratio of the means (`query_ratio`).
         low: lower end of its bootstrap interval.
         high: upper end.
         p: of the two-sided Wilcoxon signed-rank test on the logarithms of the ratios; NaN without a clip that differs.
@@ -443,7 +449,21 @@ class PairedRatio:
     clips: int
 
 
-def paired_ratio(
+def paired_ratio(first: ClipOutcome, second: ClipOutcome, budget: int | None = None, **bootstrap: Any) -> PairedRatio:
+    """`size_ratio`, where it can be seen that the clips are the same.
+
+    Raises:
+        ValueError: the clips are not the same.
+    """
+    if first.clean.shape != second.clean.shape or not torch.equal(first.clean, second.clean):
+        raise ValueError(
+            "Comparing two attacks clip by clip: expected results on the same clips in the same order, got"
+            f" {tuple(first.clean.shape)} and {tuple(second.clean.shape)}, or clips of different content."
+        )
+    return size_ratio(first, second, budget, **bootstrap)
+
+
+def size_ratio(
     first: Outcome,
     second: Outcome,
     budget: int | None = None,
@@ -455,21 +475,13 @@ def paired_ratio(
     """Compares the L2 of two attacks on the same clips, failures at `full_l2`; clips that either skipped are left out.
 
     Args:
-        first: result of an attack.
-        second: result of another attack on the same clips in the same order.
+        first: outcome of an attack.
+        second: outcome of another attack on the same clips in the same order.
         budget: queries per clip; None: all that were spent.
         resamples: bootstrap samples.
         level: of the interval.
         seed: of the bootstrap.
-
-    Raises:
-        ValueError: the clips are not the same.
     """
-    if first.clean.shape != second.clean.shape or not torch.equal(first.clean, second.clean):
-        raise ValueError(
-            "Comparing two attacks clip by clip: expected results on the same clips in the same order, got"
-            f" {tuple(first.clean.shape)} and {tuple(second.clean.shape)}, or clips of different content."
-        )
     both = ~(first.skipped | second.skipped)
     a, b = (
         best_l2_at(r, [int(r.queries.max()) if budget is None else budget])[both, 0].double() for r in (first, second)
@@ -481,6 +493,50 @@ def paired_ratio(
         p = wilcoxon(np.log(ratios))
     low, high = _bootstrap(ratios[:, None], np.median, resamples, level, seed)
     return PairedRatio(float(np.median(ratios)), float(low[0]), float(high[0]), p, len(ratios))
+
+
+def query_ratio(
+    first: Outcome,
+    second: Outcome,
+    budget: int | None = None,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> PairedRatio:
+    """Compares "AQ first" of two attacks on the same clips; clips that either skipped are left out.
+
+    Args:
+        first: outcome of an attack.
+        second: outcome of another attack on the same clips in the same order.
+        budget: queries per clip; None: all that were spent.
+        resamples: bootstrap samples of the clips, the same for both.
+        level: of the interval.
+        seed: of the bootstrap.
+
+    Returns:
+        The ratio of the two means, its interval, and the p of the Wilcoxon test on the clips' log ratios.
+    """
+    both = ~(first.skipped | second.skipped)
+    asked = np.stack([_until_success(r, budget)[both].double().numpy() for r in (first, second)], axis=1)
+    if len(asked) == 0:
+        return PairedRatio(math.nan, math.nan, math.nan, math.nan, 0)
+
+    def ratio(values: np.ndarray, axis: int) -> np.ndarray:
+        means = values.mean(axis)
+        return means[..., 0] / means[..., 1]
+
+    low, high = _bootstrap(asked, ratio, resamples, level, seed)
+    return PairedRatio(
+        float(ratio(asked, 0)), float(low), float(high), wilcoxon(np.diff(np.log(asked))[:, 0]), len(asked)
+    )
+
+
+def _until_success(result: Outcome, budget: int | None) -> Int64[Tensor, " b"]:
+    """The query of each clip's first success within the budget; without one, what was spent of it."""
+    budget = int(result.queries.max()) if budget is None else budget
+    fooled = success_at(result, [budget])[:, 0]
+    return torch.where(fooled, first_success(result), result.queries.clamp_max(budget))
 
 
 def wilcoxon(differences: Float[np.ndarray, " n"]) -> float:
@@ -510,29 +566,16 @@ def wilcoxon(differences: Float[np.ndarray, " n"]) -> float:
 
 
 def summarise(
-    result: Outcome, budgets: Sequence[int] = BUDGETS, *, perceptual: bool = False, **bootstrap: Any
+    result: ClipOutcome, budgets: Sequence[int] = BUDGETS, *, perceptual: bool = False, **bootstrap: Any
 ) -> pd.DataFrame:
-    """An attack in figures: a row per query budget.
-
-    The budgets at or above the attack's own are one row, with the attack's own: more could not be spent.
+    """An attack in figures, see `summary_table`, all of them measured here.
 
     Args:
         result: of an attack.
         budgets: queries per clip.
         perceptual: whether to add the slow metrics, see `perturbation_metrics`.
         **bootstrap: `resamples`, `level`, `seed` of `curves`.
-
-    Returns:
-        "budget", "clips" (attacked), "skipped", "FR", "AQ", "AQ+", "AQ first", "AQ+ first", "L2" (median over the
-        attacked clips, failures at `full_l2`), the intervals of FR and L2, and the means of the other metrics of
-        `perturbation_metrics` over the fooled clips, to be read beside FR. Only the smallest success is kept of each
-        clip, so these stand in the last row only, where its budget is all that was spent; else they are NaN.
     """
-    import pandas as pd
-
-    own = int(result.settings.get("budget", result.queries.max()))
-    budgets = sorted({min(int(budget), own) for budget in budgets})
-    curve = curves(result, budgets, **bootstrap)
     fooled = result.success & ~result.skipped
     pictures = (
         perturbation_metrics(
@@ -541,6 +584,33 @@ def summarise(
         if fooled.any()
         else {}
     )
+    return summary_table(result, pictures, budgets, **bootstrap)
+
+
+def summary_table(
+    result: Outcome, pictures: Mapping[str, Tensor], budgets: Sequence[int] = BUDGETS, **bootstrap: Any
+) -> pd.DataFrame:
+    """An attack in figures: a row per query budget.
+
+    The budgets at or above the attack's own are one row, with the attack's own: more could not be spent.
+
+    Args:
+        result: of an attack.
+        pictures: `perturbation_metrics` of the fooled clips.
+        budgets: queries per clip.
+        **bootstrap: `resamples`, `level`, `seed` of `curves`.
+
+    Returns:
+        "budget", "clips" (attacked), "skipped", "FR", "AQ", "AQ+", "AQ first", "AQ+ first", "L2" (median over the
+        attacked clips, failures at `full_l2`), the intervals of FR, AQ first and L2, and the means of the other metrics
+        of `perturbation_metrics` over the fooled clips, to be read beside FR. Only the smallest success is kept of each
+        clip, so these stand in the last row only, where its budget is all that was spent; else they are NaN.
+    """
+    import pandas as pd
+
+    own = int(result.settings.get("budget", result.queries.max()))
+    budgets = sorted({min(int(budget), own) for budget in budgets})
+    curve = curves(result, budgets, **bootstrap)
     attacked = ~result.skipped
     table = []
     for point in curve.to_dict("records"):
@@ -553,6 +623,8 @@ def summarise(
             "FR low": point["fr_low"],
             "FR high": point["fr_high"],
             **average_queries(result, budget),
+            "AQ first low": point["aq_low"],
+            "AQ first high": point["aq_high"],
             "L2": point["l2"],
             "L2 low": point["l2_low"],
             "L2 high": point["l2_high"],

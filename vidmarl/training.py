@@ -387,7 +387,7 @@ class TwoAgentPPO(L.LightningModule):
         self._results = {}
         if results is not None:
             table = write_comparison(self._out("test"), results, self.eval_budgets, self.settings())
-            self.print(markdown(table, self.settings()))
+            self.print(markdown(table))
             self.print(f"report: {self._out('test') / 'report.html'}")
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> str:

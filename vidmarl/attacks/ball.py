@@ -19,7 +19,7 @@ from vidmarl.distortions.sign_noise import SignNoise, whole_levels
 from vidmarl.session import Reply, Session
 
 TOGETHER = 64
-"""Candidates that are made and asked about at once; bounds the memory."""
+"""Candidates that are asked about at once; bounds the memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,57 +57,66 @@ class BallAttack(Attack):
         made = as_distortion(distortion)
         if not isinstance(made, SignNoise):
             raise TypeError(
-                f"{type(self).__name__} chooses every pixel inside an Linf ball, so its distortion must be 'sign_noise',"
-                f" whose epsilon is the ball's radius; got {type(made).__name__}."
+                f"{type(self).__name__} chooses every pixel inside an Linf ball, so its distortion must be"
+                f" 'sign_noise', whose epsilon is the ball's radius; got {type(made).__name__}."
             )
         super().__init__(made, **common)
         self.epsilon = whole_levels(made.epsilon)
 
     def search_pixels(self, session: Session, row: int) -> PixelSearch:
-        """The search on one clip. It runs where the clips are; its random numbers come from `session.generator(row)`."""
+        """The search on one clip.
+
+        It runs on the device of the clips, and ends at the first success that it is told of. Its random numbers come
+        from `session.generator(row)`, so that they do not depend on the rest of the batch.
+        """
         raise NotImplementedError
 
-    def project(self, candidates: Float[Tensor, "n 3 t h w"], clip: Float[Tensor, "3 t h w"]) -> Tensor:
+    def project(self, candidates: Float[Tensor, "*n 3 t h w"], clip: Float[Tensor, "3 t h w"]) -> Tensor:
         """The nearest clips that lie in the ball around `clip` and in [0, 1]."""
         return candidates.clamp(clip - self.epsilon, clip + self.epsilon).clamp(0, 1)
 
     def run(self, session: Session) -> Iterator[Tensor]:
-        """Runs the searches side by side; one that asks for more than is left of its budget ends."""
+        """Runs the searches side by side; one that asks for more than is left of its budget ends.
+
+        A search goes on only when its next candidates are about to be asked about, so no more of them exist at a time
+        than one group holds.
+        """
         searches = {row: self.search_pixels(session, row) for row in session.rows.tolist()}
-        asks = {row: _advance(search, None) for row, search in searches.items()}
-        while asks:
-            for row, ask in list(asks.items()):
+        replies: dict[int, Reply | None] = dict.fromkeys(searches)
+        while searches:
+            group: dict[int, Ask] = {}
+            for row in list(searches):
+                ask = _advance(searches[row], replies.pop(row))
                 if ask is None or len(ask.candidates) > int(session.ledger.left[row]):
                     session.finished[row] = True
-                    del asks[row]
-            for group in _groups(asks):
-                rows = torch.tensor([row for row in group for _ in asks[row].candidates])
-                rows = rows.to(session.canvas.clips.device)
-                candidates = torch.cat([asks[row].candidates for row in group])
-                ask_about = session.probe_clips if asks[group[0]].probe else session.query_clips
-                reply = ask_about(candidates, rows)
-                for row in group:
-                    asks[row] = _advance(searches[row], reply[(rows == row).nonzero().flatten()])
-                yield rows
+                    del searches[row]
+                    continue
+                if group and not _fits(ask, group):
+                    yield _ask(session, group, replies)
+                    group = {}
+                group[row] = ask
+            if group:
+                yield _ask(session, group, replies)
 
 
-def _advance(search: PixelSearch, reply: Reply | None) -> Any:
+def _advance(search: PixelSearch, reply: Reply | None) -> Ask | None:
     try:
         return next(search) if reply is None else search.send(reply)
     except StopIteration:
         return None
 
 
-def _groups(asks: dict[int, Any]) -> Iterator[list[int]]:
-    """The clips whose asks go to the victim together: of one kind, and not too many candidates."""
-    for probe in (True, False):
-        group: list[int] = []
-        size = 0
-        for row in [row for row, ask in asks.items() if ask.probe is probe]:
-            if group and size + len(asks[row].candidates) > TOGETHER:
-                yield group
-                group, size = [], 0
-            group.append(row)
-            size += len(asks[row].candidates)
-        if group:
-            yield group
+def _fits(ask: Ask, group: dict[int, Ask]) -> bool:
+    """Whether an ask can go to the victim together with those of a group: of the same kind, and not too many."""
+    size = sum(len(other.candidates) for other in group.values())
+    return all(ask.probe is other.probe for other in group.values()) and size + len(ask.candidates) <= TOGETHER
+
+
+def _ask(session: Session, group: dict[int, Ask], replies: dict[int, Reply | None]) -> Tensor:
+    """Asks about all candidates of a group, and hands each clip its reply; returns the rows asked."""
+    probe = next(iter(group.values())).probe
+    candidates = torch.cat([ask.candidates for ask in group.values()])
+    rows = torch.tensor([row for row, ask in group.items() for _ in ask.candidates], device=candidates.device)
+    reply = (session.probe_clips if probe else session.query_clips)(candidates, rows)
+    replies |= {row: reply[(rows == row).nonzero().flatten()] for row in group}
+    return rows

@@ -19,6 +19,9 @@ from vidmarl.report import pictures
 COLOURS = ("#2f78c4", "#e66101", "#1b9e77", "#b5469b", "#a6761d", "#666f7a")
 """One per attack, in the order given; readable on white and on black."""
 
+DASHES = ("solid", "dash", "dot")
+"""Taken in turn when the colours are used up."""
+
 _FRAME_MS = 200
 """How long a frame is shown when a slider plays, ms."""
 
@@ -164,7 +167,7 @@ def trajectory(result: AttackResult, i: int = 0) -> go.Figure:
     return figure.update_layout(template=_STYLE, height=460)
 
 
-def budget_curves(results: Mapping[str, AttackResult], budgets: Sequence[int] | None = None) -> go.Figure:
+def budget_curves(results: Mapping[str, metrics.Outcome], budgets: Sequence[int] | None = None) -> go.Figure:
     """Fooling rate and median L2 (failures at the full distortion) against queries, with 95 % bootstrap intervals.
 
     Args:
@@ -179,6 +182,7 @@ def budget_curves(results: Mapping[str, AttackResult], budgets: Sequence[int] | 
         )
         curve = metrics.curves(result, points)
         colour = COLOURS[index % len(COLOURS)]
+        dash = DASHES[index // len(COLOURS) % len(DASHES)]
         shown = html.escape(name)  # plotly would take markup in a name for its own
         for row, key in enumerate(("fr", "l2"), start=1):
             for edge, fill in (("high", None), ("low", "tonexty")):
@@ -199,7 +203,7 @@ def budget_curves(results: Mapping[str, AttackResult], budgets: Sequence[int] | 
                 x=points,
                 y=curve[key],
                 mode="lines",
-                line={"color": colour, "width": 2, "shape": "hv"},
+                line={"color": colour, "width": 2, "shape": "hv", "dash": dash},
                 name=shown,
                 legendgroup=shown,
                 showlegend=row == 1,

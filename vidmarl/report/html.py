@@ -100,9 +100,9 @@ def write_report(
         clips=[_clip(i, names[i], results) for i in shown],
         unshown=int(attacked.sum()) - len(shown),
         settings={name: _settings(result) for name, result in results.items()},
-        data=_script_json({"fps": fps, "colours": [pictures.MORE, pictures.LESS]} | _data(results, shown)),
+        data=script_json({"fps": fps, "colours": [pictures.MORE, pictures.LESS]} | _data(results, shown)),
         style=here.with_name("report.css").read_text(encoding="utf-8"),
-        script=here.with_name("report.js").read_text(encoding="utf-8"),
+        script="".join(here.with_name(name).read_text(encoding="utf-8") for name in ("charts.js", "report.js")),
         plotly=get_plotlyjs(),
     )
     return write_atomically(path, text)
@@ -125,7 +125,7 @@ def _validated(results: Mapping[str, AttackResult], names: Sequence[str] | None)
     return [f"clip {i}" for i in range(len(first))] if names is None else [str(name) for name in names]
 
 
-def _number(value: float | int | None) -> str:
+def number(value: float | int | None) -> str:
     """A number for people: whole ones with commas, others to three significant digits, a dash where there is none."""
     if isinstance(value, int):
         return f"{value:,}"
@@ -136,7 +136,7 @@ def _number(value: float | int | None) -> str:
     return f"{value:#.3g}".rstrip(".") if 1e-3 <= abs(value) < 1e3 else f"{value:,.0f}" if value > 1 else f"{value:.1e}"
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
     if math.isnan(value):
         return "—"
     return f"{100 * value:.0f} %" if value == 0 or value >= 0.1 else f"{100 * value:.2g} %"
@@ -159,10 +159,10 @@ def _headline(name: str, result: AttackResult, table: pd.DataFrame) -> dict[str,
         "skipped": len(result) - attacked,
         "budget": _budget(result),
         "tiles": [
-            ("Fooled", _percent(row["FR"]), f"95 % interval {_percent(row['FR low'])} to {_percent(row['FR high'])}"),
-            ("Queries per clip", _number(row["AQ"]), f"{_number(row['AQ first'])} until the first success or the end"),
-            ("Median L2", _number(row["L2"]), f"95 % interval {_number(row['L2 low'])} to {_number(row['L2 high'])}"),
-            ("SSIM of the fooled", _number(row.get("ssim", math.nan)), "1 is no visible change"),
+            ("Fooled", percent(row["FR"]), f"95 % interval {percent(row['FR low'])} to {percent(row['FR high'])}"),
+            ("Queries per clip", number(row["AQ"]), f"{number(row['AQ first'])} until the first success or the end"),
+            ("Median L2", number(row["L2"]), f"95 % interval {number(row['L2 low'])} to {number(row['L2 high'])}"),
+            ("SSIM of the fooled", number(row.get("ssim", math.nan)), "1 is no visible change"),
         ],
     }
 
@@ -172,10 +172,10 @@ def _summary(name: str, table: pd.DataFrame) -> list[list[str]]:
     return [
         [
             name,
-            _number(int(row["budget"])),
-            f"{_percent(row['FR'])} ({_percent(row['FR low'])} to {_percent(row['FR high'])})",
-            *(_number(row[key]) for key in ("AQ", "AQ+", "AQ first", "AQ+ first")),
-            f"{_number(row['L2'])} ({_number(row['L2 low'])} to {_number(row['L2 high'])})",
+            number(int(row["budget"])),
+            f"{percent(row['FR'])} ({percent(row['FR low'])} to {percent(row['FR high'])})",
+            *(number(row[key]) for key in ("AQ", "AQ+", "AQ first", "AQ+ first")),
+            f"{number(row['L2'])} ({number(row['L2 low'])} to {number(row['L2 high'])})",
         ]
         for row in table.to_dict("records")
     ]
@@ -195,7 +195,7 @@ def _rows(name: str, result: AttackResult, names: list[str], shown: list[int]) -
         }
         cells = [(text, text, "text") for text in texts.values()]
         for key, value in numbers.items():
-            text = _percent(value) if key in ("frames", "cells") else _number(value)
+            text = percent(value) if key in ("frames", "cells") else number(value)
             missing = value is None or math.isnan(value)
             cells.append((text, "" if missing else repr(float(value)), "number"))
         table.append({"attack": name, "clip": i, "shown": i in shown, "outcome": texts["outcome"], "cells": cells})
@@ -212,7 +212,7 @@ def _clip(i: int, name: str, results: Mapping[str, AttackResult]) -> dict[str, A
                 "attack": attack,
                 "outcome": one.outcomes[0],
                 "queries": int(one.queries),
-                "l2": _number(float(metrics.l2(one.clean, one.adversarial))),
+                "l2": number(float(metrics.l2(one.clean, one.adversarial))),
                 "goal": one.label(int(one.classes)),
                 "targeted": bool(one.settings.get("targeted")),
             }
@@ -284,6 +284,6 @@ def _sparse(strength: Float[Tensor, "t' gh gw"]) -> list[list[tuple[int, int, fl
     return [[(int(y), int(x), round(float(cells[y, x]), 3)) for y, x in cells.nonzero()] for cells in strength]
 
 
-def _script_json(data: Any) -> str:
+def script_json(data: Any) -> str:
     """JSON that no text in it can break out of: in a script element only `<` could end or comment anything."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

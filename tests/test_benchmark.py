@@ -1,0 +1,403 @@
+"""The benchmark: whole, cut short, widened, shared out, and what its tables say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from test_report import Page
+
+import vidmarl.benchmark
+from vidmarl import GrowAndReduce, Victim, metrics
+from vidmarl.benchmark import Benchmark, VictimChoice, read_shard, run_benchmark
+from vidmarl.cli import main
+from vidmarl.data.encode import write_mp4
+from vidmarl.data.folder import Folder
+from vidmarl.data.synthetic import CLASSES, Synthetic, make_clips
+from vidmarl.errors import CheckpointError, ClipError, UnknownNameError
+from vidmarl.trials import Trials, is_done
+from vidmarl.tubelets import TubeletGrid
+
+CONFIG = Path(__file__).resolve().parent.parent / "conf" / "benchmark"
+CLIPS = 4
+
+
+def tiny(out: Path, **changes: object) -> Benchmark:
+    """Two attacks on four clips."""
+    usual = Benchmark(
+        victims=[VictimChoice("demo", "random", {"frames": 4, "size": [32, 32]})],
+        distortions=[{"class_path": "gaussian_noise", "init_args": {"std": 0.3}}],
+        attacks={"grow_and_reduce": {}, "random_cells": {"init_args": {"block": 2}}},
+        data=Synthetic(CLIPS, seed=1, frames=4, size=32),
+        grid=TubeletGrid(1, 8, 8),
+        budget=10,
+        budgets=[5, 10],
+        clips_at_once=2,
+        device="cpu",
+        out=str(out),
+    )
+    return dataclasses.replace(usual, **changes)  # type: ignore[arg-type]
+
+
+def run(benchmark: Benchmark, **how: object) -> pd.DataFrame:
+    """Runs a benchmark; its rows."""
+    run_benchmark(benchmark, progress=False, **how)  # type: ignore[arg-type]
+    return pd.read_csv(Path(benchmark.out) / "rows.csv")
+
+
+def texts(folder: Path) -> dict[str, str]:
+    """The tables of a benchmark, and what trials it holds."""
+    files = {name: (folder / name).read_text("utf-8") for name in ("rows.csv", "summary.csv", "summary.md")}
+    return files | {"trials": "\n".join(sorted(str(p.relative_to(folder)) for p in folder.rglob("*.safetensors")))}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many clips each call has sent to a victim."""
+    calls: list[int] = []
+    plain = Victim.__call__
+
+    def counting(self: Victim, clips: torch.Tensor) -> torch.Tensor:
+        calls.append(len(clips))
+        return plain(self, clips)
+
+    monkeypatch.setattr(Victim, "__call__", counting)
+    return calls
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A benchmark run at once."""
+    out = tmp_path_factory.mktemp("whole")
+    run(tiny(out))
+    return out
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of the test's own for commands in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VIDMARL_DEBUG", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_the_small_configuration_through_the_command_line(
+    here: Path, capsys: pytest.CaptureFixture[str], asked: list[int]
+) -> None:
+    words = ["benchmark", "-c", str(CONFIG / "small.yaml"), "--max_clips", "3", "--out", "out", "--no-progress"]
+    main(words)
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "## demo, gaussian_blur" in said.out
+    rows = pd.read_csv(here / "out" / "rows.csv")
+    assert len(rows) == 3 * 3 * 2
+    assert sum(asked) == rows["queries"].sum()
+    summary = pd.read_csv(here / "out" / "summary.csv")
+    assert len(summary) == 3 * 3 * 2
+    assert set(summary["budget"]) == {5, 10, 20}
+
+    before = texts(here / "out")
+    asked.clear()
+    main(words)
+    assert asked == []
+    assert texts(here / "out") == before
+
+    main(
+        [*words, "--attacks", '{"square_tubes": {}}', "--reference", "square_tubes", "--distortions", "[gaussian_blur]"]
+    )
+    assert asked == []
+    assert set(pd.read_csv(here / "out" / "summary.csv")["attack"]) == {"square_tubes"}
+
+
+@pytest.mark.parametrize("name", ["natural", "bounded"])
+def test_the_configurations_of_the_tracks_can_be_read(name: str) -> None:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("-c", action="config")
+    parser.add_class_arguments(Benchmark)
+    files = ["natural.yaml"] if name == "natural" else ["natural.yaml", "bounded.yaml"]
+    read = parser.parse_args([word for file in files for word in ("-c", str(CONFIG / file))])
+    assert next(iter(read.attacks)) == "rl"
+    assert read.budget == max(read.budgets)
+
+
+def test_a_row_says_what_happened_to_a_clip(whole: Path) -> None:
+    rows = pd.read_csv(whole / "rows.csv")
+    assert rows["clip"].tolist() == 2 * [f"clip-{i:05d}" for i in range(CLIPS)]
+    assert rows["label"].tolist() == 2 * list(CLASSES[:CLIPS])
+    assert (rows["goal"] == rows["prediction"]).all()
+    assert (rows["success@10"] == rows["success"]).all()
+    failed = ~rows["success@5"]
+    assert rows["l2@5"][failed].to_numpy() == pytest.approx(rows["full_l2"][failed].to_numpy())
+    assert rows["l2@10"][rows["success"]].to_numpy() == pytest.approx(rows["l2"][rows["success"]].to_numpy(), rel=1e-4)
+    assert rows["first_success"].isna().tolist() == (~rows["success"]).tolist()
+
+
+def test_the_summary_is_that_of_the_attack_itself(whole: Path) -> None:
+    benchmark = tiny(whole)
+    attack = GrowAndReduce(
+        benchmark.named_distortions()[0][1], budget=10, grid=TubeletGrid(1, 8, 8), seed=0, progress=False
+    )
+    victim = vidmarl.benchmark.load_victim_as("demo", "random", "cpu", {"frames": 4, "size": [32, 32]})
+    result = attack(victim, make_clips(CLIPS, 1, 4, 32)[0])
+    expected = metrics.summarise(result, [5, 10])
+    summary = pd.read_csv(whole / "summary.csv").query("attack == 'grow_and_reduce'")
+    for column in expected:
+        assert summary[column].to_numpy() == pytest.approx(expected[column].to_numpy(), rel=1e-4, nan_ok=True), column
+
+
+def test_the_same_seed_gives_the_same_tables_and_another_one_others(whole: Path, tmp_path: Path) -> None:
+    run(tiny(tmp_path / "again"))
+    assert texts(tmp_path / "again") == texts(whole)
+    assert texts(whole)["rows.csv"] != run(tiny(tmp_path / "other", seed=1)).to_csv(index=False)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_run_cut_short_goes_on_where_it_was(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[int], stop: int
+) -> None:
+    calls = 0
+    plain = vidmarl.attacks.Attack.__call__
+
+    def interrupted(self: object, *args: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls > stop:
+            raise KeyboardInterrupt
+        return plain(self, *args)  # type: ignore[arg-type]
+
+    benchmark = tiny(tmp_path)
+    monkeypatch.setattr(vidmarl.attacks.Attack, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(benchmark, progress=False)
+    monkeypatch.setattr(vidmarl.attacks.Attack, "__call__", plain)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2 * stop
+    rows = run(benchmark)
+    assert texts(tmp_path) == texts(whole)
+    assert sum(asked) == rows["queries"].sum()
+
+
+def test_a_trial_that_is_damaged_is_made_again_and_no_other(whole: Path, tmp_path: Path, asked: list[int]) -> None:
+    benchmark = tiny(tmp_path)
+    run(benchmark)
+    trial = min(tmp_path.rglob("*.safetensors"))
+    trial.write_bytes(trial.read_bytes()[:-9])
+    asked.clear()
+    run(benchmark)
+    assert 0 < sum(asked) <= benchmark.budget
+    assert texts(tmp_path) == texts(whole)
+
+
+def test_two_shards_come_to_the_table_of_one_run(whole: Path, tmp_path: Path) -> None:
+    benchmark = tiny(tmp_path)
+    assert run_benchmark(benchmark, shard=(0, 2), progress=False) is None
+    assert not (tmp_path / "rows.csv").exists()
+    with pytest.warns(UserWarning, match="4 trials are missing"):
+        half = run(benchmark, summarise_only=True)
+    assert set(half["clip"]) == {"clip-00000", "clip-00002"}
+    run(benchmark, shard=(1, 2))
+    assert texts(tmp_path) == texts(whole)
+
+
+def test_more_attacks_and_clips_only_add_work(tmp_path: Path, asked: list[int]) -> None:
+    benchmark = tiny(tmp_path, max_clips=2)
+    few = run(benchmark)
+    asked.clear()
+    more = run(dataclasses.replace(benchmark, max_clips=4, attacks=benchmark.attacks | {"square_tubes": {}}))
+    new = more[~(more["clip"].isin(few["clip"]) & more["attack"].isin(few["attack"]))]
+    assert len(more) == 12
+    assert sum(asked) == new["queries"].sum()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"budget": 9},
+        {"seed": 3},
+        {"coherence": "free"},
+        {"distortions": [{"name": "gaussian_noise", "class_path": "gaussian_noise", "init_args": {"std": 0.2}}]},
+        {"attacks": {"grow_and_reduce": {"init_args": {"reduce": False}}, "random_cells": {}}},
+        {"victims": [VictimChoice("demo", "random", {"frames": 4, "size": [32, 32]}, precision="bf16-mixed")]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_changed_setting_never_mixes_with_what_was_made_before(
+    whole: Path, tmp_path: Path, asked: list[int], change: dict[str, object]
+) -> None:
+    run(tiny(tmp_path))
+    asked.clear()
+    rows = run(tiny(tmp_path, **change))
+    assert sum(asked) == rows["queries"].sum()
+    asked.clear()
+    run(tiny(tmp_path))
+    assert asked == []
+    assert {k: v for k, v in texts(tmp_path).items() if k != "trials"} == {
+        k: v for k, v in texts(whole).items() if k != "trials"
+    }
+
+
+def test_targets_are_the_same_for_all_attacks_and_none_is_the_prediction(tmp_path: Path) -> None:
+    rows = run(tiny(tmp_path, goal="targeted"))
+    assert (rows["goal"] != rows["prediction"]).all()
+    assert not rows["skipped"].any()
+    by_clip = rows.groupby("clip")["goal"].nunique()
+    assert (by_clip == 1).all()
+    assert rows["goal"].nunique() > 1
+
+
+def test_labels_of_the_dataset_and_clips_that_were_wrong_from_the_start(tmp_path: Path) -> None:
+    rows = run(tiny(tmp_path, labels="dataset"))
+    assert (rows["goal"] == rows["label"]).all()
+    assert (rows["skipped"] == (rows["goal"] != rows["prediction"])).all()
+    assert rows["skipped"].any()
+    assert rows["l2@10"].isna().tolist() == rows["skipped"].tolist()
+
+
+def test_videos_of_a_folder(tmp_path: Path) -> None:
+    clips, _ = make_clips(3, seed=0, frames=8, size=32)
+    for i, clip in enumerate(clips):
+        (tmp_path / "videos" / CLASSES[i % 2]).mkdir(parents=True, exist_ok=True)
+        write_mp4(tmp_path / "videos" / CLASSES[i % 2] / f"clip {i}.mp4", clip, fps=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = run(tiny(tmp_path / "out", data=Folder(tmp_path / "videos"), labels="dataset", keep_clips=True))
+    assert len(rows) == 6
+    assert all(Path(path).is_file() for path in rows["path"])
+    assert set(rows["label"]) == set(CLASSES[:2])
+
+
+def test_what_is_wanted_besides_is_made_later(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    benchmark = tiny(tmp_path, attacks={"random_cells": {}}, max_clips=1)
+    run(benchmark)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="ST-LPIPS")
+        rows = run(dataclasses.replace(benchmark, perceptual=True, keep_clips=True))
+    assert rows["warping"].notna().all()
+    [trial] = tmp_path.rglob("*.safetensors")
+    assert is_done(trial, perceptual=True, keep_clips=True)
+
+
+def test_the_report_is_one_page_that_loads_nothing(whole: Path) -> None:
+    page = Page(whole / "report.html")
+    assert not [a for _, a in page.elements if a.get("src") or (a.get("href") or "#").startswith("http")]
+    assert not re.search(r"@import|url\(", "".join(page.styles))
+    [policy] = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    data = json.loads(page.scripts[0])
+    assert len(data["curves"]) == 1
+    names = {trace["name"] for trace in data["curves"][0]["data"] if trace.get("name")}
+    assert names == {"grow_and_reduce", "random_cells"}
+    assert "L2, grow_and_reduce / this" in page.text
+
+
+def test_the_best_control_is_marked_and_agents_are_none(tmp_path: Path, whole: Path) -> None:
+    summary = pd.read_csv(whole / "summary.csv")
+    for _, rows in summary.groupby("budget"):
+        assert (rows["L2"][rows["best control"]] == rows["L2"].min()).all()
+        assert rows["best control"].any()
+    assert summary["L2 ratio"].isna().tolist() == (summary["attack"] == "grow_and_reduce").tolist()
+    run(tiny(tmp_path, controls=["random_cells"]))
+    marked = pd.read_csv(tmp_path / "summary.csv").query("`best control`")["attack"]
+    assert set(marked) == {"random_cells"}
+
+
+def test_agents_by_file_or_name_trained_and_untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vidmarl import pretrained
+    from vidmarl.agents import Agents, AgentsConfig
+    from vidmarl.attacks.rl import save_agents
+    from vidmarl.env import MAPS, STATE
+    from vidmarl.features import CHANNELS
+
+    settings = {"grid": [1, 8, 8], "training_queries": 123}
+    agents = Agents(AgentsConfig(CHANNELS, MAPS, STATE, 8, 1))
+    with torch.no_grad():
+        for parameter in agents.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    save_agents(tmp_path / "gaussian_noise.pt", agents, settings)
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    attacks = {
+        "rl": {"ckpt": "{distortion}"},
+        "file": {"class_path": "rl", "ckpt": str(tmp_path / "{distortion}.pt")},
+        "fresh": {"class_path": "rl", "ckpt": "{distortion}", "untrained": True},
+        "random_cells": {},
+    }
+    rows = run(tiny(tmp_path / "out", attacks=attacks, max_clips=2, budget=4, grid=None))
+    of = {name: part.drop(columns="attack").reset_index(drop=True) for name, part in rows.groupby("attack")}
+    pd.testing.assert_frame_equal(of["rl"], of["file"])
+    assert not of["rl"].equals(of["fresh"])
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv").set_index("attack")
+    assert summary["training queries"][["rl", "fresh"]].groupby(level=0).max().to_dict() == {"fresh": 0, "rl": 123}
+    assert not summary["best control"][["rl", "file"]].any()
+    with pytest.raises(UnknownNameError, match="gaussian_noise"):
+        run(tiny(tmp_path / "out", attacks={"rl": {"ckpt": "gausian_noise"}}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attacks": {"grow_and_redcue": {}}}, "did you mean grow_and_reduce"),
+        ({"attacks": {"rl": {}}}, "needs trained agents"),
+        ({"attacks": {"rl": {"ckpt": "missing.ckpt"}}}, "missing.ckpt"),
+        ({"attacks": {"random_cells": {"init_arg": {}}}}, "class_path, init_args, ckpt and untrained"),
+        ({"attacks": {"random_cells": {"init_args": {"blok": 2}}}}, "'random_cells' under 'gaussian_noise'.*blok"),
+        ({"distortions": ["gaussian_nose"]}, "did you mean gaussian_noise"),
+        ({"distortions": ["gaussian_blur", "gaussian_blur"]}, "two of the distortions are called 'gaussian_blur'"),
+        ({"victims": [VictimChoice("demo", "random"), VictimChoice("demo", "random")]}, "two of the victims"),
+        ({"victims": [VictimChoice("demo", "random", {"frams": 4})]}, "A spec may have: frames"),
+        ({"reference": "rl"}, "attack of the benchmark 'rl'"),
+        ({"max_clips": 0}, "max_clips must be at least 1"),
+        ({"budgets": []}, "budgets must be at least one"),
+        ({"goal": "targeted", "labels": "dataset"}, "labels must be 'prediction'"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_asked(
+    tmp_path: Path, asked: list[int], change: dict[str, object], message: str
+) -> None:
+    with pytest.raises((ValueError, UnknownNameError, OSError, CheckpointError), match=message):
+        run(tiny(tmp_path, **change))
+    assert asked == []
+
+
+@pytest.mark.parametrize("text", ["2/2", "1", "-1/2", "a/b", "1/0"])
+def test_a_shard_that_makes_no_sense(text: str) -> None:
+    with pytest.raises(ValueError, match="such as 0/2"):
+        read_shard(text)
+    assert read_shard("1/2") == (1, 2)
+
+
+def test_nothing_to_summarise(tmp_path: Path) -> None:
+    with pytest.raises(ClipError, match="Run it first"):
+        run_benchmark(tiny(tmp_path), summarise_only=True, progress=False)
+
+
+def test_a_mistake_on_the_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["benchmark", "-c", str(CONFIG / "small.yaml"), "--attacks.rl.ckpt", "missing.ckpt", "--no-progress"])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "missing.ckpt" in said
+    assert "Traceback" not in said
+
+
+def test_what_is_no_trial_is_said_so(tmp_path: Path) -> None:
+    file = tmp_path / "no.safetensors"
+    file.write_bytes(b"nothing of the kind")
+    assert not is_done(file)
+    with pytest.raises(CheckpointError, match="Delete it"):
+        Trials.load([file], {})

@@ -1,0 +1,86 @@
+"""GEO-TRAP: exploration with one random frame under a random affine map per frame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from vidmarl.attacks.ball import Ask, BallAttack, PixelSearch
+from vidmarl.attacks.gradients import bandit
+from vidmarl.distortions.sign_noise import SignNoise
+from vidmarl.session import Session
+
+
+class GeoTrap(BallAttack):
+    """Bandit descent along one frame of noise, warped differently in each frame.
+
+    Li et al., "Adversarial Attacks on Black Box Video Classifiers: Leveraging the Power of Geometric Transformations",
+    NeurIPS 2021, arXiv 2110.01823. Each iteration draws one frame of normal noise and an affine map per frame with
+    normal entries, asks two probes along the warped noise (`bandit`), steps by the signs of the corrected estimate, and
+    asks about the iterate: 3 queries. A map that enlarges turns the noise into smooth blobs, so the few directions that
+    are tried are of low frequency.
+
+    What differs from the paper and its public code: only the affine family of maps is offered, and the loss is the
+    margin of the goal. Success is looked for in 8 bits.
+
+    Args:
+        distortion: see `BallAttack`; None: `SignNoise(10 / 255)`, the ball of the paper.
+        reach: norm of the probes in each frame: the paper's epsilon.
+        exploration: share of the noise in the probes: the paper's delta.
+        learning_rate: of the estimate: the paper's eta.
+        step: step in [0, 1] pixels.
+        **common: see `Attack`.
+    """
+
+    def __init__(
+        self,
+        distortion: Any = None,
+        *,
+        reach: float = 0.1,
+        exploration: float = 0.1,
+        learning_rate: float = 0.1,
+        step: float = 0.025,
+        **common: Any,
+    ) -> None:
+        super().__init__(SignNoise(10 / 255) if distortion is None else distortion, **common)
+        self.reach = reach
+        self.exploration = exploration
+        self.learning_rate = learning_rate
+        self.step = step
+
+    def search_pixels(self, session: Session, row: int) -> PixelSearch:
+        clip, generator = session.canvas.clips[row], session.generator(row)
+        _, t, h, w = clip.shape
+        iterate, slope = clip, torch.zeros_like(clip)
+        while True:
+            frame = torch.randn(3, h, w, generator=generator).to(clip.device)
+            maps = torch.randn(t, 2, 3, generator=generator).to(clip.device)
+            slope = yield from bandit(
+                iterate,
+                slope,
+                warped(frame, maps),
+                reach=self.reach,
+                exploration=self.exploration,
+                learning_rate=self.learning_rate,
+            )
+            iterate = self.project(iterate - self.step * slope.sign(), clip)
+            reply = yield Ask(iterate[None])
+            if reply.success:
+                return
+
+
+def warped(frame: Float[Tensor, "c h w"], maps: Float[Tensor, "t 2 3"]) -> Float[Tensor, "c t h w"]:
+    """A frame under one affine map for each frame of a clip, 0 where a map leads out of the picture.
+
+    Args:
+        frame: values.
+        maps: from (x, y, 1) of the result to (x, y) of the frame, both from -1 to 1 across the picture.
+    """
+    frames = frame.expand(len(maps), -1, -1, -1)
+    grid = F.affine_grid(maps, list(frames.shape), align_corners=True)
+    return rearrange(F.grid_sample(frames, grid, align_corners=True), "t c h w -> c t h w")

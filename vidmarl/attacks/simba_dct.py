@@ -1,0 +1,78 @@
+"""SimBA with the low frequencies of a clip as its directions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidmarl.attacks.ball import Ask, BallAttack, PixelSearch
+from vidmarl.session import Session
+
+
+class SimbaDCT(BallAttack):
+    """Random low-frequency waves, kept where the margin falls (SimBA-DCT: Guo et al. 2019, arXiv 1905.07121).
+
+    A direction is one wave of the three-dimensional cosine basis in one colour channel. They come in random order,
+    without repetition; each is added, and if that does not lower the margin, subtracted: one query or two. Once all
+    were tried the waves are drawn again in another order.
+
+    What differs from the paper: waves in time, height and width instead of on one image; a clip is projected into the
+    Linf ball after each step (the paper bounds nothing and counts the L2), and since it is, a step is measured by its
+    largest change of a pixel: the paper's 0.2 in L2 would be a fifth of an 8-bit level here and vanish in the rounding;
+    what shall fall is the margin rather than the label's probability.
+
+    Args:
+        distortion: see `BallAttack`.
+        ratio: fraction of the frequencies of each axis, the lowest ones, as in the paper.
+        step: largest change of a pixel in one step, as a fraction of the ball's radius.
+        **common: see `BallAttack`.
+    """
+
+    def __init__(
+        self, distortion: Any = "sign_noise", *, ratio: float = 1 / 8, step: float = 1.0, **common: Any
+    ) -> None:
+        super().__init__(distortion, **common)
+        if not 0 < ratio <= 1:
+            raise ValueError(f"SimbaDCT: ratio is a fraction of the frequencies, expected 0 < ratio <= 1, got {ratio}.")
+        if not 0 < step <= 2:
+            raise ValueError(f"SimbaDCT: expected a step of 0 < step <= 2, as far as the ball is wide, got {step}.")
+        self.ratio = ratio
+        self.step = step
+
+    def search_pixels(self, session: Session, row: int) -> PixelSearch:
+        clip = session.canvas.clips[row]
+        current, margin = clip, float(session.history["margin"][row, 0])
+        for channel, frequencies in self._directions(clip.shape[1:], session.generator(row)):
+            change = self.step * self.epsilon * wave(clip.shape[1:], frequencies).to(clip.device)
+            for sign in (1, -1):
+                moved = current.clone()
+                moved[channel] += sign * change
+                candidate = self.project(moved[None], clip)
+                reply = yield Ask(candidate)
+                if reply.success[0]:
+                    return
+                if float(reply.margin[0]) < margin:
+                    current, margin = candidate[0], float(reply.margin[0])
+                    break
+
+    def _directions(self, shape: torch.Size, generator: torch.Generator) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Channels and frequencies along t, h and w without end, each of them once before any comes again."""
+        lowest = [max(1, round(self.ratio * length)) for length in shape]
+        while True:
+            for index in torch.randperm(3 * math.prod(lowest), generator=generator):
+                channel, *frequencies = (int(i) for i in torch.unravel_index(index, (3, *lowest)))
+                yield channel, tuple(frequencies)
+
+
+def wave(shape: torch.Size | tuple[int, ...], frequencies: tuple[int, ...]) -> Tensor:
+    """A basis function of the discrete cosine transform (DCT-II) along all axes, largest value 1: float[t h w]."""
+    axes = [
+        torch.cos(math.pi / length * (torch.arange(length) + 0.5) * frequency)
+        for length, frequency in zip(shape, frequencies, strict=True)
+    ]
+    t, h, w = (axis / axis.abs().amax() for axis in axes)
+    return torch.einsum("t,h,w->thw", t, h, w)

@@ -1,0 +1,225 @@
+"""Spatial-temporal differential evolution: patches cut from another clip, found by the victim's labels alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vidmarl.attacks.base import Attack
+from vidmarl.session import Session
+from vidmarl.tubelets import to_8bit
+from vidmarl.victim import validate_clips
+
+REDRAWS = 20
+"""Offspring that are thrown away unasked, being no smaller than their parent, before the best patch is just shrunk."""
+
+LabelSearch = Generator[Tensor, bool, None]
+"""A search on one clip: yields candidates float[3 t h w], is told for each whether the goal holds, ends when done."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Patch:
+    """A rectangle in some of the frames.
+
+    Attributes:
+        sides: float[4], top, bottom, left and right as fractions of the height and the width.
+        frames: bool[t], where the rectangle is put.
+    """
+
+    sides: Tensor
+    frames: Tensor
+
+    def mask(self, height: int, width: int) -> Tensor:
+        """The pixels it covers, bool[t h w]; at least one in each of its frames."""
+        rows, columns = _span(self.sides[:2], height), _span(self.sides[2:], width)
+        covered = torch.zeros(len(self.frames), height, width, dtype=torch.bool)
+        covered[:, rows, columns] = self.frames[:, None, None]
+        return covered
+
+
+class STDE(Attack):
+    """Puts a rectangle of another clip into some frames and makes it smaller (Jiang et al., "Efficient Decision-based
+    Black-box Patch Attacks on Video Recognition", ICCV 2023).
+
+    Differential evolution with 15 patches. The first covers everything: the clip is replaced by a donor clip, on which
+    the goal holds. The others are random rectangles in random frames, frames of much change more often. An offspring
+    is the best patch plus half of the difference of two others (of their sides; of their frames, where they
+    disagree), crossed with its parent side by side and frame by frame. It takes its parent's place if the goal holds
+    and it covers fewer pixels. One query per candidate; of the victim's answer only whether the goal holds is used.
+
+    The perturbation is as strong as a replaced picture: no Linf ball is kept, and what is small is its area.
+
+    What differs from the paper: the details above that its abstract leaves open are choices made here; an offspring no
+    smaller than its parent could not win, so it is not asked about, and after 20 of them the best patch loses a
+    frame or a strip. The result is the success of the smallest L2, not of the smallest area. If no candidate succeeds
+    the books of the session, not the search, return the one of the lowest margin.
+
+    The donors are by default the clips attacked side by side (`clips_at_once`), so here, and here alone, a clip's
+    result depends on what it shares a batch with (though not on the order). Give `donors` to make it independent.
+
+    Args:
+        distortion: only gives the norm that a failure counts with.
+        donors: float[n 3 t h w] in [0, 1], of the frames and size of the clips. They are tried in a random order, a
+            query each, until the goal holds on one. None: the clips of the batch with a fitting clean prediction,
+            which is known already: the target, or any other label than the one to leave.
+        population: number of patches.
+        factor: how much of the difference of two patches is added (F), in (0, 2].
+        crossover: how likely each side and each frame comes from the offspring rather than from its parent (CR).
+        **common: see `Attack`. The grid and the coherence only shape the strength map of the result.
+    """
+
+    def __init__(
+        self,
+        distortion: Any = "gaussian_noise",
+        *,
+        donors: Float[Tensor, "n 3 t h w"] | None = None,
+        population: int = 15,
+        factor: float = 0.5,
+        crossover: float = 0.7,
+        **common: Any,
+    ) -> None:
+        super().__init__(distortion, **common)
+        if donors is not None:
+            validate_clips(donors, "giving STDE its donors")
+        if population < 4:
+            raise ValueError(f"STDE: differential evolution needs at least 4 patches, got {population}.")
+        if not 0 < factor <= 2 or not 0 < crossover <= 1:
+            raise ValueError(f"STDE: expected 0 < factor <= 2 and 0 < crossover <= 1, got {factor} and {crossover}.")
+        self._donors = None if donors is None else to_8bit(donors.float())
+        self.population = population
+        self.factor = factor
+        self.crossover = crossover
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"donors": "batch" if self._donors is None else len(self._donors)}
+
+    def run(self, session: Session) -> Iterator[Tensor]:
+        """Runs the searches side by side.
+
+        Raises:
+            ValueError: there is no donor for a clip, or the donors have another shape than the clips.
+        """
+        searches = {row: self._search(session, row, self._donors_of(session, row)) for row in session.rows.tolist()}
+        asks = {row: next(search) for row, search in searches.items()}
+        while asks:
+            rows = torch.tensor(list(asks), device=session.canvas.clips.device)
+            success = session.query_clips(torch.stack(list(asks.values())), rows).success.tolist()
+            for row, holds in zip(list(asks), success, strict=True):
+                try:
+                    asks[row] = searches[row].send(holds)
+                except StopIteration:
+                    session.finished[row] = True
+                    del asks[row]
+            yield rows
+            asks = {row: ask for row, ask in asks.items() if session.ledger.left[row] > 0}
+
+    def _donors_of(self, session: Session, row: int) -> Tensor:
+        """The clips that the patches of a clip can be cut from, in random order, float[n 3 t h w]."""
+        clips, goal = session.canvas.clips, session.goal
+        if self._donors is not None:
+            if self._donors.shape[1:] != clips.shape[1:]:
+                raise ValueError(
+                    f"STDE: donors must have the shape of the clips {tuple(clips.shape[1:])}, got"
+                    f" {tuple(self._donors.shape[1:])}. Load them with the same spec."
+                )
+            donors = self._donors.to(clips)
+        else:
+            labels, wanted = session.clean.argmax(1).cpu(), int(goal.classes[row])
+            fitting = (labels == wanted) if goal.targeted else (labels != wanted)
+            by_content = torch.tensor(session.canvas.seeds).argsort()  # whatever their order in the batch
+            donors = clips[by_content[fitting[by_content]].to(clips.device)]
+            if not len(donors):
+                need = f"of class {wanted}" if goal.targeted else f"of another class than {wanted}"
+                raise ValueError(
+                    f"STDE: clip {row} needs a donor {need}, and none of the {len(clips)} clips attacked with it has"
+                    " such a clean prediction. Give clips of other classes: STDE(donors=...)."
+                )
+        return donors[torch.randperm(len(donors), generator=session.generator(row)).to(donors.device)]
+
+    def _search(self, session: Session, row: int, donors: Tensor) -> LabelSearch:
+        clip, generator = session.canvas.clips[row], session.generator(row)
+        size = tuple(clip.shape[-2:])
+        everything = Patch(torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.ones(clip.shape[1], dtype=torch.bool))
+        for donor in donors:
+            if (yield donor):
+                break
+        else:
+            return
+
+        def ask(patch: Patch) -> Tensor:
+            return torch.where(patch.mask(*size).to(clip.device), donor, clip)
+
+        change = clip.diff(dim=1).abs().mean((0, 2, 3)).cpu()
+        change = torch.cat([change[:1], change]) + 1e-6 if len(change) else torch.ones(1)
+        patches = [everything, *(random_patch(change, generator) for _ in range(self.population - 1))]
+        areas = [float(everything.mask(*size).sum())] + [math.inf] * (self.population - 1)
+        for i, patch in enumerate(patches[1:], 1):
+            if (yield ask(patch)):
+                areas[i] = float(patch.mask(*size).sum())
+        while True:
+            for i in range(self.population):
+                offspring = self._offspring(patches, areas, i, size, generator)
+                if offspring is None:
+                    return
+                if (yield ask(offspring)):
+                    patches[i], areas[i] = offspring, float(offspring.mask(*size).sum())
+
+    def _offspring(
+        self, patches: list[Patch], areas: list[float], i: int, size: tuple[int, ...], generator: torch.Generator
+    ) -> Patch | None:
+        """A patch smaller than the `i`-th; None where the best is one pixel and nothing is smaller."""
+        best = patches[areas.index(min(areas))]
+        parent = patches[i] if areas[i] < math.inf else best
+
+        def chance(p: float, *shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator) < p
+
+        for _ in range(REDRAWS):
+            first, second = (patches[int(k)] for k in torch.randperm(len(patches), generator=generator)[:2])
+            sides = best.sides + self.factor * (first.sides - second.sides)
+            frames = best.frames ^ ((first.frames ^ second.frames) & chance(self.factor, len(best.frames)))
+            sides = torch.where(chance(self.crossover, 4), sides, parent.sides).clamp(0, 1)
+            frames = torch.where(chance(self.crossover, len(frames)), frames, parent.frames)
+            offspring = Patch(torch.cat([sides[:2].sort().values, sides[2:].sort().values]), frames)
+            covered = offspring.mask(*size)
+            if 0 < covered.sum() < min(areas[i], covered.numel()):
+                return offspring
+        for _ in range(REDRAWS):
+            offspring = shrink(best, generator)
+            if 0 < offspring.mask(*size).sum() < min(areas):
+                return offspring
+        return None
+
+
+def random_patch(change: Tensor, generator: torch.Generator) -> Patch:
+    """A random rectangle in a random number of frames, those of much change, float[t], more often."""
+    sides = torch.rand(2, 2, generator=generator).sort(1).values.flatten()
+    count = int(torch.randint(1, len(change) + 1, (), generator=generator))
+    frames = torch.zeros(len(change), dtype=torch.bool)
+    frames[torch.multinomial(change, count, generator=generator)] = True
+    return Patch(sides, frames)
+
+
+def shrink(patch: Patch, generator: torch.Generator) -> Patch:
+    """The patch without one of its frames, or without a strip of up to half of it along one side, at random."""
+    which = int(torch.randint(5, (), generator=generator))
+    sides, frames = patch.sides.clone(), patch.frames.clone()
+    if which == 4 and frames.sum() > 1:
+        there = frames.nonzero().flatten()
+        frames[there[torch.randint(len(there), (), generator=generator)]] = False
+    elif which < 4:
+        opposite = which ^ 1  # top and bottom, left and right
+        sides[which] += float(torch.rand((), generator=generator)) / 2 * (sides[opposite] - sides[which])
+    return Patch(sides, frames)
+
+
+def _span(ends: Tensor, length: int) -> slice:
+    """From and to, as fractions, in px: at least one."""
+    start = min(int(ends[0] * length), length - 1)
+    return slice(start, max(start + 1, math.ceil(float(ends[1]) * length)))
