@@ -1,139 +1,414 @@
-"""The two-agent environment: its specs, its one query a step, and what its observations may know."""
+"""The two-agent environment: its specs, its one query a step, what it keeps, and what its observations may know."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import pytest
 import torch
 from einops import rearrange
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
-from torch import nn
+from torch import Tensor, nn
 from torchrl.envs.utils import check_env_specs
 
 from vidmarl.agents import Agents
 from vidmarl.distortions import as_distortion
-from vidmarl.env import VideoAttackEnv
+from vidmarl.env import LEVELS, VideoAttackEnv
+from vidmarl.proposals import COUNTS, DRAWS, WIDTHS
+from vidmarl.reward import Reward
 from vidmarl.session import Session
 from vidmarl.tubelets import Canvas, TubeletGrid
 from vidmarl.victim import Victim
 
 GRID = TubeletGrid(1, 8, 8)
+FAINT = {"class_path": "Brightness", "init_args": {"shift": 0.02}}  # too faint to fool: the episode goes on
+DEAD = {"class_path": "DeadPixels", "init_args": {"rate": 1.0}}  # has one direction only
 
 
 class MeanBrightness(nn.Module):
     """Two classes, bright and dark, told apart by the weighted mean of the clip; counts what it is shown."""
 
-    def __init__(self, weight: torch.Tensor) -> None:
+    def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.weight, self.seen = weight, 0
 
-    def forward(self, clips):
+    def forward(self, clips: Tensor) -> Tensor:
         self.seen += len(clips)
         score = 40 * ((clips - 0.5) * self.weight).flatten(1).mean(1)
         return torch.stack([score, -score], 1)
 
 
-def clips(n: int, seed: int = 0) -> torch.Tensor:
+class Scripted(nn.Module):
+    """Gives margins from a list, whatever it is shown."""
+
+    def __init__(self, margins: Iterable[float]) -> None:
+        super().__init__()
+        self.left = iter(margins)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        margin = next(self.left)
+        return torch.tensor([[margin, 0.0]]).expand(len(clips), -1)
+
+
+def clips(n: int, seed: int = 0) -> Tensor:
     return 0.45 + 0.2 * torch.rand(n, 3, 4, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def opened(model: nn.Module, distortion="brightness", budget=12, n=3, **kwargs) -> VideoAttackEnv:
+    session = Session(Victim(model), Canvas(clips(n), as_distortion(distortion), GRID), budget=budget)
+    return VideoAttackEnv(session, supply=lambda m: clips(m, seed=7), **kwargs)
 
 
 def environment(distortion="brightness", budget=12, n=3, weight=None, **kwargs):
     model = MeanBrightness(torch.ones(()) if weight is None else weight)
-    session = Session(Victim(model), Canvas(clips(n), as_distortion(distortion), GRID), budget=budget)
-    env = VideoAttackEnv(session, supply=lambda m: clips(m, seed=7), **kwargs)
-    return env, model
+    return opened(model, distortion, budget, n, **kwargs), model
 
 
-def team(env) -> TensorDictSequential:
+def team(env: VideoAttackEnv) -> TensorDictSequential:
     torch.manual_seed(0)
     agents = Agents(env.agents_config)
-    return TensorDictSequential(agents.spatial, agents.temporal)
+    return TensorDictSequential(agents.temporal, agents.spatial)
 
 
+def act(td: TensorDict, count: int, width: int, draws: list[tuple[int, int, int]]) -> TensorDict:
+    """Puts the same action into every row: (frame, cell, direction) of its first draws."""
+    rest = [(0, 0, 0)] * (DRAWS - len(draws))
+    frames, cells, ups = zip(*draws, *rest, strict=True)
+    lead = (len(td), 1, -1)
+    td["temporal", "action"] = torch.tensor([COUNTS.index(count), WIDTHS.index(width), *frames]).expand(lead)
+    td["spatial", "action"] = torch.tensor([*cells, *ups]).expand(lead)
+    return td
+
+
+EIGHT = [(frame, cell, 0) for frame in (0, 2) for cell in (0, 5, 6, 15)]
+"""Eight tubelets, darker."""
+
+
+@pytest.mark.parametrize("zoom", [1, 2, 3])
 @pytest.mark.parametrize("distortion", ["brightness", "gaussian_noise", "gaussian_blur"])
-def test_specs_hold(distortion):
-    env, _ = environment(distortion)
+def test_specs_hold(distortion: str, zoom: int) -> None:
+    env, _ = environment(distortion, zoom=zoom)
     check_env_specs(env)
 
 
-def test_one_query_per_clip_and_step():
-    env, model = environment()
+# --- queries
+
+
+@pytest.mark.parametrize("zoom", [1, 2])
+def test_one_query_per_clip_and_step(zoom: int) -> None:
+    env, model = environment(zoom=zoom)
     assert model.seen == 3  # the clean predictions
     td = env.reset()
     assert model.seen == 3  # which the first reset takes over
     policy = team(env)
-    for _ in range(4):
+    for _ in range(6):
         running = int((~td["done"]).sum())
+        assert running == len(env.running())
         before = model.seen
         td = env.step_mdp(env.step(policy(td)))
         assert model.seen - before == running
+    assert torch.equal(td["queries"].flatten(), env.session.queries)
 
 
-def test_ended_rows_cost_nothing_and_stay_as_they_are():
+def test_ended_rows_cost_nothing_and_stay_as_they_are() -> None:
     env, model = environment(budget=3)
     rollout = env.rollout(10, team(env), break_when_any_done=False, break_when_all_done=True)
     assert rollout["next", "done"][:, -1].all()
     assert (env.session.queries <= 3).all()
     strength, seen = env.strength.clone(), model.seen
-    env.step(team(env)(rollout["next"][:, -1].exclude("reward")))
+    out = env.step(team(env)(rollout["next"][:, -1].exclude("reward")))
     assert model.seen == seen
     assert torch.equal(env.strength, strength)
+    assert out["next", "reward"].eq(0).all()
 
 
-def test_a_proposal_is_kept_exactly_if_it_lowers_the_margin():
-    env, _ = environment("brightness")
+# --- additions
+
+
+def test_before_success_a_proposal_is_kept_exactly_if_it_lowers_the_margin() -> None:
+    env, _ = environment(FAINT)
     td = env.reset()
-    k = (td_action := env.full_action_spec["spatial", "action"].zero()).shape[-1] // 2
     for up, kept in ((1, False), (0, True)):  # brighter helps "bright", darker does not
-        td_action[..., 1 + k :] = up
-        td_action[..., 1 : 1 + k] = torch.arange(k)
-        td["spatial", "action"] = td_action
-        td["temporal", "action"] = env.full_action_spec["temporal", "action"].zero()
-        out = env.step(td)["next"]
+        out = env.step(act(td, 8, 1, [(f, c, up) for f, c, _ in EIGHT]))["next"]
         assert (env.strength != 0).any() == kept
         assert out["state"][:, 5].bool().all() == kept
+        assert out["state"][:, 10].eq(0).all() == kept
+    assert (env.strength != 0).flatten(1).sum(1).eq(8).all()
+    assert env.strength[:, [0, 2]].min() == -1
+    assert env.strength.max() == 0
 
 
-def test_add_and_take_away_are_inverse():
-    env, _ = environment("brightness")
-    env.reset()
-    up = torch.tensor([[0, 5, *[c for c in range(16) if c != 5], *[1] * 16]]).expand(3, -1)
-    down = up.clone()
-    down[:, 17:] = 0
-    window = torch.tensor([[1, 0]]).expand(3, -1)
-    env.strength = env.propose(up, window)
-    assert env.strength.count_nonzero() == 3
-    assert env.propose(down, window).eq(0).all()
+@pytest.mark.parametrize("step", [1.0, 0.5])
+def test_before_success_up_and_down_are_inverse_within_the_range(step: float) -> None:
+    env, _ = environment(step=step)
+    td = env.reset()
+
+    def proposed(up: int) -> Tensor:
+        act(td, 1, 2, [(2, 5, up)])
+        return env.propose(td["temporal", "action"].squeeze(1), td["spatial", "action"].squeeze(1))
+
+    env.strength = proposed(1)
+    assert env.strength.flatten(1).count_nonzero(1).tolist() == [2, 2, 2]
+    assert env.strength[:, 1:3, 1, 1].eq(step).all()
+    assert proposed(0).eq(0).all()
+    env.strength = env.strength.sign()
+    assert torch.equal(proposed(1), env.strength)  # no further than 1
 
 
-def test_credit_finds_the_cells_that_matter():
+def test_masks_say_what_would_change_anything() -> None:
+    for distortion, signed in (("brightness", True), ("gaussian_blur", False)):
+        env, _ = environment(distortion)
+        td = env.reset()
+        assert td["spatial", "can_up"].all()
+        assert td["spatial", "can_down"].all() == signed
+        assert td["spatial", "can_down"].any() == signed
+        env.strength[:, 1] = 1
+        td = env._observe()
+        flags = td["spatial", "can_up"], td["spatial", "can_down"]
+        assert flags[0].flatten(3).any(3).tolist() == [[[True, False, True, True]]] * 3
+        assert flags[1][:, :, 1].all()
+        assert td["temporal", "can_frame"].all()
+        env.strength[:] = 1
+        if not signed:
+            env.session.canvas.low = 1.0  # as if there were no way down either
+            assert not env._observe()["temporal", "can_frame"].any()
+
+
+def test_counts_beyond_the_cells_are_masked() -> None:
+    env, _ = environment(zoom=4)  # one cell a frame
+    assert env.reset()["temporal", "can_count"][:, 0].tolist() == [[True, True, True, False, False, False]] * 3
+
+
+# --- removals
+
+
+@pytest.mark.parametrize("zoom", [1, 2])
+@pytest.mark.parametrize("distortion", ["brightness", DEAD])
+def test_once_fooled_the_strength_stays_a_success_and_never_grows(distortion, zoom: int) -> None:
+    env, _ = environment(distortion, budget=40, zoom=zoom)
+    policy, td, removed = team(env), env.reset(), 0
+    canvas, model = env.session.canvas, env.session.victim.model
+    label = env.session.goal.classes
+    while len(rows := env.running()):
+        was, old, l2 = td["fooled"].flatten().clone(), env.strength.clone(), td["l2"].flatten().clone()
+        acted = policy(td)
+        proposal = env.propose(acted["temporal", "action"].squeeze(1), acted["spatial", "action"].squeeze(1))
+        left = proposal[was]
+        assert ((left == 0) | (left == old[was])).all()
+        assert (proposal[rows][was[rows]] != old[rows][was[rows]]).flatten(1).any(1).all()
+        td = env.step_mdp(env.step(acted))
+        now = td["l2"].flatten()
+        assert (now[was] <= l2[was]).all()
+        removed += int((now[was] < l2[was]).sum())
+        shown = canvas.render(env.tubelets(env.strength))
+        assert torch.allclose((shown - canvas.clips).flatten(1).norm(dim=1), now, atol=1e-3)
+        fooled = td["fooled"].flatten()
+        assert (model(shown).argmax(1) != label)[fooled].all()
+        assert torch.equal(env.session.best_l2[fooled], now[fooled])
+        assert torch.equal(env.session.best_strength[fooled], env.tubelets(env.strength)[fooled])
+    assert td["fooled"].any()
+    assert removed > 0
+
+
+def test_after_success_both_directions_take_away_what_is_there() -> None:
+    env = opened(Scripted([4, -1, -1]), n=1)
+    td = env.step_mdp(env.step(act(env.reset(), 8, 1, EIGHT)))
+    assert td["fooled"].all()
+    touched = rearrange(env.strength != 0, "b t h w -> b 1 t (h w)")
+    assert torch.equal(td["spatial", "can_up"], touched)
+    assert torch.equal(td["spatial", "can_down"], touched)
+    assert td["temporal", "can_frame"].tolist() == [[[True, False, True, False]]]
+    assert td["temporal", "can_count"].tolist() == [[[True, True, True, False, False, False]]]  # at most half of 8
+    env.step(act(td, 4, 1, [(0, 0, 1), (0, 5, 0), (2, 0, 1), (1, 3, 1)]))  # the last of them touches nothing
+    assert int((env.strength != 0).sum()) == 5
+    assert env.strength.max() == 0
+
+
+def test_a_removal_is_kept_only_if_the_clip_stays_fooled_and_gets_smaller() -> None:
+    env = opened(Scripted([4, -1, 0.5, -3, -1]), n=1)
+    td = env.step_mdp(env.step(act(env.reset(), 8, 1, EIGHT)))
+    before = env.strength.clone()
+    td = env.step_mdp(env.step(act(td, 1, 1, [EIGHT[0]])))  # a success no more
+    assert torch.equal(env.strength, before)
+    assert env.margin == pytest.approx(-1)
+    td = env.step_mdp(env.step(act(td, 1, 1, [(1, 0, 1)])))  # a lower margin, but nothing is taken away
+    assert torch.equal(env.strength, before)
+    assert td["state"][0, 5] == 0
+    assert td["state"][0, 10] == pytest.approx(2 / 8)
+    td = env.step_mdp(env.step(act(td, 1, 1, [EIGHT[0]])))
+    assert int((env.strength != 0).sum()) == 7
+    assert td["state"][0, 5] == 1
+    assert td["state"][0, 10] == 0
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_removals_that_fail_in_a_row_end_the_episode(patience: int) -> None:
+    env = opened(Scripted([4, 5, 5, 5, -1, *[1] * (patience - 1), -1, *[1] * patience]), budget=50, n=1, patience=patience)
+    td = env.reset()
+    for _ in range(3):  # additions that fail are not counted
+        td = env.step_mdp(env.step(act(td, 1, 1, [EIGHT[0]])))
+    td = env.step_mdp(env.step(act(td, 8, 1, EIGHT)))
+    for _ in range(patience - 1):
+        td = env.step_mdp(env.step(act(td, 1, 1, [EIGHT[0]])))
+        assert not td["done"].any()
+    td = env.step_mdp(env.step(act(td, 1, 1, [EIGHT[0]])))  # one that succeeds starts the count anew
+    for _ in range(patience):
+        assert not td["done"].any()
+        td = env.step_mdp(env.step(act(td, 1, 1, [EIGHT[1]])))
+    assert td["done"].all()
+    assert td["terminated"].all()
+    assert env.session.active.all()  # the rest of the budget is the clean-up's
+
+
+def test_a_success_of_one_cell_ends_the_episode() -> None:
+    env = opened(Scripted([4, -1]), n=1)
+    td = env.step_mdp(env.step(act(env.reset(), 1, 1, [EIGHT[0]])))
+    assert td["fooled"].all()
+    assert td["done"].all()
+
+
+def test_the_size_terms_of_an_episode_sum_to_the_log_of_what_was_saved() -> None:
+    size = Reward(progress=0, query=0, flicker=0, success=0, saved=0, small=0.7)
+    for distortion, fools in (("brightness", True), (FAINT, False)):
+        env, _ = environment(distortion, budget=30, reward=size)
+        full = env.session.full_l2()
+        end = env.rollout(40, team(env), break_when_any_done=False, break_when_all_done=True)["next"]
+        assert env.session.fooled.any() == fools
+        final = torch.where(env.session.fooled, end["l2"][:, -1, 0], full)
+        assert torch.allclose(end["reward"].sum((1, 2)), 0.7 * (full / final).log(), atol=1e-4)
+
+
+# --- the suggested size
+
+
+def test_the_level_follows_the_step_size_rule() -> None:
+    margins = [4, 3, 5, 3.5, 2, 1, -1, 1, 1, -1, 1, -1]
+    env = opened(Scripted(margins), budget=50, n=1, level=3, patience=9)
+    td = env.reset()
+    assert td["temporal", "level"].tolist() == [[3]]
+    # kept: one up; taken back: one down
+    for draw, level in ((EIGHT[0], 4), (EIGHT[1], 3), (EIGHT[2], 2), (EIGHT[3], 3)):
+        td = env.step_mdp(env.step(act(td, 1, 1, [draw])))
+        assert td["temporal", "level"].tolist() == [[level]]
+        assert td["state"][0, 9] == pytest.approx(level / LEVELS)
+    lower_half = [(1, cell, 0) for cell in range(8, 16)]
+    td = env.step_mdp(env.step(act(td, 8, 1, EIGHT)))
+    td = env.step_mdp(env.step(act(td, 8, 2, lower_half)))
+    assert td["fooled"].all()
+    assert int((env.strength != 0).sum()) == 8 + 16 - 1  # frames 0 and 1, where cell 15 of frame 0 was touched before
+    assert td["temporal", "level"].tolist() == [[3]]  # now half of what is there at most: 8 of 23
+    for draw, touched, level in (
+        (EIGHT[0], 23, 2),  # taken back: one down
+        (EIGHT[0], 23, 1),
+        (EIGHT[0], 22, 3),  # kept: half of what is left
+        (EIGHT[1], 22, 2),
+    ):
+        td = env.step_mdp(env.step(act(td, 1, 1, [draw])))
+        assert int((env.strength != 0).sum()) == touched
+        assert td["temporal", "level"].tolist() == [[level]]
+    td = env.step_mdp(env.step(act(td, 8, 2, lower_half)))
+    assert int((env.strength != 0).sum()) == 6
+    assert td["temporal", "level"].tolist() == [[1]]  # 2 of 6
+
+
+@pytest.mark.parametrize(("falls", "level"), [(1, LEVELS - 1), (-1, 0)])
+def test_the_level_stays_within_its_range(falls: int, level: int) -> None:
+    margins = [20 - falls * i for i in range(20)]
+    env = opened(Scripted(margins), FAINT, budget=50, n=1)
+    td = env.reset()
+    for i in range(12):
+        td = env.step_mdp(env.step(act(td, 1, 1, [(i % 4, i, 0)])))
+    assert td["temporal", "level"].tolist() == [[level]]
+
+
+def test_an_untrained_team_draws_sizes_around_the_level_and_places_evenly() -> None:
+    env, _ = environment()
+    agents = Agents(env.agents_config)
+    td = env.reset()
+    for level in range(LEVELS):
+        td["temporal", "level"][:] = level
+        dist = agents.temporal.get_dist(td)
+        assert dist.mode[..., 0].eq(min(level, len(COUNTS) - 1)).all()
+        assert dist.width.probs.argmax(-1).eq(min(max(level - len(COUNTS) + 1, 0), 2)).all()  # 4 frames at most
+        assert torch.allclose(dist.frame.probs, torch.tensor(1 / 4))
+    td["temporal", "action"] = dist.sample()
+    spatial = agents.spatial.get_dist(td)
+    assert torch.allclose(spatial.cell_logits.exp(), torch.tensor(1 / 16))
+    assert spatial.up_logits.eq(0).all()
+
+
+# --- cells of several tubelets
+
+
+@settings(max_examples=30)
+@given(zoom=st.integers(1, 4), size=st.tuples(st.integers(1, 40), st.integers(1, 40)), frames=st.integers(1, 3))
+def test_a_cell_of_the_agents_is_a_square_of_tubelets_on_ragged_grids_too(
+    zoom: int, size: tuple[int, int], frames: int
+) -> None:
+    canvas = Canvas(torch.rand(1, 3, 3, *size), as_distortion("brightness"), TubeletGrid(frames, 8, 8))
+    env = VideoAttackEnv(Session(Victim(MeanBrightness(torch.ones(()))), canvas, budget=5), zoom=zoom)
+    t, gh, gw = env.shape_of_cells
+    coarse = torch.arange(t * gh * gw, dtype=torch.float32).view(1, t, gh, gw)
+    fine = env.tubelets(coarse)
+    assert fine.shape[1:] == canvas.shape
+    for frame in range(t):
+        for y in range(canvas.shape[1]):
+            for x in range(canvas.shape[2]):
+                assert fine[0, frame, y, x] == coarse[0, frame, y // zoom, x // zoom]
+    assert env.reset()["features"].shape[2:] == (t, gh, gw)
+    pixels = env.grid.expand(coarse, 3, *size)
+    assert torch.equal(pixels, canvas.grid.expand(fine, 3, *size))
+
+
+def test_zoom_and_step_are_checked() -> None:
+    with pytest.raises(ValueError, match="zoom=0"):
+        environment(zoom=0)
+    with pytest.raises(ValueError, match="step"):
+        environment(step=0.0)
+
+
+# --- what is learnt from the replies
+
+
+def test_credit_finds_the_cells_that_matter() -> None:
     weight = torch.zeros(3, 4, 32, 32)
     weight[:, 1, 8:16, 16:24] = 16 * 4  # one tubelet: frame 1, row 1, column 2
-    faint = {"class_path": "Brightness", "init_args": {"shift": 0.02}}  # too faint to fool: the episode goes on
-    env, _ = environment(faint, budget=200, n=1, weight=weight)
+    env, _ = environment(FAINT, budget=200, n=1, weight=weight)
     td = env.reset()
     policy = team(env)
-    for _ in range(60):
+    for _ in range(80):
         td = env.step_mdp(env.step(policy(td)))
     assert not td["done"].any()
-    credit = rearrange(env._credit[0], "t h w -> (t h w)").abs()
-    assert int(credit.argmax()) == 1 * 16 + 1 * 4 + 2
+    signed = rearrange(env._signed_credit[0], "t h w -> (t h w)")
+    target = 1 * 16 + 1 * 4 + 2
+    assert int(signed.abs().argmax()) == target
+    assert signed[target] < 0  # darker is what helps
+    assert td["maps"][0, 3].sum() > 0
 
 
-def test_a_partial_reset_renews_only_its_rows():
+# --- episodes
+
+
+def test_a_partial_reset_renews_only_its_rows() -> None:
     env, model = environment(budget=4)
     td = env.rollout(3, team(env), break_when_any_done=False)[:, -1]["next"].exclude("reward")
     strength, spent, seen = env.strength.clone(), env.session.queries.clone(), model.seen
+    level = env._level.clone()
     mask = torch.tensor([[False], [True], [False]])
     td["_reset"] = mask
     out = env.reset(td)
     assert model.seen == seen + 1
     assert env.session.queries.tolist() == [int(spent[0]), 1, int(spent[2])]
     assert torch.equal(env.strength[[0, 2]], strength[[0, 2]])
+    assert env._level.tolist() == [int(level[0]), env.level, int(level[2])]
     assert out["maps"][1].eq(0).all()
     assert not out["done"][1]
 
 
-def test_without_a_supply_there_is_one_episode():
+def test_without_a_supply_there_is_one_episode() -> None:
     env, _ = environment()
     env.supply = None
     env.reset()
@@ -141,18 +416,34 @@ def test_without_a_supply_there_is_one_episode():
         env.reset()
 
 
-def test_observations_are_what_a_black_box_attacker_has():
-    """Two victims with other insides and the same answers give the same observations."""
-    first, _ = environment()
-    second, model = environment()
-    model.hidden = nn.Linear(3, 3)
-    a, b = first.reset(), second.reset()
-    for key in ("features", "maps", "state"):
-        assert torch.equal(a[key], b[key])
+class Replayed(nn.Module):
+    """Has nothing inside but a list of answers."""
+
+    def __init__(self, answers: list[Tensor]) -> None:
+        super().__init__()
+        self.left = iter(answers)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return next(self.left)
 
 
-@pytest.mark.parametrize("shape", [(4, 32, 32), (8, 24, 40), (2, 16, 16)])
-def test_the_same_agents_work_on_any_grid(shape):
+def test_observations_follow_from_the_clips_and_the_answers_alone() -> None:
+    """A victim that only replays what another has answered brings about the same observations, rewards and ends."""
+    answers = []
+    model = MeanBrightness(torch.ones(()))
+    model.register_forward_hook(lambda _, __, out: answers.append(out.clone()))
+    first = opened(model, budget=25)
+    seen = first.rollout(20, team(first), break_when_any_done=False, break_when_all_done=True)
+    second = opened(Replayed(answers), budget=25)
+    again = second.rollout(20, team(second), break_when_any_done=False, break_when_all_done=True)
+    assert seen.shape == again.shape
+    assert seen["next", "fooled"].any()
+    for key in seen.keys(include_nested=True, leaves_only=True):
+        assert torch.equal(seen[key], again[key]), key
+
+
+@pytest.mark.parametrize("shape", [(4, 32, 32), (8, 24, 40), (2, 16, 16), (1, 8, 8)])
+def test_the_same_agents_work_on_any_grid(shape: tuple[int, int, int]) -> None:
     env, _ = environment()
     agents = Agents(env.agents_config)
     t, h, w = shape
@@ -162,6 +453,7 @@ def test_the_same_agents_work_on_any_grid(shape):
         budget=5,
     )
     other = VideoAttackEnv(session, supply=lambda m: torch.rand(m, 3, t, h, w))
-    out = other.rollout(2, TensorDictSequential(agents.spatial, agents.temporal), break_when_any_done=False)
+    out = other.rollout(2, TensorDictSequential(agents.temporal, agents.spatial), break_when_any_done=False)
     assert agents.critic(out)["state_value"].shape == (2, out.shape[1], 1, 1)
-    assert out["spatial", "log_prob"].isfinite().all()
+    for group in ("spatial", "temporal"):
+        assert out[group, "log_prob"].isfinite().all()

@@ -13,7 +13,7 @@ from torch import Tensor
 from vidmarl.data import load_clips
 from vidmarl.features import CHANNELS, NAMES, describe
 from vidmarl.flow import GREY
-from vidmarl.tubelets import Canvas, TubeletGrid
+from vidmarl.tubelets import TubeletGrid
 from vidmarl.victim import ClipSpec
 
 GRID = TubeletGrid(1, 8, 8)
@@ -104,14 +104,6 @@ def test_places_run_from_border_to_border() -> None:
     assert torch.allclose(found["x"][0, 0, 0], torch.tensor([-2 / 3, 0.0, 2 / 3]), atol=1e-6)
     assert torch.allclose(found["y"][0, 0, :, 0], torch.tensor([-0.5, 0.5]), atol=1e-6)
     assert torch.allclose(found["time"][0, :, 0, 0], torch.linspace(0, 1, 5))
-
-
-def test_the_canvas_describes_its_clips() -> None:
-    from vidmarl.distortions import as_distortion
-
-    clips = torch.randint(0, 256, (2, 3, 4, 20, 20)) / 255
-    canvas = Canvas(clips, as_distortion("brightness"))
-    assert torch.equal(canvas.features(), describe(clips, canvas.grid))
 
 
 def test_natural_clips_have_features_of_about_unit_range(data_root: Path) -> None:

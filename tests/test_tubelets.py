@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vidmarl.distortions import as_distortion
 from vidmarl.distortions.base import Distortion, State
-from vidmarl.tubelets import Canvas, TubeletGrid, clip_seeds, draw_noise, flatten_cells, to_8bit
+from vidmarl.tubelets import Canvas, TubeletGrid, clip_seeds, draw_noise, to_8bit
 
 grids = st.builds(TubeletGrid, st.integers(1, 5), st.integers(1, 9), st.integers(1, 9))
 sizes = st.tuples(st.integers(1, 7), st.integers(1, 20), st.integers(1, 20))
@@ -161,11 +161,6 @@ def test_the_callers_clips_are_left_alone() -> None:
     canvas.render(canvas.zeros() + 1)
     canvas.replace(torch.tensor([0]), random_clips(1, seed=9), seed=0)
     assert torch.equal(clips, before)
-
-
-def test_cells_are_listed_time_first() -> None:
-    strength = rising(1, 2, 3, 4)
-    assert torch.equal(flatten_cells(strength)[0, 12:], strength[0, 1].flatten())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vidmarl.distortions import list_distortions
     from vidmarl.goals import Misclassify, Target
     from vidmarl.jobs import attack_files
+    from vidmarl.pretrained import list_pretrained
     from vidmarl.tubelets import TubeletGrid
     from vidmarl.victim import ClipSpec, Victim
     from vidmarl.victims import list_victims, load_victim
@@ -46,6 +47,7 @@ _HOMES = {
     "attack_files": "jobs",
     "list_attacks": "attacks",
     "list_distortions": "distortions",
+    "list_pretrained": "pretrained",
     "list_victims": "victims",
     "load_clips": "data.video",
     "load_victim": "victims",
@@ -71,6 +73,7 @@ __all__ = [
     "errors",
     "list_attacks",
     "list_distortions",
+    "list_pretrained",
     "list_victims",
     "load_clips",
     "load_victim",

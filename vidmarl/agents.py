@@ -1,23 +1,24 @@
 """The two actors and their centralised critic: small convolutional nets over the tubelets, for any grid.
 
-All three see the same observation, which holds only what a black-box attacker can know (`vidmarl.env`). The spatial
-actor says which cells to change and in which direction; the temporal actor says to which frames that applies.
-Trunks may run in half precision; heads, log-probabilities and values are float32.
+All three see the same observation, which holds only what a black-box attacker can know (`vidmarl.env`). The temporal
+actor says how many tubelets to change, for how long and in which frames; the spatial actor, which cell in each of these
+frames, and in which direction. Trunks may run in half precision; heads, log-probabilities and values are float32.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from einops import rearrange, reduce
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from tensordict.nn import InteractionType, TensorDictModule
 from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
-from vidmarl.proposals import BLOCK_SIZES, WINDOW_WIDTHS, BlockDistribution, WindowDistribution
+from vidmarl.proposals import COUNTS, WIDTHS, WhenDistribution, WhereDistribution
 
 OBSERVATION = ["features", "maps", "state"]
 
@@ -77,57 +78,61 @@ def pooled(x: Tensor, pattern: str) -> Tensor:
 
 
 class Grid(nn.Module):
-    """A net over one observation [n ...], usable with any leading dimensions."""
+    """A net over one observation [n ...], usable with any leading dimensions; `infer` is the net itself, on one."""
 
-    def forward(self, features: Tensor, maps: Tensor, state: Tensor) -> Any:
+    infer: Callable[..., Any]
+
+    def forward(self, features: Tensor, maps: Tensor, state: Tensor, *more: Tensor) -> Any:
         lead = state.shape[:-1]
-        flat = [x.reshape(-1, *x.shape[len(lead) :]) for x in (features, maps, state)]
+        flat = [x.reshape(-1, *x.shape[len(lead) :]) for x in (features, maps, state, *more)]
         out = self.infer(*flat)
         if isinstance(out, tuple):
             return tuple(x.reshape(*lead, *x.shape[1:]) for x in out)
         return out.reshape(*lead, *out.shape[1:])
 
-    def infer(self, features: Tensor, maps: Tensor, state: Tensor) -> Any:
-        """The net itself, on one leading dimension."""
-        raise NotImplementedError
-
 
 class SpatialNet(Grid):
-    """Where: logits of every cell, of its direction, and of the size of the block; each with one agent axis."""
+    """Where: logits of every cell in every frame, and of its direction; with one agent axis."""
 
     def __init__(self, config: AgentsConfig) -> None:
         super().__init__()
         self.trunk = Trunk(config)
-        self.cells = nn.Conv2d(2 * config.width, 2, 1)
-        self.sizes = nn.Linear(2 * config.width, len(BLOCK_SIZES))
-        _start_flat(self.cells, self.sizes)
-        with torch.no_grad():  # at first, blocks of about eight cells, as the signed-block control has them
-            self.sizes.bias.copy_(torch.tensor([-1.0, -0.5, 0.5, 1.0, 0.0, -1.0]))
-
-    def infer(self, features: Tensor, maps: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.trunk(features, maps, state)
-        with torch.autocast(x.device.type, enabled=False):
-            per_cell = rearrange(self.cells(pooled(x, "n d t h w -> n d h w")), "n two h w -> n two (h w)")
-            sizes = self.sizes(pooled(x, "n d t h w -> n d"))
-        return per_cell[:, :1], per_cell[:, 1:], sizes[:, None]
-
-
-class TemporalNet(Grid):
-    """When: logits of the window's centre and of its width; each with one agent axis."""
-
-    def __init__(self, config: AgentsConfig) -> None:
-        super().__init__()
-        self.trunk = Trunk(config)
-        self.centres = nn.Conv1d(2 * config.width, 1, 1)
-        self.widths = nn.Linear(2 * config.width, len(WINDOW_WIDTHS))
-        _start_flat(self.centres, self.widths)
+        self.cells = nn.Conv3d(config.width, 2, 1)
+        _start_flat(self.cells)
 
     def infer(self, features: Tensor, maps: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         x = self.trunk(features, maps, state)
         with torch.autocast(x.device.type, enabled=False):
-            centres = self.centres(pooled(x, "n d t h w -> n d t"))
-            widths = self.widths(pooled(x, "n d t h w -> n d"))
-        return centres, widths[:, None]
+            cell, up = rearrange(self.cells(x), "n k t h w -> k n 1 t (h w)")
+        return cell, up
+
+
+class TemporalNet(Grid):
+    """When: logits of how many tubelets, of how long they last, and of every frame; with one agent axis.
+
+    The logits of count and width start from those around the level that the environment suggests.
+    """
+
+    def __init__(self, config: AgentsConfig) -> None:
+        super().__init__()
+        self.trunk = Trunk(config)
+        self.frames = nn.Conv1d(2 * config.width, 1, 1)
+        self.sizes = nn.Linear(2 * config.width, len(COUNTS) + len(WIDTHS))
+        _start_flat(self.frames, self.sizes)
+
+    def infer(self, features: Tensor, maps: Tensor, state: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.trunk(features, maps, state)
+        with torch.autocast(x.device.type, enabled=False):
+            frame = self.frames(pooled(x, "n d t h w -> n d t"))
+            count, width = self.sizes(pooled(x, "n d t h w -> n d"))[:, None].split([len(COUNTS), len(WIDTHS)], -1)
+        count = count + _around(level.clamp_max(len(COUNTS) - 1), len(COUNTS))
+        width = width + _around((level - len(COUNTS) + 1).clamp_min(0), len(WIDTHS))
+        return count, width, frame
+
+
+def _around(index: Int64[Tensor, "n 1"], categories: int) -> Float[Tensor, "n 1 c"]:
+    """Logits that fall off on both sides of a category."""
+    return -2.0 * (torch.arange(categories, device=index.device) - index[..., None]).abs().float()
 
 
 class ValueNet(Grid):
@@ -155,7 +160,7 @@ def _start_flat(*heads: nn.Module) -> None:
 
 
 class Agents(nn.Module):
-    """The team: spatial actor, temporal actor, critic.
+    """The team: temporal actor, spatial actor (which sees what the temporal one has drawn), critic.
 
     Args:
         config: the shape of the nets.
@@ -164,40 +169,37 @@ class Agents(nn.Module):
     def __init__(self, config: AgentsConfig) -> None:
         super().__init__()
         self.config = config
+        common: dict[str, Any] = {
+            "return_log_prob": True,
+            "default_interaction_type": InteractionType.RANDOM,
+        }
+        self.temporal = ProbabilisticActor(
+            TensorDictModule(
+                TemporalNet(config),
+                in_keys=[*OBSERVATION, ("temporal", "level")],
+                out_keys=[("temporal", key) for key in ("count_logits", "width_logits", "frame_logits")],
+            ),
+            in_keys={
+                key: ("temporal", key)
+                for key in ("count_logits", "width_logits", "frame_logits", "can_count", "can_frame")
+            },
+            out_keys=[("temporal", "action")],
+            distribution_class=WhenDistribution,
+            log_prob_key=("temporal", "log_prob"),
+            **common,
+        )
         self.spatial = ProbabilisticActor(
             TensorDictModule(
                 SpatialNet(config),
                 in_keys=OBSERVATION,
-                out_keys=[("spatial", key) for key in ("cell_logits", "up_logits", "size_logits")],
+                out_keys=[("spatial", key) for key in ("cell_logits", "up_logits")],
             ),
-            in_keys={
-                "cell_logits": ("spatial", "cell_logits"),
-                "up_logits": ("spatial", "up_logits"),
-                "size_logits": ("spatial", "size_logits"),
-                "can_up": ("spatial", "can_up"),
-                "can_down": ("spatial", "can_down"),
-            },
+            in_keys={key: ("spatial", key) for key in ("cell_logits", "up_logits", "can_up", "can_down")}
+            | {"when": ("temporal", "action")},
             out_keys=[("spatial", "action")],
-            distribution_class=BlockDistribution,
-            return_log_prob=True,
-            default_interaction_type=InteractionType.RANDOM,
+            distribution_class=WhereDistribution,
             log_prob_key=("spatial", "log_prob"),
-        )
-        self.temporal = ProbabilisticActor(
-            TensorDictModule(
-                TemporalNet(config),
-                in_keys=OBSERVATION,
-                out_keys=[("temporal", key) for key in ("centre_logits", "width_logits")],
-            ),
-            in_keys={
-                "centre_logits": ("temporal", "centre_logits"),
-                "width_logits": ("temporal", "width_logits"),
-            },
-            out_keys=[("temporal", "action")],
-            distribution_class=WindowDistribution,
-            return_log_prob=True,
-            default_interaction_type=InteractionType.RANDOM,
-            log_prob_key=("temporal", "log_prob"),
+            **common,
         )
         self.critic = TensorDictModule(ValueNet(config), in_keys=OBSERVATION, out_keys=["state_value"])
 

@@ -29,7 +29,7 @@ How robust is a video classifier? Two agents learn where and when to distort a c
 without Python:
   attack     attack video files; write a report, the results and the adversarial clips
   check      say whether a victim is fit for an attack, and what it sees in video files
-  list       list victims, attacks or distortions
+  list       list victims, attacks, distortions or trained agents
   demo       the whole story on a small example: a victim and two agents trained, unseen clips attacked, a report
 
 comparing attacks (settings from YAML files, -c FILE, composed from left to right):
@@ -40,6 +40,7 @@ training the agents (settings from YAML files, -c FILE, composed from left to ri
   validate   attack the validation clips with trained agents
   test       attack the test clips with trained agents, beside the attacks without learning
   predict    attack clips with trained agents and save the results
+  export     cut the trained agents out of a checkpoint, as a small file
 
 vidmarl COMMAND --help tells what a command takes. vidmarl --version tells the version.
 VIDMARL_DATA names the folder of weights and clips (default: data/); VIDMARL_DEBUG=1 shows where an error came from.
@@ -129,7 +130,12 @@ def attack(words: list[str]) -> None:
         metavar="NAME",
         help='a name from `vidmarl list attacks`, or \'{"class_path": ..., "init_args": {...}}\' (default: rl)',
     )
-    parser.add_argument("--ckpt", metavar="PATH", help="the trained agents, for --attack rl")
+    parser.add_argument(
+        "--ckpt",
+        metavar="PATH",
+        help="the trained agents, for --attack rl: a file, or a name from `vidmarl list agents`; by default those"
+        " that ship with vidmarl for the distortion",
+    )
     parser.add_argument(
         "--distortion",
         type=named_or_described,
@@ -213,15 +219,32 @@ def check(words: list[str]) -> None:
 
 
 def list_names(words: list[str]) -> None:
-    """`vidmarl list victims|attacks|distortions [PATTERN]`."""
+    """`vidmarl list victims|attacks|distortions|agents [PATTERN]`."""
     parser = _parser("list", "Lists what there is by name.")
-    parser.add_argument("what", choices=["victims", "attacks", "distortions"], help="what to list")
+    parser.add_argument("what", choices=["victims", "attacks", "distortions", "agents"], help="what to list")
     parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="such as 'x3d*', in quotes")
     args = parser.parse_args(words[1:])
 
     import vidmarl
 
-    print("\n".join(fnmatch.filter(getattr(vidmarl, f"list_{args.what}")(), args.pattern)))
+    names = vidmarl.list_pretrained() if args.what == "agents" else getattr(vidmarl, f"list_{args.what}")()
+    print("\n".join(fnmatch.filter(names, args.pattern)))
+
+
+def export(words: list[str]) -> None:
+    """`vidmarl export CHECKPOINT FILE`: see `vidmarl.attacks.rl.save_agents`."""
+    parser = _parser("export", "Cuts the trained agents out of a checkpoint of `vidmarl fit`, as a small file.")
+    parser.add_argument("ckpt", metavar="CHECKPOINT", help="a checkpoint of `vidmarl fit`")
+    parser.add_argument("out", metavar="FILE", help="the file to write, such as agents.pt")
+    args = parser.parse_args(words[1:])
+
+    from vidmarl.attacks.rl import load_agents, save_agents
+
+    agents, settings = load_agents(args.ckpt)
+    save_agents(args.out, agents, settings)
+    print(
+        f"{args.out}: {os.path.getsize(args.out):,} bytes; trained with {settings.get('training_queries', 0):,} queries"
+    )
 
 
 def demo(words: list[str]) -> None:
@@ -338,5 +361,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "list": list_names,
     "demo": demo,
     "benchmark": benchmark,
+    "export": export,
     **dict.fromkeys(TRAINING, train),
 }

@@ -1,9 +1,9 @@
 """The two-agent environment: one row per clip under attack, one query per clip and step.
 
-At each step the spatial agent names cells and directions and the temporal agent a soft window of frames; their product
-is a proposal: an addition to, or a removal from, the strength map. The victim is asked about it once. A proposal that
-lowers the margin is kept, any other is taken back, so that the untrained team is the signed-block search it has to
-beat, and learning is learning to propose.
+At each step the temporal agent says how many tubelets shall change, for how long and in which frames, and the spatial
+agent where in each of these frames. Until the clip is fooled a proposal adds distortion and is kept if the margin
+falls; after that a proposal takes distortion away and is kept if the clip stays fooled. What is not kept is taken back.
+So the untrained team is a signed-block search with random reduction, and learning is learning to propose.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float, Int64
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -19,13 +19,18 @@ from torchrl.data import Binary, Composite, MultiCategorical, Unbounded
 from torchrl.envs import EnvBase
 
 from vidmarl.agents import AgentsConfig
+from vidmarl.credit import learn, scaled
 from vidmarl.features import CHANNELS, describe
-from vidmarl.proposals import BLOCK_SIZES, WINDOW_WIDTHS, BlockDistribution, WindowDistribution
+from vidmarl.proposals import COUNTS, DRAWS, WIDTHS, directions
 from vidmarl.reward import Reward, strength_flicker
 from vidmarl.session import Session
+from vidmarl.tubelets import TubeletGrid
 
-MAPS = 3
-STATE = 7
+MAPS = 4
+STATE = 11
+LEVELS = len(COUNTS) + len(WIDTHS) - 1
+"""Sizes of a proposal, each twice the one before: first in tubelets, then in frames that each of them lasts."""
+
 Supply = Callable[[int], Tensor]
 """Gives n fresh clips, float[n 3 t h w], for the rows whose episodes have ended."""
 
@@ -35,27 +40,44 @@ class VideoAttackEnv(EnvBase):
 
     Observations (all that a black-box attacker knows):
 
-    - "features" float[b c t' gh gw]: what each tubelet looks like (`vidmarl.features`).
-    - "maps" float[b 3 t' gh gw]: the strength map; the credit map, an online least-squares estimate (Kaczmarz) of the
-      fall of the margin per unit of strength from this episode's own queries; how often each tubelet was tried.
-    - "state" float[b 7]: margin over the clean margin, probabilities of the goal's class and of its rival, fraction of
-      the budget used, L2 over the full distortion's, whether the last proposal was kept, its fall of the margin.
-    - ("spatial", "can_up" / "can_down") bool[b 1 cells]: where a move would change anything.
+    - "features" float[b c t gh gw]: what each cell of the agents looks like (`vidmarl.features`).
+    - "maps" float[b 4 t gh gw]: the strength map; two credit maps (`vidmarl.credit`), what this episode's queries say
+      about the fall of the margin per unit of strength, without and with regard to its sign; how often each cell was
+      tried.
+    - "state" float[b 11]: margin over the clean margin, probabilities of the goal's class and of its rival, fraction of
+      the budget used, log of L2 over the full distortion's, whether the last proposal was kept, its fall of the margin,
+      whether the clip is fooled, the log of the cells touched, the level, and proposals taken back since one was kept.
+    - ("temporal", "level") int64[b 1]: the size of proposal that the last replies suggest: doubled after one that was
+      kept, halved after one that was not, the step-size rule of evolution strategies (Rechenberg 1973).
+    - ("temporal", "can_count"), ("temporal", "can_frame"), ("spatial", "can_up"), ("spatial", "can_down"): what would
+      change anything.
 
-    Reward and done are the team's, at the root. An episode ends at success or with the budget. Rows that have ended
-    cost nothing more; `("next", "fooled" / "l2" / "flicker" / "queries")` tell how they ended.
+    Reward and done are the team's, at the root. An episode ends with the budget, or when the clip is fooled and
+    `patience` removals in a row have failed. Rows that have ended cost nothing more;
+    `("next", "fooled" / "l2" / "flicker" / "queries")` tell how they ended.
 
     Args:
         session: the books. `reset` starts on its clips without asking anything, as its clean predictions are known.
         supply: where fresh clips come from at later resets; without it only the first reset is possible.
         reward: the weights of the reward's terms.
-        step: how far a kept proposal moves the strength at the window's centre.
+        step: how far a kept addition moves the strength.
+        zoom: a cell of the agents is `zoom` x `zoom` tubelets of the session's grid, which stays that of the clean-up.
+        level: the first proposal's.
+        patience: removals that may fail in a row.
     """
 
     batch_locked = True
 
     def __init__(
-        self, session: Session, supply: Supply | None = None, *, reward: Reward | None = None, step: float = 1.0
+        self,
+        session: Session,
+        supply: Supply | None = None,
+        *,
+        reward: Reward | None = None,
+        step: float = 1.0,
+        zoom: int = 1,
+        level: int = 3,
+        patience: int = 6,
     ) -> None:
         super().__init__(
             device=session.canvas.clips.device,
@@ -64,10 +86,18 @@ class VideoAttackEnv(EnvBase):
         )
         if not 0 < step <= 1:
             raise ValueError(f"VideoAttackEnv: the step must lie in (0, 1], got {step}.")
+        if zoom < 1:
+            raise ValueError(f"VideoAttackEnv: a cell is at least one tubelet wide, got zoom={zoom}.")
         self.session = session
         self.supply = supply
         self.reward = reward or Reward()
         self.step_size = step
+        self.zoom = zoom
+        self.level = level
+        self.patience = patience
+        grid = session.canvas.grid
+        self.grid = TubeletGrid(grid.frames, zoom * grid.height, zoom * grid.width)
+        self.shape_of_cells = self.grid.shape(session.canvas.clips)
         self.group_map = {"spatial": ["spatial"], "temporal": ["temporal"]}
         self._fresh = True
         self._episodes = 0
@@ -81,10 +111,13 @@ class VideoAttackEnv(EnvBase):
         return AgentsConfig(CHANNELS, MAPS, STATE)
 
     def _make_specs(self) -> None:
-        b, (t, gh, gw), device = len(self.session), self.session.canvas.shape, self.device
+        b, (t, gh, gw), device = len(self.session), self.shape_of_cells, self.device
         g = gh * gw
-        k = min(BLOCK_SIZES[-1], g)
         lead = torch.Size([b])
+
+        def flags(*shape: int) -> Binary:
+            return Binary(shape[-1], shape=(b, 1, *shape), dtype=torch.bool, device=device)
+
         self.observation_spec = Composite(
             features=Unbounded((b, CHANNELS, t, gh, gw), device=device),
             maps=Unbounded((b, MAPS, t, gh, gw), device=device),
@@ -93,21 +126,22 @@ class VideoAttackEnv(EnvBase):
             l2=Unbounded((b, 1), device=device),
             flicker=Unbounded((b, 1), device=device),
             queries=Unbounded((b, 1), dtype=torch.int64, device=device),
-            spatial=Composite(
-                can_up=Binary(g, shape=(b, 1, g), dtype=torch.bool, device=device),
-                can_down=Binary(g, shape=(b, 1, g), dtype=torch.bool, device=device),
+            spatial=Composite(can_up=flags(t, g), can_down=flags(t, g), shape=(b, 1)),
+            temporal=Composite(
+                can_count=flags(len(COUNTS)),
+                can_frame=flags(t),
+                level=Unbounded((b, 1), dtype=torch.int64, device=device),
                 shape=(b, 1),
             ),
             shape=lead,
         )
-        sizes = sum(size <= g for size in BLOCK_SIZES)
-        widths = max(1, sum(width <= t for width in WINDOW_WIDTHS))
-        block = torch.tensor([sizes] + [g] * k + [2] * k)
+        when = torch.tensor([len(COUNTS), len(WIDTHS)] + [t] * DRAWS)
+        where = torch.tensor([g] * DRAWS + [2] * DRAWS)
         self.full_action_spec = Composite(
-            spatial=Composite(action=MultiCategorical(block, shape=(b, 1, 1 + 2 * k), device=device), shape=(b, 1)),
-            temporal=Composite(
-                action=MultiCategorical(torch.tensor([t, widths]), shape=(b, 1, 2), device=device), shape=(b, 1)
-            ),
+            {
+                group: Composite(action=MultiCategorical(sizes, shape=(b, 1, len(sizes)), device=device), shape=(b, 1))
+                for group, sizes in (("temporal", when), ("spatial", where))
+            },
             shape=lead,
         )
         self.full_reward_spec = Composite(reward=Unbounded((b, 1), device=device), shape=lead)
@@ -118,14 +152,15 @@ class VideoAttackEnv(EnvBase):
         )
 
     def _allocate(self) -> None:
-        canvas, b = self.session.canvas, len(self.session)
-        new = canvas.clips.new_zeros
-        self._features = new(b, CHANNELS, *canvas.shape)
-        self.strength = canvas.zeros()
-        self._credit = canvas.zeros()
-        self._trials = canvas.zeros()
+        b = len(self.session)
+        new = self.session.canvas.clips.new_zeros
+        self._features = new(b, CHANNELS, *self.shape_of_cells)
+        self.strength, self._credit, self._signed_credit, self._trials = (
+            new(b, *self.shape_of_cells) for _ in range(4)
+        )
         self.margin, self._l2, self._full_l2, self._kept, self._fall = (new(b) for _ in range(5))
         self._clean_margin, self._own, self._rival = (new(b) for _ in range(3))
+        self._level, self._failures = (new(b, dtype=torch.int64) for _ in range(2))
 
     def _set_seed(self, seed: int | None) -> None:
         self._seed = int(seed or 0)
@@ -150,48 +185,64 @@ class VideoAttackEnv(EnvBase):
 
     def _begin(self, rows: Int64[Tensor, " n"]) -> None:
         session = self.session
-        for zeroed in (self.strength, self._credit, self._trials, self._l2, self._kept, self._fall):
-            zeroed[rows] = 0
+        zeroed = (self.strength, self._credit, self._signed_credit, self._trials, self._l2, self._kept, self._fall)
+        for values in (*zeroed, self._failures):
+            values[rows] = 0
+        self._level[rows] = self.level
         classes = session.goal.classes.to(self.device)[rows]
         own, rival = session.goal.own_and_rival(session.clean[rows], classes)
         margin = session.goal.margin(session.clean[rows], rows)
         self._own[rows], self._rival[rows] = own.exp(), rival.exp()
         self.margin[rows] = margin
         self._clean_margin[rows] = margin
-        self._features[rows] = describe(session.canvas.clips[rows], session.canvas.grid)
+        self._features[rows] = describe(session.canvas.clips[rows], self.grid)
         self._full_l2[rows] = session.full_l2(rows)
 
-    def propose(self, block: Int64[Tensor, "b a"], window: Int64[Tensor, "b 2"]) -> Float[Tensor, "b t' gh gw"]:
-        """The strength maps that the agents' actions ask for."""
-        t, gh, gw = self.session.canvas.shape
-        where = rearrange(BlockDistribution.block(block, gh * gw), "b (h w) -> b 1 h w", h=gh)
-        when = rearrange(WindowDistribution.window(window, t), "b t -> b t 1 1")
-        return (self.strength + self.step_size * where * when).clamp(self.session.canvas.low, 1)
+    def propose(self, when: Int64[Tensor, "b a"], where: Int64[Tensor, "b c"]) -> Float[Tensor, "b t gh gw"]:
+        """The agents' strength maps that their actions ask for: more of it, or after success less."""
+        t, gh, gw = self.shape_of_cells
+        named = directions(when, where, (t, gh * gw)).view(-1, t, gh, gw)
+        added = (self.strength + self.step_size * named).clamp(self.session.canvas.low, 1)
+        left = torch.where(named == 0, self.strength, 0)
+        return torch.where(self.session.fooled.view(-1, 1, 1, 1), left, added)
+
+    def tubelets(self, strength: Float[Tensor, "n t gh gw"]) -> Float[Tensor, "n t' gh' gw'"]:
+        """The session's strength map for one of the agents'."""
+        _, gh, gw = self.session.canvas.shape
+        fine = repeat(strength, "n t gh gw -> n t (gh y) (gw x)", y=self.zoom, x=self.zoom)
+        return fine[..., :gh, :gw]
+
+    def running(self) -> Int64[Tensor, " n"]:
+        """The rows whose episodes go on."""
+        return (~self._over()).nonzero().flatten()
+
+    def _over(self) -> Tensor:
+        spare = (self.strength != 0).flatten(1).sum(1) > 1
+        done = self.session.fooled & ~(spare & (self._failures < self.patience))
+        return done | ~self.session.active
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         session = self.session
-        rows = (session.active & ~session.fooled).nonzero().flatten()
+        rows = self.running()
         reward = torch.zeros(len(session), device=self.device)
         if len(rows):
-            block = tensordict["spatial", "action"].squeeze(1)
-            window = tensordict["temporal", "action"].squeeze(1)
-            proposal = self.propose(block, window)[rows]
-            reply = session.query(proposal, rows)
-            change = proposal - self.strength[rows]
+            when, where = (tensordict[group, "action"].squeeze(1) for group in ("temporal", "spatial"))
+            proposal = self.propose(when, where)[rows]
+            was_fooled = session.fooled[rows]
+            reply = session.query(self.tubelets(proposal), rows)
             fall = self.margin[rows] - reply.margin
-            self._learn_credit(rows, change, fall)
-            keep = reply.success | (fall > 0)
+            self._learn_credit(rows, proposal, fall)
+            keep = torch.where(was_fooled, reply.success & (reply.l2 < self._l2[rows]), reply.success | (fall > 0))
             kept = torch.where(keep, reply.margin, self.margin[rows])
             l2 = torch.where(keep, reply.l2, self._l2[rows])
             strength = torch.where(keep.view(-1, 1, 1, 1), proposal, self.strength[rows])
             reward[rows] = self.reward(
                 margin_fall=self.margin[rows].clamp_min(0) - kept.clamp_min(0),
                 clean_margin=self._clean_margin[rows],
-                added_l2=l2 - self._l2[rows],
-                l2=l2,
-                full_l2=self._full_l2[rows],
+                l2_before=torch.where(was_fooled, self._l2[rows], self._full_l2[rows]),
+                l2=torch.where(was_fooled | reply.success, l2, self._full_l2[rows]),
                 added_flicker=strength_flicker(strength) - strength_flicker(self.strength[rows]),
-                success=reply.success,
+                first_success=reply.success & ~was_fooled,
                 budget_left=self._budget_left()[rows],
             )
             own, rival = session.goal.own_and_rival(reply.log_probs, session.goal.classes.to(self.device)[rows])
@@ -200,42 +251,62 @@ class VideoAttackEnv(EnvBase):
             self.strength[rows], self.margin[rows], self._l2[rows] = strength, kept, l2
             self._kept[rows] = keep.float()
             self._fall[rows] = fall / self._clean_margin[rows].clamp_min(1e-2)
+            self._failures[rows] = torch.where(keep, 0, self._failures[rows] + 1)
+            self._suggest(rows, keep)
         out = self._observe()
         out["reward"] = reward[:, None]
         return out
 
-    def _learn_credit(self, rows: Tensor, change: Tensor, fall: Tensor) -> None:
-        """One Kaczmarz step: the smallest change of the credit map that explains this reply (Strohmer and Vershynin
-        2009), the margin taken as linear in the strengths."""
+    def _suggest(self, rows: Tensor, keep: Tensor) -> None:
+        """The next level: one up after a proposal that was kept, else one down; half of what is there to remove."""
+        level = self._level[rows] + torch.where(keep, 1, -1)
+        touched = (self.strength[rows] != 0).flatten(1).sum(1)
+        half = (touched.clamp_min(2).float().log2() - 1).floor().long()
+        removal = torch.minimum(torch.where(keep, half, self._level[rows] - 1), half)
+        level = torch.where(self.session.fooled[rows], removal, level)
+        self._level[rows] = level.clamp(0, LEVELS - 1)
+
+    def _learn_credit(self, rows: Tensor, proposal: Tensor, fall: Tensor) -> None:
         fall = fall / self._clean_margin[rows].clamp_min(1e-2)
-        credit = self._credit[rows]
-        flat = change.flatten(1)
-        error = fall - (credit.flatten(1) * flat).sum(1)
-        step = error / flat.square().sum(1).clamp_min(1e-6)
-        self._credit[rows] = credit + step.view(-1, 1, 1, 1) * change
-        self._trials[rows] += (change != 0).float()
+        old = self.strength[rows]
+        self._credit[rows] = learn(self._credit[rows], proposal.abs() - old.abs(), fall)
+        self._signed_credit[rows] = learn(self._signed_credit[rows], proposal - old, fall)
+        self._trials[rows] += (proposal != old).float()
 
     def _budget_left(self) -> Float[Tensor, " b"]:
         return (self.session.ledger.left / self.session.budget).to(self.device, torch.float32)
 
     def _observe(self) -> TensorDict:
         session, b = self.session, len(self.session)
-        low, cells = session.canvas.low, rearrange(self.strength, "b t h w -> b 1 t (h w)")
-        over = (session.fooled | ~session.active)[:, None]
+        cells = rearrange(self.strength, "b t h w -> b 1 t (h w)")
+        fooled = session.fooled.view(-1, 1, 1, 1)
+        up, down = (
+            torch.where(fooled, cells != 0, can) for can in (cells < 1, cells > session.canvas.low)
+        )  # after success either direction means: away with it
+        touched = (self.strength != 0).flatten(1).sum(1)
+        counts = torch.tensor(COUNTS, device=self.device)
+        can_count = (~session.fooled[:, None] | (2 * counts <= touched[:, None])) & (counts <= cells[0].numel())
+        can_count[:, 0] = True
+        over = self._over()[:, None]
         ratio = (self.margin / self._clean_margin.clamp_min(1e-2)).clamp(-1, 2)
-        state = [ratio, self._own, self._rival, 1 - self._budget_left(), self._l2 / self._full_l2.clamp_min(1e-6)]
-        spatial = TensorDict(
-            can_up=(cells < 1).any(2), can_down=(cells > low).any(2), batch_size=(b, 1), device=self.device
-        )
+        size = (self._l2.clamp_min(1e-2) / self._full_l2.clamp_min(1e-2)).log() / 4
+        state = [ratio, self._own, self._rival, 1 - self._budget_left(), size, self._kept, self._fall.clamp(-1, 1)]
+        state += [session.fooled.float(), touched.float().log1p() / 4, self._level / LEVELS, self._failures / 8]
+        lead = {"batch_size": (b, 1), "device": self.device}
         return TensorDict(
             features=self._features.clone(),
-            maps=torch.stack([self.strength, (10 * self._credit).tanh(), self._trials.log1p()], 1),
-            state=torch.stack([*state, self._kept, self._fall.clamp(-1, 1)], 1),
+            maps=torch.stack(
+                [self.strength, scaled(self._credit), scaled(self._signed_credit), self._trials.log1p()], 1
+            ),
+            state=torch.stack(state, 1),
             fooled=session.fooled[:, None].clone(),
             l2=self._l2[:, None].clone(),
             flicker=strength_flicker(self.strength)[:, None],
             queries=session.queries[:, None].to(self.device),
-            spatial=spatial,
+            spatial=TensorDict(can_up=up, can_down=down, **lead),
+            temporal=TensorDict(
+                can_count=can_count[:, None], can_frame=(up | down).any(3), level=self._level[:, None].clone(), **lead
+            ),
             done=over,
             terminated=over.clone(),
             batch_size=(b,),

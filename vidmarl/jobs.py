@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from vidmarl.distortions import as_distortion
 from vidmarl.errors import ClipError, UnknownNameError
 from vidmarl.files import new_directory
 from vidmarl.goals import Misclassify, Target
-from vidmarl.pretrained import find_agents
+from vidmarl.pretrained import find_agents, list_pretrained
 from vidmarl.victim import ClipSpec, Victim
 
 if TYPE_CHECKING:
@@ -102,13 +103,15 @@ def make_attack(thing: str | dict[str, Any], ckpt: str | Path | None = None, **s
 
     Args:
         thing: a name ("grow_and_reduce"), a class path, or `{"class_path": ..., "init_args": {...}}`.
-        ckpt: the trained agents, for "rl": a file, or the name of agents that ship with vidmarl.
+        ckpt: the trained agents, for "rl": a file, or the name of agents that ship with vidmarl; None: those
+            that ship for the distortion.
         **settings: arguments of `Attack`; those that are None are left to the attack, which for "rl" means to what its
             agents were trained with.
 
     Raises:
         UnknownNameError: there is no attack, no distortion, or no shipped agents of that name.
-        ValueError: the settings do not fit, or "rl" came without a checkpoint or another attack with one.
+        ValueError: the settings do not fit, "rl" came without a checkpoint and no agents ship for the distortion, or
+            another attack came with one.
         CheckpointError: the checkpoint cannot be used.
     """
     from vidmarl.attacks import as_attack
@@ -122,10 +125,7 @@ def make_attack(thing: str | dict[str, Any], ckpt: str | Path | None = None, **s
     name = str(thing.get("class_path"))
     learned = name.rpartition(".")[2] in ("rl", "RLAttack")
     if learned and ckpt is None:
-        raise ValueError(
-            f"The attack {name!r} needs trained agents: give their checkpoint (ckpt), from `vidmarl fit` or"
-            " `vidmarl demo`, or choose an attack that has nothing to learn, such as 'grow_and_reduce'."
-        )
+        ckpt = _shipped_for(settings.get("distortion", "gaussian_noise"))
     if ckpt is not None and not learned:
         raise ValueError(f"The attack {name!r} has nothing to learn, so a checkpoint ({ckpt}) is of no use to it.")
     try:
@@ -136,6 +136,18 @@ def make_attack(thing: str | dict[str, Any], ckpt: str | Path | None = None, **s
         return RLAttack.from_checkpoint(find_agents(ckpt), **settings)
     except TypeError as error:  # a misspelt or missing argument
         raise ValueError(f"Making the attack {name!r}: {error}") from error
+
+
+def _shipped_for(distortion: Any) -> str:
+    """The name of the agents that ship with vidmarl for a distortion."""
+    name = type(as_distortion(distortion)).__module__.rpartition(".")[2]
+    if name not in list_pretrained():
+        raise ValueError(
+            f"The attack 'rl' needs trained agents, and none ship with vidmarl for the distortion {name!r}, only for"
+            f" {list_pretrained()}. Give a checkpoint of `vidmarl fit` or `vidmarl demo`, or one of these names (ckpt),"
+            " or choose an attack that has nothing to learn, such as 'grow_and_reduce'."
+        )
+    return name
 
 
 def write_result(

@@ -20,31 +20,29 @@ class Reward:
     Attributes:
         progress: per fall of the margin by the clean clip's margin; an episode's sum is at most this.
         query: cost of every query.
-        size: cost per added L2, in units of the full distortion's norm.
         flicker: cost per added mean squared frame-to-frame difference of the strength map.
-        success: bonus at success.
-        saved: further bonus at success, times the fraction of the budget that is left.
-        small: further bonus at success, times 1 minus the L2 in units of the full distortion's norm.
+        success: bonus at the first success.
+        saved: further bonus then, times the fraction of the budget that is left.
+        small: per natural logarithm by which the size of the attack falls, a failure having the size of the full
+            distortion: an episode's sum is log(full L2 / final L2), so what is taken away after success is paid too.
     """
 
     progress: float = 1.0
     query: float = 0.01
-    size: float = 0.5
     flicker: float = 0.1
     success: float = 0.5
     saved: float = 0.5
-    small: float = 1.0
+    small: float = 0.5
 
     def __call__(
         self,
         *,
         margin_fall: Float[Tensor, " n"],
         clean_margin: Float[Tensor, " n"],
-        added_l2: Float[Tensor, " n"],
+        l2_before: Float[Tensor, " n"],
         l2: Float[Tensor, " n"],
-        full_l2: Float[Tensor, " n"],
         added_flicker: Float[Tensor, " n"],
-        success: Bool[Tensor, " n"],
+        first_success: Bool[Tensor, " n"],
         budget_left: Float[Tensor, " n"],
     ) -> Float[Tensor, " n"]:
         """The reward of each clip's step.
@@ -52,21 +50,18 @@ class Reward:
         Args:
             margin_fall: margin before minus margin after, both cut at 0, in nats.
             clean_margin: margin of the clean clip, in nats, above 0.
-            added_l2: L2 after minus before, in [0, 1] pixels.
-            l2: L2 after.
-            full_l2: L2 of the full distortion.
+            l2_before: size of the attack before, that of the full distortion where there was no success yet.
+            l2: size after, likewise.
             added_flicker: flicker of the strength map after minus before.
-            success: whether this step reached the goal.
+            first_success: whether this step reached the goal for the first time.
             budget_left: fraction of the budget that is left.
         """
-        full = full_l2.clamp_min(1e-6)
-        bonus = self.success + self.saved * budget_left + self.small * (1 - l2 / full)
         return (
             self.progress * margin_fall / clean_margin.clamp_min(1e-2)
             - self.query
-            - self.size * added_l2 / full
             - self.flicker * added_flicker
-            + bonus * success
+            + self.small * (l2_before.clamp_min(1e-3) / l2.clamp_min(1e-3)).log()
+            + (self.success + self.saved * budget_left) * first_success
         )
 
 

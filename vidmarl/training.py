@@ -39,6 +39,7 @@ from vidmarl.session import Session
 from vidmarl.tubelets import Canvas, Coherence, TubeletGrid
 from vidmarl.victim import ClipSpec, Victim
 from vidmarl.victims import load_victim
+from vidmarl.warm_start import Probes, WarmStart, cloning_loss, probe
 
 GROUPS = ("spatial", "temporal")
 CONTROLS = ("random_cells", "greedy_sensitivity", "grow_and_reduce", "square_tubes")
@@ -96,11 +97,13 @@ class TwoAgentPPO(L.LightningModule):
         coherence: how random patterns go on in time.
         budget: queries per clip in training episodes; the agents see the fraction that is left.
         steps: steps per rollout, at most `budget - 1` of one episode; rows that end sooner take the next clip.
-        step: how far a proposal moves the strength.
+        step: how far an addition moves the strength.
+        zoom: a cell of the agents is `zoom` x `zoom` tubelets.
         width: hidden channels of the nets.
         depth: residual blocks of the nets.
         reward: the weights of the reward's terms.
         ppo: the settings of PPO.
+        warm_start: the settings of the warm start, which comes before PPO.
         eval_budget: queries per clip in validation and test.
         eval_budgets: where the curves of the test are read off.
         controls: attacks that the test runs beside the agents, on the same clips with the same counter.
@@ -121,10 +124,12 @@ class TwoAgentPPO(L.LightningModule):
         budget: int = 50,
         steps: int = 32,
         step: float = 1.0,
+        zoom: int = 1,
         width: int = 32,
         depth: int = 2,
         reward: Reward = Reward(),  # noqa: B008 (frozen)
         ppo: PPO = PPO(),
+        warm_start: WarmStart = WarmStart(),  # noqa: B008 (frozen)
         eval_budget: int = 200,
         eval_budgets: tuple[int, ...] = metrics.BUDGETS,
         controls: tuple[str | dict[str, Any], ...] = CONTROLS,
@@ -140,8 +145,10 @@ class TwoAgentPPO(L.LightningModule):
         self.budget = budget
         self.steps = steps
         self.step = step
+        self.zoom = zoom
         self.reward = reward
         self.ppo = ppo
+        self.warm_start = warm_start
         self.eval_budget = eval_budget
         self.eval_budgets = sorted(eval_budgets)
         self.controls = controls
@@ -157,6 +164,7 @@ class TwoAgentPPO(L.LightningModule):
         self._pool: Iterator[Tensor]
         self._rollouts: Iterator[TensorDict]
         self._collector: Collector | None = None
+        self._probes: list[Probes] = []
         self._results: dict[str, list[tuple[Tensor, AttackResult]]] = {}
 
     def settings(self) -> dict[str, Any]:
@@ -168,6 +176,7 @@ class TwoAgentPPO(L.LightningModule):
             "coherence": self.coherence,
             "budget": self.budget,
             "step": self.step,
+            "zoom": self.zoom,
             "training_frames": int(self.counts[1]),
             "training_queries": int(self.counts[2]),
         }
@@ -205,19 +214,61 @@ class TwoAgentPPO(L.LightningModule):
     def training_step(self, clips: Tensor, batch_idx: int) -> None:
         """Rolls out on `clips`, float32[b 3 t h w], and learns from it."""
         before = self.victim.queries
-        rollout = self._collect(clips)
-        with torch.autocast(self.device.type, enabled=False):
-            rollout = self._advantages(rollout)
-        losses = self._learn(rollout.reshape(-1))
-        spent = torch.tensor([1, rollout.numel(), self.victim.queries - before], device=self.device)
+        if self.current_epoch < self.warm_start.epochs:
+            frames, log = 0, self._warm_up(clips)
+        else:
+            self._probes = []
+            rollout = self._collect(clips)
+            with torch.autocast(self.device.type, enabled=False):
+                rollout = self._advantages(rollout)
+            losses = self._learn(rollout.reshape(-1))
+            frames, log = rollout.numel(), losses | self._outcome(rollout)
+        spent = torch.tensor([1, frames, self.victim.queries - before], device=self.device)
         world = self.trainer.world_size
         self.counts += self.trainer.strategy.reduce(spent, reduce_op="sum") // torch.tensor([world, 1, 1]).to(spent)
-        self._log_rollout(rollout, losses)
+        self._log_step(log)
+
+    def _rank_seed(self) -> int:
+        return hash((self.seed, int(self.counts[0]), self.global_rank)) & 0x7FFFFFFF
+
+    def _warm_up(self, clips: Tensor) -> dict[str, Tensor]:
+        """Probes the clips and clones the attacker who knows what the probes of all clips so far have shown.
+
+        An epoch that is cut off starts again when the run is resumed, so the probes need not be in the checkpoint.
+        """
+        self.victim.to(self.device)
+        settings, seed = self.warm_start, self._rank_seed()
+        generator = torch.Generator().manual_seed(seed)
+        canvas = Canvas(clips, self.distortion, self.grid, self.coherence, seed)
+        session = Session(self.victim, canvas, budget=settings.probes + 1, seed=seed)
+        env = VideoAttackEnv(session, step=self.step, zoom=self.zoom)
+        log = {}
+        with torch.autocast(self.device.type, enabled=False):
+            fresh = probe(env, settings.probes, generator)
+            with torch.no_grad():  # on clips that no update has seen yet
+                log["warm_start/correlation_before"] = cloning_loss(self.agents, fresh, settings, generator)[1]
+            self._probes.append(fresh)
+            known = Probes.cat(self._probes)
+            optimizer = cast("torch.optim.Optimizer", self.optimizers())
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr
+            for _ in range(settings.updates):
+                index = torch.randint(len(known), (settings.minibatch,), generator=generator).to(self.device)
+                loss, correlation = cloning_loss(self.agents, known[index], settings, generator)
+                # DDP waits for a gradient of every parameter, the critic's included
+                loss = loss + 0 * sum(p.sum() for p in self.agents.parameters())
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                self.clip_gradients(optimizer, gradient_clip_val=self.ppo.max_grad_norm, gradient_clip_algorithm="norm")
+                optimizer.step()
+            for group in optimizer.param_groups:
+                group["lr"] = self.ppo.lr
+        return log | {"warm_start/loss": loss.detach(), "warm_start/correlation": correlation.detach()}
 
     def _collect(self, clips: Tensor) -> TensorDict:
         """One rollout [b steps] on a batch of clips, under the Trainer's autocast like everything in a step."""
         self.victim.to(self.device)
-        rank_seed = hash((self.seed, int(self.counts[0]), self.global_rank)) & 0x7FFFFFFF
+        rank_seed = self._rank_seed()
         if self._collector is None or len(self._env.session) != len(clips):
             self._open(clips, rank_seed)
         self._pool = itertools.cycle(clips)
@@ -230,10 +281,10 @@ class TwoAgentPPO(L.LightningModule):
         self._pool = itertools.cycle(clips)
         canvas = Canvas(clips, self.distortion, self.grid, self.coherence, seed)
         session = Session(self.victim, canvas, budget=self.budget, seed=seed)
-        self._env = VideoAttackEnv(session, self._supply, reward=self.reward, step=self.step)
+        self._env = VideoAttackEnv(session, self._supply, reward=self.reward, step=self.step, zoom=self.zoom)
         self._collector = Collector(
             self._env,
-            TensorDictSequential(self.agents.spatial, self.agents.temporal),
+            TensorDictSequential(self.agents.temporal, self.agents.spatial),
             frames_per_batch=len(clips) * self.steps,
             total_frames=-1,
             reset_at_each_iter=True,
@@ -300,22 +351,26 @@ class TwoAgentPPO(L.LightningModule):
             }
         )
 
-    def _log_rollout(self, rollout: TensorDict, losses: dict[str, Tensor]) -> None:
+    @staticmethod
+    def _outcome(rollout: TensorDict) -> dict[str, Tensor]:
+        """How the episodes of a rollout have ended."""
         end = rollout["next"]
         ended = end["done"].squeeze(-1)
         fooled = end["fooled"].squeeze(-1)[ended].float()
-        log = dict(losses)
-        log["train/reward"] = end["reward"].mean()
+        log = {"train/reward": end["reward"].mean()}
         if len(fooled):
             log["train/fooling_rate"] = fooled.mean()
             log["train/queries"] = end["queries"].squeeze(-1)[ended].float().mean()
         if fooled.any():
             log["train/l2"] = end["l2"].squeeze(-1)[ended][fooled.bool()].mean()
             log["train/flicker"] = end["flicker"].squeeze(-1)[ended][fooled.bool()].mean()
+        return log
+
+    def _log_step(self, log: dict[str, Tensor]) -> None:
         log["charts/frames"] = self.counts[1].float()
         log["charts/queries"] = self.counts[2].float()
         self.log_dict(log, prog_bar=False, on_step=True, on_epoch=False)
-        for key in ("train/fooling_rate", "train/reward"):
+        for key in ("train/fooling_rate", "train/reward", "warm_start/correlation_before"):
             if key in log:
                 self.log(key.split("/")[1], log[key], prog_bar=True, logger=False)
 
@@ -328,7 +383,7 @@ class TwoAgentPPO(L.LightningModule):
 
     def attack(self, budget: int | None = None) -> RLAttack:
         """The attack with the agents as they are now."""
-        return RLAttack(self.agents, step=self.step, **self._common(budget or self.eval_budget))
+        return RLAttack(self.agents, step=self.step, zoom=self.zoom, **self._common(budget or self.eval_budget))
 
     def _common(self, budget: int) -> dict[str, Any]:
         return {
@@ -344,7 +399,7 @@ class TwoAgentPPO(L.LightningModule):
         config = self.agents.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return RLAttack(Agents(config), step=self.step, **self._common(max(self.eval_budgets)))
+            return RLAttack(Agents(config), step=self.step, zoom=self.zoom, **self._common(max(self.eval_budgets)))
 
     def _attacks(self) -> dict[str, Attack]:
         """All that the test compares, by name."""

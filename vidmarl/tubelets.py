@@ -13,7 +13,6 @@ import zlib
 from typing import Literal
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -192,12 +191,6 @@ class Canvas:
             to_8bit(torch.where(per_pixel == 0, clips, distorted, out=target), out=target)
         return out
 
-    def features(self) -> Float[Tensor, "b c t' gh gw"]:
-        """What a tubelet looks like, see `vidmarl.features`."""
-        from vidmarl.features import describe
-
-        return describe(self.clips, self.grid)
-
 
 def _core(value: Tensor) -> Tensor:
     """The part of an expanded tensor that is stored: what `expand` has repeated, but for axis 0, narrowed to one."""
@@ -219,8 +212,3 @@ def _put(target: Tensor, rows: Tensor, value: Tensor) -> Tensor:
         target = target.clone(memory_format=torch.contiguous_format)
     _core(target)[rows] = _core(value)
     return target
-
-
-def flatten_cells(strength: Float[Tensor, "n t' gh gw"]) -> Float[Tensor, "n cells"]:
-    """All tubelets of a clip in one row, time first."""
-    return rearrange(strength, "n t gh gw -> n (t gh gw)")

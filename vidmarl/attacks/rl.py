@@ -14,6 +14,7 @@ from vidmarl.attacks.base import Attack
 from vidmarl.attacks.reduce import reduce
 from vidmarl.errors import CheckpointError
 from vidmarl.files import save_tensors
+from vidmarl.pretrained import find_agents
 from vidmarl.session import Session
 from vidmarl.tubelets import TubeletGrid
 
@@ -21,33 +22,36 @@ if TYPE_CHECKING:
     from vidmarl.agents import Agents
 
 FORMAT = "vidmarl-agents"
-VERSION = 1
+VERSION = 2
 
 
 class RLAttack(Attack):
     """Lets two agents propose where and when to distort, then removes what is not needed.
 
-    Until the goal is reached, each query is one joint proposal of the agents (`vidmarl.env`). After that the rest of
-    the budget goes into the clean-up that all attacks share (`vidmarl.attacks.reduce`).
+    Each query is one joint proposal of the agents (`vidmarl.env`): what to add until the goal is reached, then what to
+    take away. When they find no more, the rest of the budget goes into the clean-up that all attacks share
+    (`vidmarl.attacks.reduce`).
 
     Args:
         agents: the trained team, see `from_checkpoint`; an untrained one is a control.
-        step: how far a proposal moves the strength at its centre.
+        step: how far an addition moves the strength.
+        zoom: a cell of the agents is `zoom` x `zoom` tubelets of the grid.
         reduce: whether to clean up after success.
         **kwargs: see `Attack`.
     """
 
-    def __init__(self, agents: Agents, *, step: float = 1.0, reduce: bool = True, **kwargs: Any) -> None:
+    def __init__(self, agents: Agents, *, step: float = 1.0, zoom: int = 1, reduce: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.agents = agents
         self.step = step
+        self.zoom = zoom
         self.reduce = reduce
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike[str], **kwargs: Any) -> RLAttack:
         """Loads a trained team from a training checkpoint or from a file of `save_agents`.
 
-        Distortion, grid, coherence and step are those that it was trained with, unless given.
+        Distortion, grid, zoom, coherence and step are those that it was trained with, unless given.
 
         Args:
             path: the file; nothing in it is executed (`weights_only=True`).
@@ -58,25 +62,42 @@ class RLAttack(Attack):
             CheckpointError: it is damaged, holds something else, or is of another version.
         """
         agents, settings = load_agents(path)
-        trained: dict[str, Any] = {key: settings[key] for key in ("distortion", "coherence", "step") if key in settings}
+        trained: dict[str, Any] = {
+            key: settings[key] for key in ("distortion", "coherence", "step", "zoom") if key in settings
+        }
         trained["grid"] = TubeletGrid(*settings["grid"])
         if kwargs.get("distortion", "") is None:
             kwargs.pop("distortion")
         return cls(agents, **(trained | kwargs))
 
+    @classmethod
+    def from_pretrained(cls, name: str = "gaussian_noise", **kwargs: Any) -> RLAttack:
+        """Loads a team that ships with vidmarl; `vidmarl.list_pretrained()` names them.
+
+        Args:
+            name: of the distortion it was trained with. Its training is described in docs/results.md.
+            **kwargs: see `RLAttack` and `Attack`.
+
+        Raises:
+            UnknownNameError: no team of that name ships with vidmarl.
+        """
+        return cls.from_checkpoint(find_agents(name), **kwargs)
+
     def run(self, session: Session) -> Iterator[Tensor]:
-        """Rolls the agents out until no clip is both active and unfooled, then reduces the fooled ones."""
+        """Rolls the agents out until every episode has ended, then reduces the fooled clips."""
         from vidmarl.env import VideoAttackEnv
 
         device = session.canvas.clips.device
         agents = self.agents.to(device).eval()
-        env = VideoAttackEnv(session, step=self.step)
+        env = VideoAttackEnv(session, step=self.step, zoom=self.zoom)
         td, actions = env.reset(), env.full_action_spec.zero()
         with torch.no_grad():
-            while len(rows := (session.active & ~session.fooled).nonzero().flatten()):
-                for group, actor in (("spatial", agents.spatial), ("temporal", agents.temporal)):
-                    dist = actor.get_dist(td[rows])
-                    actions[group, "action"][rows] = dist.draw(session.rand(rows, 1, dist.uniforms_needed))
+            while len(rows := env.running()):
+                seen = td[rows]
+                for group, actor in (("temporal", agents.temporal), ("spatial", agents.spatial)):
+                    dist = actor.get_dist(seen)
+                    seen[group, "action"] = dist.draw(session.rand(rows, 1, dist.uniforms_needed))
+                    actions[group, "action"][rows] = seen[group, "action"]
                 td = env.step_mdp(env.step(td.update(actions)))
                 yield rows
         if self.reduce:
@@ -84,7 +105,7 @@ class RLAttack(Attack):
             yield from session.drive(lambda row: reduce(session, row), fooled)
 
     def describe(self) -> dict[str, Any]:
-        return super().describe() | {"step": self.step, "reduce": self.reduce}
+        return super().describe() | {"step": self.step, "zoom": self.zoom, "reduce": self.reduce}
 
 
 def pack_agents(agents: Agents, settings: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vidmarl.victim import ClipSpec, Victim
 from vidmarl.victims.weights import WeightFile, build, class_names, title
-from vidmarl.victims.windows import FittingAvgPool3d, pad_same
+from vidmarl.victims.windows import LAYOUT, FittingAvgPool3d, pad_same
 
 WEIGHTS = WeightFile("i3d_rgb_k400_fp16.pt", "60d1ecb88c8d906e0697beb28069ebf6531fd900debc4133faeb4a7663d4ad21")
 SPEC = ClipSpec(frames=32, size=(224, 224), short_side=256, sampling="stride", stride=2, short="hold")
@@ -95,7 +95,8 @@ class I3D(nn.Module):
         self.logits = Logits(1024, classes)
 
     def forward(self, clips: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b k"]:
-        x = max_pool_same(self.c1(clips), (1, 3, 3), (1, 2, 2))
+        x = self.c1(clips.contiguous(memory_format=LAYOUT))
+        x = max_pool_same(x, (1, 3, 3), (1, 2, 2))
         x = max_pool_same(self.c2c(self.c2b(x)), (1, 3, 3), (1, 2, 2))
         for name, mixed in self.m.items():
             if name == "Mixed_4b":
@@ -120,7 +121,7 @@ def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None 
     """Inception-I3D; see `vidmarl.load_victim`."""
     model, found = build(name, I3D, weights, WEIGHTS)
     return Victim(
-        model,
+        model.to(memory_format=LAYOUT),
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         spec=spec or SPEC,

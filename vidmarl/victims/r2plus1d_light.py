@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vidmarl.victim import ClipSpec, Victim
 from vidmarl.victims.weights import WeightFile, build, class_names, title
+from vidmarl.victims.windows import LAYOUT
 
 WEIGHTS = WeightFile(
     "r2plus1d_light_ucf101_300k.pt", "db1ca9a66f9e134dca51945535ee5c9fc0e533f3194bdba6004d296a84208493"
@@ -50,7 +51,7 @@ class R2Plus1DLight(nn.Module):
         self.classifier = nn.Linear(128, classes)
 
     def forward(self, clips: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b k"]:
-        x = self.conv3(self.conv2(self.conv1(clips)))
+        x = self.conv3(self.conv2(self.conv1(clips.contiguous(memory_format=LAYOUT))))
         return self.classifier(x.mean((2, 3, 4)))
 
 
@@ -62,4 +63,5 @@ def names() -> list[str]:
 def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None = None, **options: Any) -> Victim:
     """The light (2+1)-D network; see `vidmarl.load_victim`."""
     model, found = build(name, R2Plus1DLight, weights, WEIGHTS)
+    model.to(memory_format=LAYOUT)
     return Victim(model, spec=spec or SPEC, labels=class_names(model, found), name=title(name, found), **options)

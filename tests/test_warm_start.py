@@ -1,0 +1,227 @@
+"""The warm start: its probes are counted queries, and the team learns from them where and when to distort."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vidmarl.agents import Agents, AgentsConfig
+from vidmarl.distortions import as_distortion
+from vidmarl.env import MAPS, STATE, VideoAttackEnv
+from vidmarl.features import CHANNELS
+from vidmarl.session import Session
+from vidmarl.tubelets import Canvas, TubeletGrid
+from vidmarl.victim import Victim
+from vidmarl.warm_start import Probes, WarmStart, cloning_loss, examples, probe
+
+T, SIDE = 4, 4
+FRAME, CELL = 2, 6
+"""The one tubelet that matters: frame 2, row 1, column 2."""
+
+
+class OneTubelet(nn.Module):
+    """Looks at the brightness of one tubelet alone; counts what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, clips: Tensor) -> Tensor:
+        self.seen += len(clips)
+        score = 20 * clips[:, :, FRAME, 8:16, 16:24].mean((1, 2, 3)) - 4
+        return torch.stack([score, -score], 1)
+
+
+def environment(n: int = 12, budget: int = 65, distortion: str = "dead_pixels", **kwargs: int) -> VideoAttackEnv:
+    clips = 0.3 + 0.4 * torch.rand(n, 3, T, 8 * SIDE, 8 * SIDE, generator=torch.Generator().manual_seed(0))
+    canvas = Canvas(clips, as_distortion(distortion), TubeletGrid(1, 8, 8))
+    return VideoAttackEnv(Session(Victim(OneTubelet()), canvas, budget=budget), **kwargs)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def agents(seed: int = 0) -> Agents:
+    torch.manual_seed(seed)
+    return Agents(AgentsConfig(CHANNELS, MAPS, STATE, width=8, depth=1))
+
+
+def learn(probes: Probes, updates: int, seed: int = 0) -> tuple[Agents, list[float]]:
+    team, losses, source = agents(), [], generator(seed)
+    optimizer = torch.optim.Adam(team.parameters(), lr=1e-2)
+    for _ in range(updates):
+        loss, _ = cloning_loss(team, probes, WarmStart(known=16), source)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    return team, losses
+
+
+# --- probing
+
+
+@pytest.mark.parametrize("zoom", [1, 2])
+def test_probes_are_counted_queries_of_one_cell_each(zoom: int) -> None:
+    env = environment(n=3, zoom=zoom)
+    model, asked = env.session.victim.model, []
+    env.session.query = lambda strength, rows: asked.append(strength) or Session.query(env.session, strength, rows)
+    before = model.seen
+    probes = probe(env, 10, generator())
+    assert model.seen - before == 3 * 10
+    assert env.session.queries.tolist() == [1 + 10] * 3
+    assert probes.cells.shape == probes.signs.shape == probes.falls.shape == (3, 10)
+    assert all(len(set(row)) == 10 for row in probes.cells.tolist())
+    for i, strength in enumerate(asked):
+        expected = torch.zeros(3, *env.shape_of_cells).flatten(1)
+        expected.scatter_(1, probes.cells[:, i, None], probes.signs[:, i, None])
+        assert torch.equal(strength, env.tubelets(expected.view(3, *env.shape_of_cells)))
+
+
+def test_falls_are_those_of_the_margin_over_the_clean_margin() -> None:
+    env = environment(n=4)
+    probes = probe(env, T * SIDE**2, generator())
+    matters = probes.cells == FRAME * SIDE**2 + CELL
+    assert matters.sum(1).eq(1).all()  # asked about every cell once
+    assert probes.falls[~matters].abs().max() < 1e-5
+    clips = env.session.canvas.clips
+    bright = clips[:, :, FRAME, 8:16, 16:24].mean((1, 2, 3))
+    strength = torch.zeros(4, *env.shape_of_cells)
+    strength[:, FRAME, CELL // SIDE, CELL % SIDE] = 1
+    dark = env.session.canvas.render(strength)[:, :, FRAME, 8:16, 16:24].mean((1, 2, 3))
+    assert torch.allclose(probes.falls[matters], 20 * (bright - dark) / (20 * bright - 4), atol=1e-4)
+
+
+def test_directions_are_both_where_the_distortion_has_two() -> None:
+    one, two = (probe(environment(n=4, distortion=name), 20, generator()).signs for name in ("dead_pixels", "brightness"))
+    assert one.eq(1).all()
+    assert set(two.unique().tolist()) == {-1.0, 1.0}
+    assert 0.2 < two.eq(1).float().mean() < 0.8
+
+
+def test_more_probes_than_cells_are_as_many_as_there_are_cells() -> None:
+    assert probe(environment(n=2, budget=100, zoom=4), 50, generator()).cells.shape == (2, T)
+
+
+def test_clips_that_are_skipped_are_not_probed() -> None:
+    env = environment(n=4)
+    env.session.finished[1] = True
+    assert len(probe(env, 5, generator())) == 3
+    assert env.session.queries.tolist() == [6, 1, 6, 6]
+
+
+# --- what is made of them
+
+
+def test_an_example_knows_some_of_the_probes_and_no_others() -> None:
+    probes = probe(environment(), 30, generator())
+    matters = probes.cells == FRAME * SIDE**2 + CELL
+    for known in (0, 12):
+        td, direction = examples(probes, known, generator())
+        strength, credit, signed, trials = td["maps"].unbind(1)
+        tried = torch.zeros(len(probes), T * SIDE**2)
+        if known:
+            tried.scatter_(1, probes.cells[:, :known], 1.0)
+        assert torch.allclose(trials.flatten(1), tried.log1p())
+        shown = matters[:, :known].any(1)
+        assert torch.equal(credit.flatten(1).abs().amax(1) > 1e-3, shown)
+        assert torch.equal(credit, signed)  # all probes went up
+        fooled = direction.flatten() < 0
+        assert 0 < fooled.sum() < len(probes)
+        assert torch.equal(td["state"][:, 7].bool(), fooled)
+        assert strength[~fooled].eq(0).all()
+        assert strength.flatten(1).gather(1, probes.cells)[fooled].eq(1).all()
+        assert td["state"].shape == (len(probes), STATE)
+
+
+def test_what_the_agents_are_shown_is_not_what_they_are_asked() -> None:
+    """The falls of the probes that an example does not know change its target alone, not its observation."""
+    probes = probe(environment(), 30, generator())
+    changed = dataclasses.replace(probes, falls=probes.falls.clone())
+    changed.falls[:, 12:] += 1
+    one, other = (examples(p, 12, generator())[0] for p in (probes, changed))
+    assert torch.equal(one["maps"], other["maps"])
+    assert torch.equal(one["state"], other["state"])
+
+
+def test_the_loss_trains_both_actors_and_leaves_the_probes_alone() -> None:
+    probes = probe(environment(), 30, generator())
+    before = dataclasses.replace(
+        probes, seen=probes.seen.clone(), cells=probes.cells.clone(), falls=probes.falls.clone()
+    )
+    team = agents()
+    loss, correlation = cloning_loss(team, probes, WarmStart(), generator())
+    loss.backward()
+    assert abs(float(correlation)) <= 1
+    for head in (team.temporal[0].module.frames, team.spatial[0].module.cells):
+        assert head.weight.grad.abs().sum() > 0
+    assert torch.equal(before.falls, probes.falls)
+    assert torch.equal(before.cells, probes.cells)
+    for key in before.seen.keys(include_nested=True, leaves_only=True):
+        assert torch.equal(before.seen[key], probes.seen[key])
+
+
+def test_one_cell_more_or_less_for_all_cells_of_a_clip_is_no_error() -> None:
+    """Log-probabilities know no level, so a constant on all falls of a clip changes the loss by the spread alone."""
+    probes = probe(environment(), 30, generator())
+    flat = dataclasses.replace(probes, falls=torch.full_like(probes.falls, 0.3))
+    loss, _ = cloning_loss(agents(), flat, WarmStart(), generator())
+    assert float(loss) == pytest.approx(0, abs=1e-6)  # an untrained team is uniform, and so is the target
+
+
+@pytest.fixture(scope="module")
+def learnt() -> tuple[VideoAttackEnv, Agents, list[float]]:
+    env = environment(n=24)
+    team, losses = learn(probe(env, 40, generator()), 80)
+    return env, team, losses
+
+
+def test_the_team_learns_which_tubelet_matters_before_success(learnt) -> None:
+    _, team, losses = learnt
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    td = environment(n=6).reset()
+    frames = team.temporal.get_dist(td).frame.probs
+    assert frames.argmax(-1).eq(FRAME).all()
+    td["temporal", "action"] = team.temporal.get_dist(td).mode
+    cells = team.spatial.get_dist(td).cell_logits[:, 0, 0]  # of the first frame drawn, the likeliest
+    assert cells.argmax(-1).eq(CELL).all()
+
+
+def test_the_team_learns_to_spare_it_after_success(learnt) -> None:
+    _, team, _ = learnt
+    env = environment(n=6)
+    env.reset()
+    env.strength[:] = 1
+    env.session.fooled[:] = True
+    env._l2 = env._full_l2 * 0.8
+    td = env._observe()
+    with torch.no_grad():
+        frame = team.temporal[0](td.clone())["temporal", "frame_logits"].log_softmax(-1)
+        cell = team.spatial[0](td.clone())["spatial", "cell_logits"].log_softmax(-1)
+    joint = rearrange(frame[..., None] + cell, "n 1 t g -> n (t g)")
+    assert joint.argmin(1).eq(FRAME * SIDE**2 + CELL).all()
+
+
+def test_the_same_seed_gives_the_same_team() -> None:
+    def once(seed: int) -> Tensor:
+        team, _ = learn(probe(environment(n=4), 20, generator(seed)), 3, seed)
+        return torch.cat([p.detach().flatten() for p in team.parameters()])
+
+    assert torch.equal(once(1), once(1))
+    assert not torch.equal(once(1), once(2))
+
+
+def test_probes_of_several_batches_are_joined() -> None:
+    parts = [probe(environment(n=n), 5, generator(n)) for n in (2, 3)]
+    both = Probes.cat(parts)
+    assert len(both) == 5
+    assert torch.equal(both[torch.tensor([2, 0])].cells, torch.stack([parts[1].cells[0], parts[0].cells[0]]))
+    assert torch.equal(both.seen["features"], torch.cat([part.seen["features"] for part in parts]))
+    for name, (first, second) in itertools.product(("cells", "signs", "falls"), [parts]):
+        assert torch.equal(getattr(both, name), torch.cat([getattr(first, name), getattr(second, name)]))

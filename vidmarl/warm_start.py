@@ -1,0 +1,153 @@
+"""The warm start: before they play, the agents learn from single probes what distorting each cell does.
+
+Behaviour cloning of an attacker who knows the sensitivities. Some queries a training clip buy the fall of the margin at
+some cells of it; both actors together are trained towards a softmax of these falls, given what the clip looks like and
+what a few other probes of it have shown, so that they learn to go by both. After success they shall take away first
+what matters least, so there the target is the reverse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int64
+from tensordict import TensorDict
+from torch import Tensor
+
+from vidmarl.agents import Agents
+from vidmarl.credit import learn, scaled
+from vidmarl.env import LEVELS, VideoAttackEnv
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """The settings of the warm start.
+
+    Attributes:
+        epochs: epochs of training, from the first, that are warm start and no play; 0: none.
+        probes: single-cell queries a clip, each time it is drawn.
+        updates: gradient steps after each batch of clips, over all clips probed so far.
+        minibatch: clips a gradient step.
+        lr: learning rate of Adam.
+        sharpness: logits per unit of the root mean square fall of a clip's cells.
+        known: up to how many of a clip's probes the agents are shown.
+    """
+
+    epochs: int = 0
+    probes: int = 100
+    updates: int = 100
+    minibatch: int = 16
+    lr: float = 2e-3
+    sharpness: float = 1.5
+    known: int = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Probes:
+    """What probing some clips has shown.
+
+    Attributes:
+        seen: the observations before the first probe, [n].
+        cells: int64[n p], flat indices of the cells.
+        signs: float[n p], the direction in which each was distorted at full strength.
+        falls: float[n p], of the margin, over the clean margin.
+    """
+
+    seen: TensorDict
+    cells: Int64[Tensor, "n p"]
+    signs: Float[Tensor, "n p"]
+    falls: Float[Tensor, "n p"]
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __getitem__(self, index: Tensor) -> Probes:
+        return Probes(self.seen[index], self.cells[index], self.signs[index], self.falls[index])
+
+    @staticmethod
+    def cat(parts: list[Probes]) -> Probes:
+        """All clips of some, which have equally many probes each."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        join = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("cells", "signs", "falls")}
+        return Probes(torch.cat([part.seen for part in parts]), **join)
+
+
+def probe(env: VideoAttackEnv, count: int, generator: torch.Generator) -> Probes:
+    """Asks about `count` random single cells of every clip of a fresh environment that is not skipped."""
+    session, shape = env.session, env.shape_of_cells
+    rows = env.running()
+    seen = env.reset().select("features", "state", "maps", "temporal", "spatial")[rows]
+    order = torch.stack([torch.randperm(shape[0] * shape[1] * shape[2], generator=generator) for _ in rows])
+    cells = order[:, :count].to(env.device)
+    low = session.canvas.low
+    coin = torch.rand(cells.shape, generator=generator).to(env.device) < 0.5
+    signs = torch.where(coin & (low < 0), -1.0, 1.0)
+    clean = env.margin[rows]
+    falls = torch.zeros_like(signs)
+    for i in range(cells.shape[1]):
+        strength = torch.zeros(len(rows), *shape, device=env.device)
+        strength.flatten(1).scatter_(1, cells[:, i, None], signs[:, i, None])
+        falls[:, i] = clean - session.query(env.tubelets(strength), rows).margin
+    return Probes(seen, cells, signs, falls / clean.clamp_min(1e-2)[:, None])
+
+
+def examples(probes: Probes, known: int, generator: torch.Generator) -> tuple[TensorDict, Tensor]:
+    """Observations of an agent that has made `known` of the probes itself, half of them from after a success.
+
+    Returns:
+        The observations [n], and which direction the target has for each, float[n 1]: 1 before, -1 after success.
+    """
+    td = probes.seen.clone()
+    n, device = len(probes), probes.falls.device
+    shape = td["features"].shape[-3:]
+    credit, signed, trials = (torch.zeros(n, *shape, device=device) for _ in range(3))
+    for i in range(known):
+        change = torch.zeros_like(credit)
+        change.flatten(1).scatter_(1, probes.cells[:, i, None], probes.signs[:, i, None])
+        credit = learn(credit, change.abs(), probes.falls[:, i])
+        signed = learn(signed, change, probes.falls[:, i])
+        trials = trials + change.abs()
+    fooled = (torch.rand(n, generator=generator) < 0.5).to(device)
+    # What is there to take away: the probed cells among others.
+    share = 2 ** (-8 * torch.rand(n, 1, generator=generator))
+    touched = (torch.rand(n, credit[0].numel(), generator=generator) < share).to(device)
+    touched.scatter_(1, probes.cells, True)
+    strength = touched.float().view_as(credit) * fooled.view(-1, 1, 1, 1)
+    td["maps"] = torch.stack([strength, scaled(credit), scaled(signed), trials.log1p()], 1)
+    state = td["state"].clone()
+    state[:, 3] = torch.rand(n, generator=generator).to(device)
+    state[:, 4] = torch.where(fooled, -torch.rand(n, generator=generator).to(device), state[:, 4])
+    state[:, 7] = fooled.float()
+    state[:, 8] = strength.flatten(1).sum(1).log1p() / 4
+    state[:, 9] = torch.rand(n, generator=generator).to(device) * (LEVELS - 1) / LEVELS
+    td["state"] = state
+    return td, 1 - 2 * fooled.float()[:, None]
+
+
+def cloning_loss(
+    agents: Agents, probes: Probes, settings: WarmStart, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """How far the team's log-probabilities of the cells are from their sensitivities, up to a constant per clip.
+
+    Returns:
+        The loss, and the mean correlation between both over the clips.
+    """
+    mixed = torch.randperm(probes.cells.shape[1], generator=generator).to(probes.cells.device)
+    probes = Probes(probes.seen, probes.cells[:, mixed], probes.signs[:, mixed], probes.falls[:, mixed])
+    most = min(settings.known, probes.cells.shape[1] // 2)
+    known = int(torch.randint(most + 1, (), generator=generator))
+    td, direction = examples(probes, known, generator)
+    temporal, spatial = agents.temporal[0](td.clone()), agents.spatial[0](td.clone())
+    frame = temporal["temporal", "frame_logits"].log_softmax(-1)  # n 1 t
+    cell = spatial["spatial", "cell_logits"].log_softmax(-1)  # n 1 t g
+    log_prob = rearrange(frame[..., None] + cell, "n 1 t g -> n (t g)").gather(1, probes.cells[:, known:])
+    falls = probes.falls[:, known:]
+    spread = probes.falls.square().mean(1, keepdim=True).sqrt().clamp_min(1e-3)
+    target = direction * settings.sharpness * (falls / spread).clamp(-4, 4)
+    log_prob, target = (x - x.mean(1, keepdim=True) for x in (log_prob, target))
+    correlation = torch.nn.functional.cosine_similarity(log_prob, target, dim=1)
+    return (log_prob - target).square().mean(), correlation.mean()
