@@ -28,6 +28,7 @@ from vidmarl.data import (
     decode,
     paths,
 )
+from vidmarl.data.joined import Joined
 from vidmarl.errors import ClipError, DataError, UnknownNameError
 
 SPEC = ClipSpec(frames=4, size=(32, 32), sampling="stride", stride=2)
@@ -233,6 +234,35 @@ def test_sources_are_sequences(videos: Path) -> None:
         ClipSource([ClipFile(videos, 2, "x")], ["only"])
 
 
+def test_joined_sources_keep_their_classes_and_order(tmp_path: Path) -> None:
+    one = touch(tmp_path / "one", "run/a.mp4", "run/b.mp4", "walk/c.mp4", "loose.mp4")
+    two = touch(tmp_path / "two", "daria_run1.avi", "ido_wave2.avi")
+    joined = Joined([Folder(one), Weizmann(two)])
+    assert joined.paths == [*Folder(one).paths, *Weizmann(two).paths]
+    assert joined.classes == [*(f"Folder/{n}" for n in ("run", "walk")), *(f"Weizmann/{n}" for n in Weizmann(two).classes)]
+    found = {f.path.stem: None if f.label is None else joined.classes[f.label] for f in joined}
+    assert found == {
+        "a": "Folder/run",
+        "b": "Folder/run",
+        "c": "Folder/walk",
+        "loose": None,
+        "daria_run1": "Weizmann/run",
+        "ido_wave2": "Weizmann/wave2",
+    }
+    with pytest.raises(DataError, match="none was given"):
+        Joined([])
+
+
+def test_joined_sources_take_so_many_of_a_class_spread_over_it(tmp_path: Path) -> None:
+    many = touch(tmp_path / "many", *(f"run/{i}.mp4" for i in range(10)), *(f"loose{i}.mp4" for i in range(5)))
+    few = touch(tmp_path / "few", "run/0.mp4", "walk/1.mp4")
+    joined = Joined([Folder(many), Folder(few)], per_class=3)
+    kept = [f.path.relative_to(tmp_path).as_posix() for f in joined if f.label is not None]
+    assert kept == ["many/run/0.mp4", "many/run/3.mp4", "many/run/6.mp4", "few/run/0.mp4", "few/walk/1.mp4"]
+    assert joined.labels.count(None) == 5  # which class they are of is not known
+    assert len({f.label for f in joined if f.label is not None}) == 3  # classes of one name in two sources are two
+
+
 # --- clips
 
 
@@ -389,6 +419,15 @@ def test_a_video_in_training_and_test_is_refused(videos: Path, tmp_path: Path, h
         ClipData(train=train, test=test)
     with pytest.raises(ClipError, match="train and val"):
         ClipData(train=train, val=test)
+
+
+def test_a_video_in_a_joined_source_and_test_is_refused(videos: Path, tmp_path: Path) -> None:
+    train, test = Folder(videos, classes=["a"]), Folder(videos, classes=["b"])
+    (tmp_path / "more").mkdir()
+    shutil.copy(test.paths[0], tmp_path / "more" / "renamed.mp4")
+    ClipData(train=Joined([train]), test=test)
+    with pytest.raises(ClipError, match="1 videos stand in both train and test"):
+        ClipData(train=Joined([train, Folder(tmp_path / "more")]), test=test)
 
 
 def test_what_is_missing_is_said(videos: Path) -> None:

@@ -68,7 +68,27 @@ def test_a_target_is_reached():
     assert torch.equal(victim(result.adversarial).argmax(1)[result.success], target[result.success])
 
 
-def test_without_the_clean_up_it_stops_at_the_first_success():
-    result = attack(60, reduce=False)(Victim(OneCell()), clips(4))
-    wins = result.history["margin"] < 0
-    assert (wins.sum(1)[result.success] == 1).all()
+def test_without_the_clean_up_it_stops_when_the_agents_find_no_more():
+    """The agents' own removals go on after the first success, the shared clean-up is left out."""
+    own, cleaned = (attack(60, reduce=reduce)(Victim(OneCell()), clips(4)) for reduce in (False, True))
+    wins = own.history["margin"] < 0
+    assert own.success.any()
+    assert (own.queries <= cleaned.queries).all()
+    for row in own.success.nonzero().flatten().tolist():
+        spent = int(own.queries[row])
+        assert torch.equal(own.history["margin"][row, :spent], cleaned.history["margin"][row, :spent])
+        size = (own.adversarial - own.clean)[row].norm()
+        assert float(size) == pytest.approx(float(own.history["l2"][row][wins[row]].min()), abs=1e-4)
+        first = int(wins[row].int().argmax())
+        assert (own.history["l2"][row, first:spent] <= own.history["l2"][row, first]).all()
+
+
+@pytest.mark.parametrize("zoom", [2, 3])
+def test_agents_of_large_cells_work_on_a_fine_grid(zoom):
+    victim = Victim(OneCell())
+    result = attack(25, zoom=zoom, reduce=False)(victim, clips(4))
+    assert int(result.queries.sum()) == victim.model.seen
+    assert result.success.any()
+    assert result.strength.shape == (4, 4, 4, 4)
+    blocks = result.strength[:, :, :zoom, :zoom].flatten(2)
+    assert blocks.eq(blocks[..., :1]).all()

@@ -17,6 +17,7 @@ from vidmarl.errors import CheckpointError
 from vidmarl.training import PPO, TwoAgentPPO
 from vidmarl.tubelets import TubeletGrid
 from vidmarl.victim import Victim
+from vidmarl.warm_start import WarmStart
 
 
 class OneCell(nn.Module):
@@ -97,6 +98,35 @@ def test_logged_queries_are_those_that_reached_the_model(tmp_path):
     assert int(team.counts[2]) == team.victim.model.seen == team.victim.queries
 
 
+def test_the_warm_start_comes_before_play_and_its_queries_count(tmp_path):
+    log = Logged()
+    team = module(warm_start=WarmStart(epochs=1, probes=6, updates=3, minibatch=4))
+    trainer(tmp_path, 2, callbacks=[log]).fit(team, batches())
+    warm, play = log.rows[:2], log.rows[2:]
+    for row in warm:
+        assert {"warm_start/loss", "warm_start/correlation", "warm_start/correlation_before"} <= row.keys()
+        assert row["charts/frames"] == 0
+    assert warm[1]["charts/queries"] == 2 * 8 * (1 + 6)  # the clean prediction and the probes of each clip
+    assert all("losses/first_ratio" in row for row in play)
+    assert play[-1]["charts/frames"] == 2 * 8 * 8
+    assert int(team.counts[2]) == team.victim.model.seen
+    assert team._probes == []
+    assert all(group["lr"] == team.ppo.lr for group in team.optimizers().param_groups)
+
+
+def test_the_warm_start_changes_the_actors_and_follows_from_the_seed(tmp_path):
+    settings = {"warm_start": WarmStart(epochs=1, probes=6, updates=3, minibatch=4)}
+    one, two, other = module(**settings), module(**settings), module(seed=1, **settings)
+    before = {key: value.clone() for key, value in one.agents.state_dict().items()}
+    for name, team in (("one", one), ("two", two), ("other", other)):
+        torch.manual_seed(sum(name.encode()))  # whatever has happened before
+        trainer(tmp_path / name, 1).fit(team, batches())
+    assert torch.equal(state(one.agents), state(two.agents))
+    assert not torch.equal(state(one.agents), state(other.agents))
+    changed = {key.split(".")[0] for key, value in one.agents.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {"temporal", "spatial"}
+
+
 @pytest.mark.slow
 def test_training_finds_the_cell_that_matters(tmp_path):
     """After training, the agents need fewer queries than before it, on clips that they have not seen."""
@@ -114,15 +144,17 @@ def test_training_finds_the_cell_that_matters(tmp_path):
     assert first(after) < 0.7 * first(before)
 
 
-def test_a_resumed_run_goes_on_exactly(tmp_path):
-    whole = module()
+@pytest.mark.parametrize("warm_epochs", [0, 1])
+def test_a_resumed_run_goes_on_exactly(tmp_path, warm_epochs):
+    settings = {"warm_start": WarmStart(warm_epochs, probes=6, updates=3, minibatch=4)}
+    whole = module(**settings)
     trainer(tmp_path / "whole", 3).fit(whole, batches())
-    half = module()
+    half = module(**settings)
     run = trainer(tmp_path / "half", 1, enable_checkpointing=True)
     run.fit(half, batches())
     run.save_checkpoint(tmp_path / "half.ckpt")
     torch.manual_seed(123)  # whatever else has happened in between
-    rest = module()
+    rest = module(**settings)
     trainer(tmp_path / "rest", 3).fit(rest, batches(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     assert torch.equal(state(whole.agents), state(rest.agents))
     assert torch.equal(whole.counts[:2], rest.counts[:2])

@@ -20,8 +20,8 @@ from vidmarl.victim import Victim
 from vidmarl.warm_start import Probes, WarmStart, cloning_loss, examples, probe
 
 T, SIDE = 4, 4
-FRAME, CELL = 2, 6
-"""The one tubelet that matters: frame 2, row 1, column 2."""
+FRAME, CELL = 3, 15
+"""The one tubelet that matters: in the last frame, on the bottom right."""
 
 
 class OneTubelet(nn.Module):
@@ -33,12 +33,13 @@ class OneTubelet(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         self.seen += len(clips)
-        score = 20 * clips[:, :, FRAME, 8:16, 16:24].mean((1, 2, 3)) - 4
+        score = 20 * clips[:, :, FRAME, 24:, 24:].mean((1, 2, 3)) - 4
         return torch.stack([score, -score], 1)
 
 
-def environment(n: int = 12, budget: int = 65, distortion: str = "dead_pixels", **kwargs: int) -> VideoAttackEnv:
-    clips = 0.3 + 0.4 * torch.rand(n, 3, T, 8 * SIDE, 8 * SIDE, generator=torch.Generator().manual_seed(0))
+def environment(n: int = 12, budget: int = 65, distortion: str = "brightness", **kwargs: int) -> VideoAttackEnv:
+    colours = 0.4 + 0.4 * torch.rand(n, 3, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    clips = colours.expand(-1, -1, T, 8 * SIDE, 8 * SIDE)
     canvas = Canvas(clips, as_distortion(distortion), TubeletGrid(1, 8, 8))
     return VideoAttackEnv(Session(Victim(OneTubelet()), canvas, budget=budget), **kwargs)
 
@@ -91,10 +92,10 @@ def test_falls_are_those_of_the_margin_over_the_clean_margin() -> None:
     assert matters.sum(1).eq(1).all()  # asked about every cell once
     assert probes.falls[~matters].abs().max() < 1e-5
     clips = env.session.canvas.clips
-    bright = clips[:, :, FRAME, 8:16, 16:24].mean((1, 2, 3))
+    bright = clips[:, :, FRAME, 24:, 24:].mean((1, 2, 3))
     strength = torch.zeros(4, *env.shape_of_cells)
     strength[:, FRAME, CELL // SIDE, CELL % SIDE] = 1
-    dark = env.session.canvas.render(strength)[:, :, FRAME, 8:16, 16:24].mean((1, 2, 3))
+    dark = env.session.canvas.render(strength)[:, :, FRAME, 24:, 24:].mean((1, 2, 3))
     assert torch.allclose(probes.falls[matters], 20 * (bright - dark) / (20 * bright - 4), atol=1e-4)
 
 

@@ -64,6 +64,7 @@ class VideoAttackEnv(EnvBase):
         zoom: a cell of the agents is `zoom` x `zoom` tubelets of the session's grid, which stays that of the clean-up.
         level: the first proposal's.
         patience: removals that may fail in a row.
+        credit: whether the agents see the credit maps; without, they look untouched.
     """
 
     batch_locked = True
@@ -76,8 +77,9 @@ class VideoAttackEnv(EnvBase):
         reward: Reward | None = None,
         step: float = 1.0,
         zoom: int = 1,
-        level: int = 3,
+        level: int = 5,
         patience: int = 6,
+        credit: bool = True,
     ) -> None:
         super().__init__(
             device=session.canvas.clips.device,
@@ -95,6 +97,7 @@ class VideoAttackEnv(EnvBase):
         self.zoom = zoom
         self.level = level
         self.patience = patience
+        self.credit = credit
         grid = session.canvas.grid
         self.grid = TubeletGrid(grid.frames, zoom * grid.height, zoom * grid.width)
         self.shape_of_cells = self.grid.shape(session.canvas.clips)
@@ -269,9 +272,11 @@ class VideoAttackEnv(EnvBase):
     def _learn_credit(self, rows: Tensor, proposal: Tensor, fall: Tensor) -> None:
         fall = fall / self._clean_margin[rows].clamp_min(1e-2)
         old = self.strength[rows]
+        self._trials[rows] += (proposal != old).float()
+        if not self.credit:
+            return
         self._credit[rows] = learn(self._credit[rows], proposal.abs() - old.abs(), fall)
         self._signed_credit[rows] = learn(self._signed_credit[rows], proposal - old, fall)
-        self._trials[rows] += (proposal != old).float()
 
     def _budget_left(self) -> Float[Tensor, " b"]:
         return (self.session.ledger.left / self.session.budget).to(self.device, torch.float32)

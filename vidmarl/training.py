@@ -29,7 +29,7 @@ from vidmarl.agents import OBSERVATION, Agents, AgentsConfig
 from vidmarl.attacks import as_attack
 from vidmarl.attacks.base import Attack
 from vidmarl.attacks.result import AttackResult
-from vidmarl.attacks.rl import RLAttack, pack_agents
+from vidmarl.attacks.rl import RLAttack, fresh_agents, pack_agents
 from vidmarl.distortions import as_distortion
 from vidmarl.distortions.base import Distortion
 from vidmarl.env import MAPS, STATE, VideoAttackEnv
@@ -396,10 +396,9 @@ class TwoAgentPPO(L.LightningModule):
         }
 
     def _untrained(self) -> RLAttack:
-        config = self.agents.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return RLAttack(Agents(config), step=self.step, zoom=self.zoom, **self._common(max(self.eval_budgets)))
+        return RLAttack(
+            fresh_agents(self.agents, self.seed), step=self.step, zoom=self.zoom, **self._common(max(self.eval_budgets))
+        )
 
     def _attacks(self) -> dict[str, Attack]:
         """All that the test compares, by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,15 +37,35 @@ class RLAttack(Attack):
         step: how far an addition moves the strength.
         zoom: a cell of the agents is `zoom` x `zoom` tubelets of the grid.
         reduce: whether to clean up after success.
+        level, patience, credit: see `VideoAttackEnv`; with a patience of 0 the agents take nothing away.
+        untrained: the groups, of "spatial" and "temporal", whose agent starts afresh: what is the other worth alone?
         **kwargs: see `Attack`.
     """
 
-    def __init__(self, agents: Agents, *, step: float = 1.0, zoom: int = 1, reduce: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        agents: Agents,
+        *,
+        step: float = 1.0,
+        zoom: int = 1,
+        reduce: bool = True,
+        level: int = 5,
+        patience: int = 6,
+        credit: bool = True,
+        untrained: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        if unknown := set(untrained) - {"spatial", "temporal"}:
+            raise ValueError(f"RLAttack: untrained names agents, 'spatial' and 'temporal', got {sorted(unknown)}.")
         self.agents = agents
         self.step = step
         self.zoom = zoom
         self.reduce = reduce
+        self.level = level
+        self.patience = patience
+        self.credit = credit
+        self.untrained = list(untrained)
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike[str], **kwargs: Any) -> RLAttack:
@@ -89,12 +109,17 @@ class RLAttack(Attack):
 
         device = session.canvas.clips.device
         agents = self.agents.to(device).eval()
-        env = VideoAttackEnv(session, step=self.step, zoom=self.zoom)
+        settings = {key: getattr(self, key) for key in ("step", "zoom", "level", "patience", "credit")}
+        env = VideoAttackEnv(session, **settings)
+        actors = {"temporal": agents.temporal, "spatial": agents.spatial}
+        if self.untrained:
+            fresh = fresh_agents(agents).to(device).eval()
+            actors |= {group: getattr(fresh, group) for group in self.untrained}
         td, actions = env.reset(), env.full_action_spec.zero()
         with torch.no_grad():
             while len(rows := env.running()):
                 seen = td[rows]
-                for group, actor in (("temporal", agents.temporal), ("spatial", agents.spatial)):
+                for group, actor in actors.items():
                     dist = actor.get_dist(seen)
                     seen[group, "action"] = dist.draw(session.rand(rows, 1, dist.uniforms_needed))
                     actions[group, "action"][rows] = seen[group, "action"]
@@ -104,8 +129,14 @@ class RLAttack(Attack):
             fooled = (session.active & session.fooled).nonzero().flatten()
             yield from session.drive(lambda row: reduce(session, row), fooled)
 
-    def describe(self) -> dict[str, Any]:
-        return super().describe() | {"step": self.step, "zoom": self.zoom, "reduce": self.reduce}
+
+def fresh_agents(agents: Agents, seed: int = 0) -> Agents:
+    """An untrained team of the same shape."""
+    from vidmarl.agents import Agents
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Agents(agents.config)
 
 
 def pack_agents(agents: Agents, settings: dict[str, Any]) -> dict[str, Any]:
