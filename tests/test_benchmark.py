@@ -352,7 +352,7 @@ def test_agents_by_file_or_name_trained_and_untrained(tmp_path: Path, monkeypatc
     ("change", "message"),
     [
         ({"attacks": {"grow_and_redcue": {}}}, "did you mean grow_and_reduce"),
-        ({"attacks": {"rl": {}}}, "needs trained agents"),
+        ({"attacks": {"rl": {}}, "distortions": ["glare"]}, "none ship with vidmarl for the distortion 'glare'"),
         ({"attacks": {"rl": {"ckpt": "missing.ckpt"}}}, "missing.ckpt"),
         ({"attacks": {"random_cells": {"init_arg": {}}}}, "class_path, init_args, ckpt and untrained"),
         ({"attacks": {"random_cells": {"init_args": {"blok": 2}}}}, "'random_cells' under 'gaussian_noise'.*blok"),

@@ -177,7 +177,7 @@ def test_bad_files_stop_it_before_any_query_unless_left_out(
         (("--target", "juggling"), "index"),
         (("--labels", "1", "2"), "one label for each"),
         (("--labels", "1", "--target", "2"), "not both"),
-        (("--attack", "rl"), "checkpoint"),
+        (("--attack", "rl", "--distortion", "glare"), "Give a checkpoint"),
         (("--attack", "rl", "--ckpt", "missing.ckpt"), "missing.ckpt"),
         (("--attack", "rl", "--ckpt", "text.mp4"), "text.mp4"),
         (("--ckpt", "agents.ckpt"), "nothing to learn"),

@@ -103,6 +103,8 @@ def test_train_validate_test_predict_attack(folders):
         cwd=folders,
     ).stdout
     assert "report.html" in said
+    assert "bytes" in run("export", ckpt, "agents.pt", cwd=folders).stdout
+    assert (folders / "agents.pt").stat().st_size < Path(ckpt).stat().st_size / 2
     record = json.loads((folders / "attacked" / "results.json").read_text())
     assert record["clips"][0]["queries"] <= 6
 
@@ -117,9 +119,15 @@ def test_a_video_in_training_and_test_is_refused(folders):
 
 @pytest.mark.slow
 def test_two_processes_from_the_same_command_line(folders):
-    run("fit", "-c", "tiny.yaml", "--trainer.strategy", "ddp", "--trainer.devices", "2", cwd=folders)
+    """An epoch of warm start, then one of play: both have to wait for each other's gradients."""
+    warm = ("epochs", "1"), ("probes", "3"), ("updates", "2"), ("minibatch", "2")
+    run(
+        *("fit", "-c", "tiny.yaml", "--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.max_epochs", "2"),
+        *(word for name, value in warm for word in (f"--model.warm_start.{name}", value)),
+        cwd=folders,
+    )
     rows = (folders / "out" / "log" / "version_0" / "metrics.csv").read_text().splitlines()
-    frames = rows[0].split(",").index("charts/frames")
-    assert [float(row.split(",")[frames]) for row in rows[1:] if row.split(",")[frames]] == [
-        16.0
-    ]  # 2 x 2 clips, 4 steps
+    frames, queries = (rows[0].split(",").index(f"charts/{name}") for name in ("frames", "queries"))
+    logged = [row.split(",") for row in rows[1:] if row.split(",")[frames]]
+    assert [float(row[frames]) for row in logged] == [0, 16]  # 2 x 2 clips, 4 steps
+    assert float(logged[0][queries]) == 16  # of each clip the clean prediction and three probes

@@ -239,7 +239,10 @@ def test_joined_sources_keep_their_classes_and_order(tmp_path: Path) -> None:
     two = touch(tmp_path / "two", "daria_run1.avi", "ido_wave2.avi")
     joined = Joined([Folder(one), Weizmann(two)])
     assert joined.paths == [*Folder(one).paths, *Weizmann(two).paths]
-    assert joined.classes == [*(f"Folder/{n}" for n in ("run", "walk")), *(f"Weizmann/{n}" for n in Weizmann(two).classes)]
+    assert joined.classes == [
+        *(f"Folder/{n}" for n in ("run", "walk")),
+        *(f"Weizmann/{n}" for n in Weizmann(two).classes),
+    ]
     found = {f.path.stem: None if f.label is None else joined.classes[f.label] for f in joined}
     assert found == {
         "a": "Folder/run",

@@ -246,7 +246,9 @@ def test_a_removal_is_kept_only_if_the_clip_stays_fooled_and_gets_smaller() -> N
 
 @pytest.mark.parametrize("patience", [1, 3])
 def test_removals_that_fail_in_a_row_end_the_episode(patience: int) -> None:
-    env = opened(Scripted([4, 5, 5, 5, -1, *[1] * (patience - 1), -1, *[1] * patience]), budget=50, n=1, patience=patience)
+    env = opened(
+        Scripted([4, 5, 5, 5, -1, *[1] * (patience - 1), -1, *[1] * patience]), budget=50, n=1, patience=patience
+    )
     td = env.reset()
     for _ in range(3):  # additions that fail are not counted
         td = env.step_mdp(env.step(act(td, 1, 1, [EIGHT[0]])))
@@ -387,6 +389,15 @@ def test_credit_finds_the_cells_that_matter() -> None:
     assert int(signed.abs().argmax()) == target
     assert signed[target] < 0  # darker is what helps
     assert td["maps"][0, 3].sum() > 0
+
+
+def test_without_credit_the_agents_see_what_they_tried_and_nothing_more() -> None:
+    env, _ = environment(FAINT, credit=False)
+    td, policy = env.reset(), team(env)
+    for _ in range(3):
+        td = env.step_mdp(env.step(policy(td)))
+    assert td["maps"][:, 1:3].eq(0).all()
+    assert td["maps"][:, 3].sum() > 0
 
 
 # --- episodes

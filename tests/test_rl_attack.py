@@ -11,6 +11,8 @@ from vidmarl.attacks.rl import RLAttack
 from vidmarl.env import MAPS, STATE
 from vidmarl.features import CHANNELS
 from vidmarl.goals import Misclassify, Target
+from vidmarl.jobs import make_attack
+from vidmarl.pretrained import find_agents, list_pretrained
 from vidmarl.tubelets import TubeletGrid
 from vidmarl.victim import Victim
 
@@ -86,9 +88,45 @@ def test_without_the_clean_up_it_stops_when_the_agents_find_no_more():
 @pytest.mark.parametrize("zoom", [2, 3])
 def test_agents_of_large_cells_work_on_a_fine_grid(zoom):
     victim = Victim(OneCell())
-    result = attack(25, zoom=zoom, reduce=False)(victim, clips(4))
+    result = attack(60, zoom=zoom, reduce=False)(victim, clips(4))
     assert int(result.queries.sum()) == victim.model.seen
     assert result.success.any()
     assert result.strength.shape == (4, 4, 4, 4)
     blocks = result.strength[:, :, :zoom, :zoom].flatten(2)
     assert blocks.eq(blocks[..., :1]).all()
+
+
+def test_a_team_with_one_agent_afresh_is_another_attack():
+    whole, half = attack(20), attack(20, untrained=["temporal"])
+    assert half.describe()["untrained"] == ["temporal"]
+    one, other = (a(Victim(OneCell()), clips(4)).history["margin"] for a in (whole, half))
+    assert one.shape != other.shape or not torch.equal(one.nan_to_num(), other.nan_to_num())
+    with pytest.raises(ValueError, match="temporal"):
+        attack(untrained=["critic"])
+
+
+def test_without_patience_the_agents_take_nothing_away():
+    """The attack ends at the first success; what is left is the shared clean-up's."""
+    result = attack(60, patience=0, reduce=False)(Victim(OneCell()), clips(4))
+    first = (result.history["margin"] < 0).int().argmax(1) + 1
+    assert result.success.any()
+    assert torch.equal(result.queries[result.success], first[result.success])
+
+
+@pytest.mark.parametrize("name", list_pretrained())
+def test_shipped_agents_work_out_of_the_box_on_any_victim(name):
+    shipped = RLAttack.from_pretrained(name, budget=20, progress=False)
+    assert shipped.describe()["distortion"]["class_path"].rpartition(".")[0].endswith(name)
+    assert find_agents(name).stat().st_size < 1_000_000
+    result = shipped(Victim(OneCell()), clips(2))
+    assert (result.queries <= 20).all()
+
+
+def test_shipped_agents_are_taken_for_their_distortion():
+    assert {"dead_pixels", "gaussian_blur", "gaussian_noise"} <= set(list_pretrained())
+    made = make_attack("rl", distortion="dead_pixels", budget=5)
+    assert isinstance(made, RLAttack)
+    wanted = RLAttack.from_pretrained("dead_pixels").agents.state_dict()
+    assert all(torch.equal(value, wanted[key]) for key, value in made.agents.state_dict().items())
+    with pytest.raises(ValueError, match="none ship with vidmarl for the distortion 'glare'"):
+        make_attack("rl", distortion="glare")

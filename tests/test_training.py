@@ -123,7 +123,9 @@ def test_the_warm_start_changes_the_actors_and_follows_from_the_seed(tmp_path):
         trainer(tmp_path / name, 1).fit(team, batches())
     assert torch.equal(state(one.agents), state(two.agents))
     assert not torch.equal(state(one.agents), state(other.agents))
-    changed = {key.split(".")[0] for key, value in one.agents.state_dict().items() if not torch.equal(value, before[key])}
+    changed = {
+        key.split(".")[0] for key, value in one.agents.state_dict().items() if not torch.equal(value, before[key])
+    }
     assert changed == {"temporal", "spatial"}
 
 

@@ -37,7 +37,7 @@ from vidmarl.distortions import as_distortion
 from vidmarl.errors import ClipError, UnknownNameError
 from vidmarl.files import write_atomically
 from vidmarl.goals import Goal, Misclassify, Target
-from vidmarl.jobs import class_index, load_victim_as, make_attack
+from vidmarl.jobs import class_index, is_learned, load_victim_as, make_attack, shipped_for
 from vidmarl.pretrained import find_agents
 from vidmarl.trials import SUFFIX, Trials, is_done, save_trials
 from vidmarl.tubelets import Coherence, TubeletGrid
@@ -289,6 +289,8 @@ def read_shard(text: str) -> tuple[int, int]:
 
 def _contests(benchmark: Benchmark) -> list[Contest]:
     """Every attack under every distortion, made before anything is asked, so that a mistake costs nothing."""
+    from vidmarl.attacks.rl import fresh_agents
+
     contests = []
     for distortion, described in benchmark.named_distortions():
         for label, thing in benchmark.attacks.items():
@@ -296,6 +298,8 @@ def _contests(benchmark: Benchmark) -> list[Contest]:
             path, init_args = thing.get("class_path") or label, thing.get("init_args") or {}
             ckpt = None if thing.get("ckpt") is None else str(thing["ckpt"]).replace("{distortion}", distortion)
             try:
+                if ckpt is None and is_learned(path):
+                    ckpt = shipped_for(described)
                 attack = make_attack(
                     {"class_path": path, "init_args": init_args},
                     ckpt=ckpt,
@@ -311,7 +315,7 @@ def _contests(benchmark: Benchmark) -> list[Contest]:
                 raise ValueError(f"Benchmark, attack {label!r} under {distortion!r}: {error}") from error
             untrained = ckpt is not None and bool(thing.get("untrained"))
             if untrained:
-                forget(attack, benchmark.seed)
+                attack.agents = fresh_agents(attack.agents, benchmark.seed)  # type: ignore[attr-defined]
             nets = {key: fingerprint(net) for key, net in vars(attack).items() if isinstance(net, nn.Module)}
             identity = attack.describe() | {"init_args": init_args, "networks": nets}
             contests.append(Contest(distortion, label, attack, identity, 0 if untrained else training_queries(ckpt)))
@@ -325,15 +329,6 @@ def training_queries(ckpt: str | None) -> int:
     from vidmarl.attacks.rl import load_agents
 
     return int(load_agents(find_agents(ckpt))[1].get("training_queries", 0))
-
-
-def forget(attack: Any, seed: int) -> None:
-    """Gives an `RLAttack` agents of the same build that have learnt nothing."""
-    from vidmarl.agents import Agents
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        attack.agents = Agents(attack.agents.config)
 
 
 def fingerprint(net: nn.Module) -> str:
@@ -581,7 +576,8 @@ def _reference(benchmark: Benchmark) -> str:
 def _controls(benchmark: Benchmark) -> list[str]:
     if benchmark.controls is not None:
         return benchmark.controls
-    return [k for k, v in benchmark.attacks.items() if not (v or {}).get("ckpt") or (v or {}).get("untrained")]
+    named = {label: thing or {} for label, thing in benchmark.attacks.items()}
+    return [k for k, v in named.items() if not is_learned(v.get("class_path") or k) or v.get("untrained")]
 
 
 def _hash(content: bytes) -> str:

@@ -77,7 +77,7 @@ class VideoAttackEnv(EnvBase):
         reward: Reward | None = None,
         step: float = 1.0,
         zoom: int = 1,
-        level: int = 5,
+        level: int = 3,
         patience: int = 6,
         credit: bool = True,
     ) -> None:

@@ -123,10 +123,9 @@ def make_attack(thing: str | dict[str, Any], ckpt: str | Path | None = None, **s
         **{key: value for key, value in settings.items() if value is not None},
     }
     name = str(thing.get("class_path"))
-    learned = name.rpartition(".")[2] in ("rl", "RLAttack")
-    if learned and ckpt is None:
-        ckpt = _shipped_for(settings.get("distortion", "gaussian_noise"))
-    if ckpt is not None and not learned:
+    if is_learned(name) and ckpt is None:
+        ckpt = shipped_for(settings.get("distortion", "gaussian_noise"))
+    if ckpt is not None and not is_learned(name):
         raise ValueError(f"The attack {name!r} has nothing to learn, so a checkpoint ({ckpt}) is of no use to it.")
     try:
         if ckpt is None:
@@ -138,8 +137,17 @@ def make_attack(thing: str | dict[str, Any], ckpt: str | Path | None = None, **s
         raise ValueError(f"Making the attack {name!r}: {error}") from error
 
 
-def _shipped_for(distortion: Any) -> str:
-    """The name of the agents that ship with vidmarl for a distortion."""
+def is_learned(attack: str) -> bool:
+    """Whether a name or class path is that of the attack by trained agents."""
+    return attack.rpartition(".")[2] in ("rl", "RLAttack")
+
+
+def shipped_for(distortion: Any) -> str:
+    """The name of the agents that ship with vidmarl for a distortion.
+
+    Raises:
+        ValueError: there are none.
+    """
     name = type(as_distortion(distortion)).__module__.rpartition(".")[2]
     if name not in list_pretrained():
         raise ValueError(

@@ -49,7 +49,7 @@ class RLAttack(Attack):
         step: float = 1.0,
         zoom: int = 1,
         reduce: bool = True,
-        level: int = 5,
+        level: int = 3,
         patience: int = 6,
         credit: bool = True,
         untrained: Sequence[str] = (),
