@@ -115,7 +115,7 @@ def test_the_warm_start_comes_before_play_and_its_queries_count(tmp_path):
 
 
 def test_the_warm_start_changes_the_actors_and_follows_from_the_seed(tmp_path):
-    settings = {"warm_start": WarmStart(epochs=1, probes=6, updates=3, minibatch=4)}
+    settings = {"warm_start": WarmStart(epochs=1, probes=40, updates=3, minibatch=4)}
     one, two, other = module(**settings), module(**settings), module(seed=1, **settings)
     before = {key: value.clone() for key, value in one.agents.state_dict().items()}
     for name, team in (("one", one), ("two", two), ("other", other)):
