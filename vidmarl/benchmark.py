@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from vidmarl import metrics
 from vidmarl.attacks.base import Attack
-from vidmarl.data.base import ClipDataset, ClipSource
+from vidmarl.data.base import ClipDataset, ClipSource, evenly
 from vidmarl.data.synthetic import Synthetic
 from vidmarl.data.video import as_floats
 from vidmarl.distortions import as_distortion
@@ -352,9 +352,8 @@ def load_clips(benchmark: Benchmark, spec: ClipSpec, progress: bool) -> list[Cli
         count, classes = len(dataset), source.classes
     else:
         count, classes = len(source), list(source.classes)
-    wanted = count if benchmark.max_clips is None else min(count, benchmark.max_clips)
     clips: dict[str, Clip] = {}
-    chosen = [i * count // wanted for i in range(wanted)]
+    chosen = evenly(range(count), benchmark.max_clips)
     for i in tqdm(chosen, desc="loading clips", unit="clip", disable=not progress):
         if isinstance(source, ClipSource):
             pixels, position = dataset[i]
@@ -365,10 +364,9 @@ def load_clips(benchmark: Benchmark, spec: ClipSpec, progress: bool) -> list[Cli
             name, path = f"clip-{i:05d}", ""
         key = _hash(pixels.numpy().tobytes())
         clips.setdefault(key, Clip(name, path, label, None if label is None else classes[label], pixels, key))
-    if len(clips) < wanted:
-        warnings.warn(
-            f"Benchmark: {wanted - len(clips)} of {wanted} clips are copies of others, and left out.", stacklevel=2
-        )
+    if len(clips) < len(chosen):
+        copies = len(chosen) - len(clips)
+        warnings.warn(f"Benchmark: {copies} of {len(chosen)} clips are copies of others, and left out.", stacklevel=2)
     return list(clips.values())
 
 

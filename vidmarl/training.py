@@ -257,13 +257,17 @@ class TwoAgentPPO(L.LightningModule):
                 loss, correlation = cloning_loss(self.agents, known[index], settings, generator)
                 # DDP waits for a gradient of every parameter, the critic's included
                 loss = loss + 0 * sum(p.sum() for p in self.agents.parameters())
-                optimizer.zero_grad()
-                self.manual_backward(loss)
-                self.clip_gradients(optimizer, gradient_clip_val=self.ppo.max_grad_norm, gradient_clip_algorithm="norm")
-                optimizer.step()
+                self._descend(optimizer, loss)
             for group in optimizer.param_groups:
                 group["lr"] = self.ppo.lr
         return log | {"warm_start/loss": loss.detach(), "warm_start/correlation": correlation.detach()}
+
+    def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        """One gradient step."""
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        self.clip_gradients(optimizer, gradient_clip_val=self.ppo.max_grad_norm, gradient_clip_algorithm="norm")
+        optimizer.step()
 
     def _collect(self, clips: Tensor) -> TensorDict:
         """One rollout [b steps] on a batch of clips, under the Trainer's autocast like everything in a step."""
@@ -320,10 +324,7 @@ class TwoAgentPPO(L.LightningModule):
                 batch = frames[index]
                 said = {group: self._learner.losses[group](batch) for group in GROUPS}
                 loss = sum(v for values in said.values() for k, v in values.items() if k.startswith("loss_"))
-                optimizer.zero_grad()
-                self.manual_backward(loss)
-                self.clip_gradients(optimizer, gradient_clip_val=self.ppo.max_grad_norm, gradient_clip_algorithm="norm")
-                optimizer.step()
+                self._descend(optimizer, loss)
                 logged.append(self._logged(said))
             kl = logged[-1]["losses/approx_kl"]
             if self.ppo.target_kl is not None and self.trainer.strategy.reduce(kl) > self.ppo.target_kl:

@@ -89,10 +89,16 @@ def probe(env: VideoAttackEnv, count: int, generator: torch.Generator) -> Probes
     clean = env.margin[rows]
     falls = torch.zeros_like(signs)
     for i in range(cells.shape[1]):
-        strength = torch.zeros(len(rows), *shape, device=env.device)
-        strength.flatten(1).scatter_(1, cells[:, i, None], signs[:, i, None])
+        strength = _single(cells[:, i], signs[:, i], shape)
         falls[:, i] = clean - session.query(env.tubelets(strength), rows).margin
     return Probes(seen, cells, signs, falls / clean.clamp_min(1e-2)[:, None])
+
+
+def _single(cell: Int64[Tensor, " n"], sign: Float[Tensor, " n"], shape: tuple[int, ...]) -> Tensor:
+    """Maps float[n *shape] that are 0 but for one cell each."""
+    maps = sign.new_zeros(len(cell), *shape)
+    maps.flatten(1).scatter_(1, cell[:, None], sign[:, None])
+    return maps
 
 
 def examples(probes: Probes, known: int, generator: torch.Generator) -> tuple[TensorDict, Tensor]:
@@ -106,8 +112,7 @@ def examples(probes: Probes, known: int, generator: torch.Generator) -> tuple[Te
     shape = td["features"].shape[-3:]
     credit, signed, trials = (torch.zeros(n, *shape, device=device) for _ in range(3))
     for i in range(known):
-        change = torch.zeros_like(credit)
-        change.flatten(1).scatter_(1, probes.cells[:, i, None], probes.signs[:, i, None])
+        change = _single(probes.cells[:, i], probes.signs[:, i], shape)
         credit = learn(credit, change.abs(), probes.falls[:, i])
         signed = learn(signed, change, probes.falls[:, i])
         trials = trials + change.abs()

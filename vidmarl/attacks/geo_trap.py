@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,13 +11,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from vidmarl.attacks.ball import Ask, BallAttack, PixelSearch
-from vidmarl.attacks.gradients import bandit
+from vidmarl.attacks.gradients import BanditAttack
 from vidmarl.distortions.sign_noise import SignNoise
-from vidmarl.session import Session
 
 
-class GeoTrap(BallAttack):
+class GeoTrap(BanditAttack):
     """Bandit descent along one frame of noise, warped differently in each frame.
 
     Li et al., "Adversarial Attacks on Black Box Video Classifiers: Leveraging the Power of Geometric Transformations",
@@ -30,48 +29,18 @@ class GeoTrap(BallAttack):
 
     Args:
         distortion: see `BallAttack`; None: `SignNoise(10 / 255)`, the ball of the paper.
-        reach: norm of the probes in each frame: the paper's epsilon.
-        exploration: share of the noise in the probes: the paper's delta.
-        learning_rate: of the estimate: the paper's eta.
-        step: step in [0, 1] pixels.
-        **common: see `Attack`.
+        **common: see `BanditAttack`, whose defaults are those of the paper, and `Attack`.
     """
 
-    def __init__(
-        self,
-        distortion: Any = None,
-        *,
-        reach: float = 0.1,
-        exploration: float = 0.1,
-        learning_rate: float = 0.1,
-        step: float = 0.025,
-        **common: Any,
-    ) -> None:
+    def __init__(self, distortion: Any = None, **common: Any) -> None:
         super().__init__(SignNoise(10 / 255) if distortion is None else distortion, **common)
-        self.reach = reach
-        self.exploration = exploration
-        self.learning_rate = learning_rate
-        self.step = step
 
-    def search_pixels(self, session: Session, row: int) -> PixelSearch:
-        clip, generator = session.canvas.clips[row], session.generator(row)
+    def directions(self, clip: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
         _, t, h, w = clip.shape
-        iterate, slope = clip, torch.zeros_like(clip)
         while True:
             frame = torch.randn(3, h, w, generator=generator).to(clip.device)
             maps = torch.randn(t, 2, 3, generator=generator).to(clip.device)
-            slope = yield from bandit(
-                iterate,
-                slope,
-                warped(frame, maps),
-                reach=self.reach,
-                exploration=self.exploration,
-                learning_rate=self.learning_rate,
-            )
-            iterate = self.project(iterate - self.step * slope.sign(), clip)
-            reply = yield Ask(iterate[None])
-            if reply.success:
-                return
+            yield warped(frame, maps)
 
 
 def warped(frame: Float[Tensor, "c h w"], maps: Float[Tensor, "t 2 3"]) -> Float[Tensor, "c t h w"]:

@@ -5,15 +5,16 @@ The estimators are parts of a `PixelSearch`: they yield what they ask, and are u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from vidmarl.attacks.ball import Ask
-from vidmarl.session import Reply
+from vidmarl.attacks.ball import Ask, BallAttack, PixelSearch
+from vidmarl.session import Reply, Session
 
 Estimate = Generator[Ask, Reply, Tensor]
 """A part of a search that asks, and returns what it has found."""
@@ -79,6 +80,58 @@ def bandit(
     reply = yield Ask(iterate + reach * pair / norms, probe=True)
     rise = (reply.margin[0] - reply.margin[1]) / (reach * exploration)
     return slope + learning_rate * rise * direction
+
+
+class BanditAttack(BallAttack):
+    """Descent by the signs of a `bandit` estimate; a subclass says along which directions it explores.
+
+    An iteration asks two probes and then about the iterate: 3 queries.
+
+    Args:
+        distortion: see `BallAttack`.
+        reach: norm of the probes in each frame: the papers' epsilon.
+        exploration: share of the noise in the probes: the papers' delta.
+        learning_rate: of the estimate: the papers' eta.
+        step: step in [0, 1] pixels.
+        **common: see `Attack`.
+    """
+
+    def __init__(
+        self,
+        distortion: Any,
+        *,
+        reach: float = 0.1,
+        exploration: float = 0.1,
+        learning_rate: float = 0.1,
+        step: float = 0.025,
+        **common: Any,
+    ) -> None:
+        super().__init__(distortion, **common)
+        self.reach = reach
+        self.exploration = exploration
+        self.learning_rate = learning_rate
+        self.step = step
+
+    def directions(self, clip: Float[Tensor, "3 t h w"], generator: torch.Generator) -> Iterator[Tensor]:
+        """Directions float[3 t h w] of about unit variance, one an iteration, without end."""
+        raise NotImplementedError
+
+    def search_pixels(self, session: Session, row: int) -> PixelSearch:
+        clip = session.canvas.clips[row]
+        iterate, slope = clip, torch.zeros_like(clip)
+        for direction in self.directions(clip, session.generator(row)):
+            slope = yield from bandit(
+                iterate,
+                slope,
+                direction,
+                reach=self.reach,
+                exploration=self.exploration,
+                learning_rate=self.learning_rate,
+            )
+            iterate = self.project(iterate - self.step * slope.sign(), clip)
+            reply = yield Ask(iterate[None])
+            if reply.success:
+                return
 
 
 def random_start(clip: Float[Tensor, "3 t h w"], epsilon: float, generator: torch.Generator) -> Tensor:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from vidmarl.attacks.ball import Ask, BallAttack, PixelSearch
-from vidmarl.attacks.gradients import bandit
+from vidmarl.attacks.gradients import BanditAttack
 from vidmarl.distortions.sign_noise import SignNoise
 from vidmarl.flow import carry
-from vidmarl.session import Session
 
 
-class MotionSampler(BallAttack):
+class MotionSampler(BanditAttack):
     """Bandit descent along noise warped by the clip's motion (Zhang et al., ECCV 2020, arXiv 2003.07637).
 
     Each iteration draws one frame of normal noise, carries it along the motion of the clip, asks two probes along this
@@ -28,47 +27,17 @@ class MotionSampler(BallAttack):
 
     Args:
         distortion: see `BallAttack`; None: `SignNoise(0.03)`, the ball of the paper.
-        reach: norm of the probes in each frame: the paper's epsilon.
-        exploration: share of the noise in the probes: the paper's delta.
-        learning_rate: of the estimate: the paper's eta.
-        step: step in [0, 1] pixels.
-        **common: see `Attack`.
+        **common: see `BanditAttack`, whose defaults are those of the paper, and `Attack`.
     """
 
-    def __init__(
-        self,
-        distortion: Any = None,
-        *,
-        reach: float = 0.1,
-        exploration: float = 0.1,
-        learning_rate: float = 0.1,
-        step: float = 0.025,
-        **common: Any,
-    ) -> None:
+    def __init__(self, distortion: Any = None, **common: Any) -> None:
         super().__init__(SignNoise(0.03) if distortion is None else distortion, **common)
-        self.reach = reach
-        self.exploration = exploration
-        self.learning_rate = learning_rate
-        self.step = step
 
-    def search_pixels(self, session: Session, row: int) -> PixelSearch:
-        clip, generator = session.canvas.clips[row], session.generator(row)
+    def directions(self, clip: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
         source = origins(clip)
-        iterate, slope = clip, torch.zeros_like(clip)
         while True:
             noise = torch.randn(3, source.shape[1] * source.shape[2], generator=generator).to(clip.device)
-            slope = yield from bandit(
-                iterate,
-                slope,
-                noise[:, source],
-                reach=self.reach,
-                exploration=self.exploration,
-                learning_rate=self.learning_rate,
-            )
-            iterate = self.project(iterate - self.step * slope.sign(), clip)
-            reply = yield Ask(iterate[None])
-            if reply.success:
-                return
+            yield noise[:, source]
 
 
 def origins(clip: Tensor) -> Int64[Tensor, "t h w"]:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,6 +18,8 @@ from tqdm.auto import tqdm
 from vidmarl.data.video import Footage, PathLike, Timeline, crop, decode, probe
 from vidmarl.errors import ClipError, DataError, UnknownNameError
 from vidmarl.victim import ClipSpec
+
+T = TypeVar("T")
 
 VIDEO_SUFFIXES = frozenset([".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv"])
 
@@ -137,9 +139,13 @@ def choose(
         raise DataError(
             f"{what}: of {len(files)} videos found, none is in the part asked for (split, classes, exclude)."
         )
-    if max_clips is None or max_clips >= len(kept):
-        return kept
-    return [kept[i * len(kept) // max_clips] for i in range(max_clips)]
+    return evenly(kept, max_clips)
+
+
+def evenly(things: Sequence[T], count: int | None) -> list[T]:
+    """At most `count` things (None: all), spread evenly over them; twice as many include them all."""
+    count = len(things) if count is None else min(count, len(things))
+    return [things[i * len(things) // count] for i in range(count)]
 
 
 class ClipDataset(Dataset[tuple[Tensor, int]]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vidmarl.data.base import ClipFile, ClipSource
+from vidmarl.data.base import ClipFile, ClipSource, evenly
 from vidmarl.errors import DataError
 
 
@@ -30,13 +30,6 @@ class Joined(ClipSource):
             for file in source.files:
                 by_class.setdefault(file.label, []).append(file)
             for label, members in by_class.items():
-                kept = members if per_class is None or label is None else spread(members, per_class)
+                kept = evenly(members, None if label is None else per_class)
                 files += [file._replace(label=None if label is None else offset + label) for file in kept]
         super().__init__(files, classes)
-
-
-def spread(files: list[ClipFile], count: int) -> list[ClipFile]:
-    """At most `count` of the files, evenly from the first to the last."""
-    if len(files) <= count:
-        return files
-    return [files[i * len(files) // count] for i in range(count)]
