@@ -366,6 +366,63 @@ def test_without_reduction_the_first_success_is_the_end(name: str, clips: Tensor
         assert torch.equal(at_end < 0, plain.success)
 
 
+# Cells of several tubelets
+
+
+@pytest.mark.parametrize("name", [*NAMES, "sensitivity_order"])
+@each_direction
+def test_a_search_works_with_cells_and_the_clean_up_with_tubelets(
+    name: str, distortion: Any, clips: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, Tensor, bool]] = []
+    query = Session.query
+
+    def noted(session: Session, strength: Tensor, rows: Tensor) -> Any:
+        reply = query(session, strength, rows)
+        asked.extend(zip(rows.tolist(), session.canvas.refine(strength), reply.success.tolist(), strict=True))
+        return reply
+
+    monkeypatch.setattr(Session, "query", noted)
+    counted = Counted(Linear())
+    result = make(name, distortion, zoom=2, budget=60)(counted.victim, clips)
+    assert (result.queries <= 60).all()
+    if name != "sensitivity_order":  # whose probes are not counted
+        assert result.queries.sum() == counted.seen
+    assert result.success.any()
+    assert result.strength.shape[1:] == SHAPE
+    assert torch.equal(counted.victim(result.adversarial).argmax(1) != result.classes, result.success)
+    assert torch.equal(Canvas(clips, distortion, GRID).render(result.strength), result.adversarial)
+    assert result.settings["zoom"] == 2
+    for row in range(len(clips)):
+        for _, strength, success in (entry for entry in asked if entry[0] == row):
+            assert constant_on_cells(strength)
+            if success:
+                break
+    assert not all(constant_on_cells(strength) for strength in result.strength[result.success])
+
+
+def constant_on_cells(strength: Tensor) -> bool:
+    """Whether each 2 x 2 cell of a map has one strength."""
+    cells = rearrange(strength, "t (gh y) (gw x) -> t gh gw (y x)", y=2, x=2)
+    return bool((cells == cells[..., :1]).all())
+
+
+@each_attack
+def test_without_reduction_large_cells_are_a_coarse_grid(name: str, clips: Tensor) -> None:
+    fine, coarse = (
+        make(name, ONE_SIDED, reduce=False, **cells)(Victim(Linear()), clips)
+        for cells in ({"zoom": 2}, {"grid": TubeletGrid(1, 16, 16)})
+    )
+    assert torch.equal(fine.adversarial, coarse.adversarial)
+    assert torch.equal(fine.queries, coarse.queries)
+
+
+@each_attack
+def test_a_cell_needs_a_tubelet(name: str) -> None:
+    with pytest.raises(ValueError, match="zoom=0"):
+        make(name, zoom=0)
+
+
 # Names
 
 

@@ -325,7 +325,7 @@ def test_agents_by_file_or_name_trained_and_untrained(tmp_path: Path, monkeypatc
     from vidmarl.features import CHANNELS
 
     settings = {"grid": [1, 8, 8], "training_queries": 123}
-    agents = Agents(AgentsConfig(CHANNELS, MAPS, STATE, 8, 1))
+    agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), 8, 1))
     with torch.no_grad():
         for parameter in agents.parameters():
             parameter += 0.3 * torch.randn_like(parameter)

@@ -16,7 +16,7 @@ from torchrl.envs.utils import check_env_specs
 
 from vidmarl.agents import Agents
 from vidmarl.distortions import as_distortion
-from vidmarl.env import LEVELS, VideoAttackEnv
+from vidmarl.env import GIVE_UP, LEVELS, SLACK, STATE, VideoAttackEnv
 from vidmarl.proposals import COUNTS, DRAWS, WIDTHS
 from vidmarl.reward import Reward
 from vidmarl.session import Session
@@ -57,8 +57,8 @@ def clips(n: int, seed: int = 0) -> Tensor:
     return 0.45 + 0.2 * torch.rand(n, 3, 4, 32, 32, generator=torch.Generator().manual_seed(seed))
 
 
-def opened(model: nn.Module, distortion="brightness", budget=12, n=3, **kwargs) -> VideoAttackEnv:
-    session = Session(Victim(model), Canvas(clips(n), as_distortion(distortion), GRID), budget=budget)
+def opened(model: nn.Module, distortion="brightness", budget=12, n=3, zoom=1, **kwargs) -> VideoAttackEnv:
+    session = Session(Victim(model), Canvas(clips(n), as_distortion(distortion), GRID, zoom=zoom), budget=budget)
     return VideoAttackEnv(session, supply=lambda m: clips(m, seed=7), **kwargs)
 
 
@@ -81,6 +81,11 @@ def act(td: TensorDict, count: int, width: int, draws: list[tuple[int, int, int]
     td["temporal", "action"] = torch.tensor([COUNTS.index(count), WIDTHS.index(width), *frames]).expand(lead)
     td["spatial", "action"] = torch.tensor([*cells, *ups]).expand(lead)
     return td
+
+
+def told(td: TensorDict, name: str) -> Tensor:
+    """What an observation's state says about each clip, float[b]."""
+    return td["state"][:, STATE.index(name)]
 
 
 EIGHT = [(frame, cell, 0) for frame in (0, 2) for cell in (0, 5, 6, 15)]
@@ -134,8 +139,8 @@ def test_before_success_a_proposal_is_kept_exactly_if_it_lowers_the_margin() -> 
     for up, kept in ((1, False), (0, True)):  # brighter helps "bright", darker does not
         out = env.step(act(td, 8, 1, [(f, c, up) for f, c, _ in EIGHT]))["next"]
         assert (env.strength != 0).any() == kept
-        assert out["state"][:, 5].bool().all() == kept
-        assert out["state"][:, 10].eq(0).all() == kept
+        assert told(out, "kept").bool().all() == kept
+        assert told(out, "failures").eq(0).all() == kept
     assert (env.strength != 0).flatten(1).sum(1).eq(8).all()
     assert env.strength[:, [0, 2]].min() == -1
     assert env.strength.max() == 0
@@ -179,7 +184,7 @@ def test_masks_say_what_would_change_anything() -> None:
 
 def test_counts_beyond_the_cells_are_masked() -> None:
     env, _ = environment(zoom=4)  # one cell a frame
-    assert env.reset()["temporal", "can_count"][:, 0].tolist() == [[True, True, True, False, False, False]] * 3
+    assert env.reset()["temporal", "can_count"][:, 0].tolist() == [[count <= 4 for count in COUNTS]] * 3
 
 
 # --- removals
@@ -188,7 +193,7 @@ def test_counts_beyond_the_cells_are_masked() -> None:
 @pytest.mark.parametrize("zoom", [1, 2])
 @pytest.mark.parametrize("distortion", ["brightness", DEAD])
 def test_once_fooled_the_strength_stays_a_success_and_never_grows(distortion, zoom: int) -> None:
-    env, _ = environment(distortion, budget=40, zoom=zoom)
+    env, _ = environment(distortion, budget=60, zoom=zoom, level=4, patience=20)  # starts with more than is needed
     policy, td, removed = team(env), env.reset(), 0
     canvas, model = env.session.canvas, env.session.victim.model
     label = env.session.goal.classes
@@ -203,12 +208,12 @@ def test_once_fooled_the_strength_stays_a_success_and_never_grows(distortion, zo
         now = td["l2"].flatten()
         assert (now[was] <= l2[was]).all()
         removed += int((now[was] < l2[was]).sum())
-        shown = canvas.render(env.tubelets(env.strength))
+        shown = canvas.render(env.strength)
         assert torch.allclose((shown - canvas.clips).flatten(1).norm(dim=1), now, atol=1e-3)
         fooled = td["fooled"].flatten()
         assert (model(shown).argmax(1) != label)[fooled].all()
         assert torch.equal(env.session.best_l2[fooled], now[fooled])
-        assert torch.equal(env.session.best_strength[fooled], env.tubelets(env.strength)[fooled])
+        assert torch.equal(env.session.best_strength[fooled], canvas.refine(env.strength)[fooled])
     assert td["fooled"].any()
     assert removed > 0
 
@@ -221,14 +226,14 @@ def test_after_success_both_directions_take_away_what_is_there() -> None:
     assert torch.equal(td["spatial", "can_up"], touched)
     assert torch.equal(td["spatial", "can_down"], touched)
     assert td["temporal", "can_frame"].tolist() == [[[True, False, True, False]]]
-    assert td["temporal", "can_count"].tolist() == [[[True, True, True, False, False, False]]]  # at most half of 8
+    assert td["temporal", "can_count"].tolist() == [[[count <= 8 / 2 for count in COUNTS]]]  # at most half
     env.step(act(td, 4, 1, [(0, 0, 1), (0, 5, 0), (2, 0, 1), (1, 3, 1)]))  # the last of them touches nothing
     assert int((env.strength != 0).sum()) == 5
     assert env.strength.max() == 0
 
 
 def test_a_removal_is_kept_only_if_the_clip_stays_fooled_and_gets_smaller() -> None:
-    env = opened(Scripted([4, -1, 0.5, -3, -1]), n=1)
+    env = opened(Scripted([4, -1, 0.5, -3, -1]), n=1, patience=6)
     td = env.step_mdp(env.step(act(env.reset(), 8, 1, EIGHT)))
     before = env.strength.clone()
     td = env.step_mdp(env.step(act(td, 1, 1, [EIGHT[0]])))  # a success no more
@@ -236,12 +241,12 @@ def test_a_removal_is_kept_only_if_the_clip_stays_fooled_and_gets_smaller() -> N
     assert env.margin == pytest.approx(-1)
     td = env.step_mdp(env.step(act(td, 1, 1, [(1, 0, 1)])))  # a lower margin, but nothing is taken away
     assert torch.equal(env.strength, before)
-    assert td["state"][0, 5] == 0
-    assert td["state"][0, 10] == pytest.approx(2 / 8)
+    assert told(td, "kept") == 0
+    assert told(td, "failures") == pytest.approx(2 / 8)
     td = env.step_mdp(env.step(act(td, 1, 1, [EIGHT[0]])))
     assert int((env.strength != 0).sum()) == 7
-    assert td["state"][0, 5] == 1
-    assert td["state"][0, 10] == 0
+    assert told(td, "kept") == 1
+    assert told(td, "failures") == 0
 
 
 @pytest.mark.parametrize("patience", [1, 3])
@@ -295,7 +300,7 @@ def test_the_level_follows_the_step_size_rule() -> None:
     for draw, level in ((EIGHT[0], 4), (EIGHT[1], 3), (EIGHT[2], 2), (EIGHT[3], 3)):
         td = env.step_mdp(env.step(act(td, 1, 1, [draw])))
         assert td["temporal", "level"].tolist() == [[level]]
-        assert td["state"][0, 9] == pytest.approx(level / LEVELS)
+        assert told(td, "level") == pytest.approx(level / LEVELS)
     lower_half = [(1, cell, 0) for cell in range(8, 16)]
     td = env.step_mdp(env.step(act(td, 8, 1, EIGHT)))
     td = env.step_mdp(env.step(act(td, 8, 2, lower_half)))
@@ -333,7 +338,8 @@ def test_an_untrained_team_draws_sizes_around_the_level_and_places_evenly() -> N
     for level in range(LEVELS):
         td["temporal", "level"][:] = level
         dist = agents.temporal.get_dist(td)
-        assert dist.mode[..., 0].eq(min(level, len(COUNTS) - 1)).all()
+        fit = sum(count <= env.strength[0].numel() for count in COUNTS)
+        assert dist.mode[..., 0].eq(min(level, fit - 1)).all()
         assert dist.width.probs.argmax(-1).eq(min(max(level - len(COUNTS) + 1, 0), 2)).all()  # 4 frames at most
         assert torch.allclose(dist.frame.probs, torch.tensor(1 / 4))
     td["temporal", "action"] = dist.sample()
@@ -350,19 +356,13 @@ def test_an_untrained_team_draws_sizes_around_the_level_and_places_evenly() -> N
 def test_a_cell_of_the_agents_is_a_square_of_tubelets_on_ragged_grids_too(
     zoom: int, size: tuple[int, int], frames: int
 ) -> None:
-    canvas = Canvas(torch.rand(1, 3, 3, *size), as_distortion("brightness"), TubeletGrid(frames, 8, 8))
-    env = VideoAttackEnv(Session(Victim(MeanBrightness(torch.ones(()))), canvas, budget=5), zoom=zoom)
-    t, gh, gw = env.shape_of_cells
-    coarse = torch.arange(t * gh * gw, dtype=torch.float32).view(1, t, gh, gw)
-    fine = env.tubelets(coarse)
-    assert fine.shape[1:] == canvas.shape
-    for frame in range(t):
-        for y in range(canvas.shape[1]):
-            for x in range(canvas.shape[2]):
-                assert fine[0, frame, y, x] == coarse[0, frame, y // zoom, x // zoom]
-    assert env.reset()["features"].shape[2:] == (t, gh, gw)
-    pixels = env.grid.expand(coarse, 3, *size)
-    assert torch.equal(pixels, canvas.grid.expand(fine, 3, *size))
+    canvas = Canvas(torch.rand(1, 3, 3, *size), as_distortion("brightness"), TubeletGrid(frames, 8, 8), zoom=zoom)
+    env = VideoAttackEnv(Session(Victim(MeanBrightness(torch.ones(()))), canvas, budget=5))
+    assert env.strength.shape[1:] == env.shape_of_cells == canvas.cells
+    assert env.reset()["features"].shape[2:] == canvas.cells
+    cells = torch.arange(env.strength.numel(), dtype=torch.float32).view(env.strength.shape)
+    per_pixel = canvas.coarse.expand(cells, 3, *size)
+    assert torch.equal(per_pixel, canvas.grid.expand(canvas.refine(cells), 3, *size))
 
 
 def test_zoom_and_step_are_checked() -> None:
@@ -381,7 +381,7 @@ def test_credit_finds_the_cells_that_matter() -> None:
     env, _ = environment(FAINT, budget=200, n=1, weight=weight)
     td = env.reset()
     policy = team(env)
-    for _ in range(80):
+    for _ in range(160):
         td = env.step_mdp(env.step(policy(td)))
     assert not td["done"].any()
     signed = rearrange(env._signed_credit[0], "t h w -> (t h w)")
@@ -398,6 +398,142 @@ def test_without_credit_the_agents_see_what_they_tried_and_nothing_more() -> Non
         td = env.step_mdp(env.step(policy(td)))
     assert td["maps"][:, 1:3].eq(0).all()
     assert td["maps"][:, 3].sum() > 0
+
+
+# --- rounds
+
+
+def rounds(env: VideoAttackEnv) -> TensorDict:
+    """Plays the untrained team until every clip's round is over."""
+    policy, td = team(env), env._observe()
+    while len(env.running()):
+        td = env.step_mdp(env.step(policy(td)))
+    return td
+
+
+def test_another_round_begins_from_the_clean_clip_with_all_that_was_learnt() -> None:
+    env, model = environment(budget=200)
+    clean = env.reset()
+    end, seen, spent = rounds(env), model.seen, env.session.queries.clone()
+    assert env.won.all()
+    assert env.first.all()
+    others, best = env.strength[[0, 2]].clone(), env.session.best_l2.clone()
+    td = env.again(torch.tensor([1]))
+    assert model.seen == seen
+    assert torch.equal(env.session.queries, spent)
+    assert env.first.tolist() == [True, False, True]
+    for name in ("margin", "own", "rival", "size", "kept", "fall", "won", "touched", "failures"):
+        assert told(td, name)[1] == told(clean, name)[1], name
+        assert torch.equal(told(td, name)[[0, 2]], told(end, name)[[0, 2]]), name
+    assert torch.equal(told(td, "spent"), told(end, "spent"))
+    for key in ("fooled", "l2", "done"):
+        assert torch.equal(td[key][1], clean[key][1]), key
+    assert env.strength[1].eq(0).all()
+    assert td["maps"][1, 0].eq(0).all()
+    assert td["maps"][:, 1:].flatten(2).any(2).all()
+    assert torch.equal(td["maps"][:, 1:], end["maps"][:, 1:]), "credit and trials stay"
+    assert torch.equal(td["features"], clean["features"])
+    assert torch.equal(env.strength[[0, 2]], others)
+    assert env.session.fooled.all()
+    assert torch.equal(env.session.best_l2, best)
+
+
+@pytest.mark.parametrize("distortion", ["brightness", DEAD])
+@pytest.mark.parametrize("zoom", [1, 2])
+def test_a_later_round_never_grows_beyond_its_room(distortion, zoom: int) -> None:
+    env, _ = environment(distortion, budget=150, zoom=zoom)
+    policy, td = team(env), env.reset()
+    smallest = torch.full((3,), torch.inf)
+    begun = 0
+    for _ in range(150):
+        over = env.session.active.clone()
+        over[env.running()] = False
+        if len(rows := over.nonzero().flatten()):
+            begun += len(rows)
+            smallest[rows] = torch.where(env.won, env.l2.minimum(smallest), smallest)[rows]
+            td = td.update(env.again(rows))
+            if not len(env.running()):
+                break
+        td = env.step_mdp(env.step(policy(td)))
+        touched = (env.strength != 0).flatten(1).any(1)
+        assert (env.l2 <= SLACK * smallest)[touched].all()
+        shown = env.session.canvas.render(env.strength)
+        assert torch.allclose((shown - env.session.canvas.clips).flatten(1).norm(dim=1), env.l2, atol=1e-3)
+        assert (env.session.best_l2 <= env.l2 + 1e-4)[env.won].all()
+    assert begun > 3
+
+
+def test_a_success_beyond_the_room_is_taken_back() -> None:
+    env = opened(Scripted([4, -1, -1, -1]), n=1, patience=0)
+    td = env.step_mdp(env.step(act(env.reset(), 4, 1, EIGHT[:4])))
+    assert td["done"].all()
+    td = env.again(torch.tensor([0]))
+    counts = [count <= SLACK**2 * 4 for count in COUNTS]
+    assert td["temporal", "can_count"].tolist() == [[counts]], "what there is no room for is not proposed"
+    td = env.step_mdp(env.step(act(td, 8, 1, EIGHT)))
+    assert env.strength.eq(0).all()
+    assert not td["fooled"].any()
+    assert told(td, "failures") == pytest.approx(1 / 8)
+    assert env.session.best_strength.count_nonzero() == 4, "the books know the smaller one still"
+    td = env.step_mdp(env.step(act(td, 4, 1, EIGHT[4:])))
+    assert td["fooled"].all()
+    assert env.strength.count_nonzero() == 4
+
+
+def test_the_first_level_of_another_round_is_half_of_what_was_won_with() -> None:
+    env = opened(Scripted([4, -1, *[5] * GIVE_UP]), budget=50, n=1, level=1, patience=0)
+    env.step(act(env.reset(), 8, 1, EIGHT))
+    td = env.again(torch.tensor([0]))
+    assert td["temporal", "level"].tolist() == [[COUNTS.index(4)]]
+    for _ in range(GIVE_UP):
+        td = env.step_mdp(env.step(act(td, 1, 1, [EIGHT[0]])))
+    assert env.again(torch.tensor([0]))["temporal", "level"].tolist() == [[1]], "after a round in vain as at first"
+
+
+def test_a_later_round_gives_up_and_the_first_does_not() -> None:
+    first, later = 2 * GIVE_UP, GIVE_UP
+    env = opened(Scripted([4, *[5] * first, -1, *[5] * (later - 1), 3, *[5] * later]), budget=100, n=1, patience=0)
+    td = env.reset()
+    for _ in range(first):
+        td = env.step_mdp(env.step(act(td, 1, 1, [EIGHT[0]])))
+        assert not td["done"].any()
+    env.step(act(td, 8, 1, EIGHT))
+    td = env.again(torch.tensor([0]))
+    for draw in (*[EIGHT[1]] * (later - 1), EIGHT[0], *[EIGHT[1]] * later):  # one that is kept starts the count anew
+        assert not td["done"].any()
+        td = env.step_mdp(env.step(act(td, 1, 1, [draw])))
+    assert td["done"].all()
+    assert not td["fooled"].any()
+    assert env.session.active.all()
+    assert env.has_room(0)
+
+
+def test_there_is_no_room_below_one_cell_of_average_size() -> None:
+    env = opened(Scripted([4, -1]), n=1)
+    env.step(act(env.reset(), 1, 1, [EIGHT[0]]))
+    assert env.has_room(0), "another cell of this size will do"
+    seen = clips(1)
+    seen[:, :, 0, :8, :8] = 0.01  # hardly any darker in the first tubelet
+    session = Session(Victim(Scripted([4, -1])), Canvas(seen, as_distortion("brightness"), GRID), budget=12)
+    env = VideoAttackEnv(session)
+    env.step(act(env.reset(), 1, 1, [EIGHT[0]]))
+    assert env.won.all()
+    assert not env.has_room(0)
+    assert env.again(torch.tensor([0]))["done"].all()
+    assert not env.has_room(0)
+
+
+def test_a_reset_forgets_the_rounds() -> None:
+    env, _ = environment(budget=200)
+    env.reset()
+    rounds(env)
+    env.again(torch.arange(3))
+    assert env._room.isfinite().all()
+    td = env.reset()
+    assert env.first.all()
+    assert env._room.isinf().all()
+    assert td["maps"].eq(0).all()
+    assert td["temporal", "level"].eq(env.level).all()
 
 
 # --- episodes
@@ -443,10 +579,10 @@ def test_observations_follow_from_the_clips_and_the_answers_alone() -> None:
     answers = []
     model = MeanBrightness(torch.ones(()))
     model.register_forward_hook(lambda _, __, out: answers.append(out.clone()))
-    first = opened(model, budget=25)
-    seen = first.rollout(20, team(first), break_when_any_done=False, break_when_all_done=True)
-    second = opened(Replayed(answers), budget=25)
-    again = second.rollout(20, team(second), break_when_any_done=False, break_when_all_done=True)
+    first = opened(model, budget=60)
+    seen = first.rollout(60, team(first), break_when_any_done=False, break_when_all_done=True)
+    second = opened(Replayed(answers), budget=60)
+    again = second.rollout(60, team(second), break_when_any_done=False, break_when_all_done=True)
     assert seen.shape == again.shape
     assert seen["next", "fooled"].any()
     for key in seen.keys(include_nested=True, leaves_only=True):

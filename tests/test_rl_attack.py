@@ -4,22 +4,82 @@ from __future__ import annotations
 
 import pytest
 import torch
+from einops import rearrange
 from test_training import OneCell, clips
+from torch import Tensor, nn
 
 from vidmarl.agents import Agents, AgentsConfig
 from vidmarl.attacks.rl import RLAttack
-from vidmarl.env import MAPS, STATE
+from vidmarl.env import MAPS, SLACK, STATE, VideoAttackEnv
 from vidmarl.features import CHANNELS
 from vidmarl.goals import Misclassify, Target
 from vidmarl.jobs import make_attack
 from vidmarl.pretrained import find_agents, list_pretrained
+from vidmarl.session import Session
 from vidmarl.tubelets import TubeletGrid
 from vidmarl.victim import Victim
+
+DEAD = {"class_path": "DeadPixels", "init_args": {"rate": 1.0}}  # has one direction only
+
+
+class Weighed(nn.Module):
+    """Weighs the brightness of every tubelet, so that many of them matter; counts what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weights = torch.randn(4 * 4 * 4, generator=torch.Generator().manual_seed(0))
+        self.weights, self.seen = nn.Parameter(weights), 0
+
+    def forward(self, clips: Tensor) -> Tensor:
+        self.seen += len(clips)
+        cells = rearrange(clips, "b c t (gh h) (gw w) -> b (t gh gw) (c h w)", h=8, w=8).mean(-1)
+        score = 3 * (cells @ self.weights - 0.5 * self.weights.sum()) + 3
+        return torch.stack([score, -score], 1)
+
+
+class Unmoved(nn.Module):
+    """Says the same whatever it is shown."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return torch.tensor([[2.0, 0.0]]).expand(len(clips), -1)
+
+
+class Watched(VideoAttackEnv):
+    """Checks what holds between the rounds, and remembers when they began."""
+
+    seen: list[Watched]
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.begun = [[1] for _ in range(len(self.session))]
+        self.seen.append(self)
+
+    def again(self, rows):
+        for row in rows[self.session.active[rows]].tolist():
+            spent = int(self.session.queries[row])
+            assert spent > self.begun[row][-1], "a round has asked something"
+            self.begun[row].append(spent)
+        return super().again(rows)
+
+    def _step(self, tensordict):
+        out = super()._step(tensordict)
+        assert (self.l2 <= self._room)[self.strength.flatten(1).any(1)].all()
+        assert (self._room[self._smallest.isfinite()] == SLACK * self._smallest[self._smallest.isfinite()]).all()
+        assert (self.session.best_l2 <= self._smallest).all()
+        return out
+
+
+@pytest.fixture(autouse=True)
+def watched(monkeypatch) -> list[Watched]:
+    """The environments of all attacks of a test."""
+    monkeypatch.setattr(Watched, "seen", [], raising=False)
+    monkeypatch.setattr("vidmarl.env.VideoAttackEnv", Watched)
+    return Watched.seen
 
 
 def attack(budget: int = 25, **kwargs) -> RLAttack:
     torch.manual_seed(0)
-    agents = Agents(AgentsConfig(CHANNELS, MAPS, STATE, width=8, depth=1))
+    agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), width=8, depth=1))
     with torch.no_grad():
         for parameter in agents.parameters():  # not flat, as trained agents are not
             parameter += 0.1 * torch.randn_like(parameter)
@@ -99,7 +159,7 @@ def test_agents_of_large_cells_work_on_a_fine_grid(zoom):
 def test_a_team_with_one_agent_afresh_is_another_attack():
     whole, half = attack(20), attack(20, untrained=["temporal"])
     assert half.describe()["untrained"] == ["temporal"]
-    one, other = (a(Victim(OneCell()), clips(4)).history["margin"] for a in (whole, half))
+    one, other = (a(Victim(Weighed()), clips(4)).history["margin"] for a in (whole, half))
     assert one.shape != other.shape or not torch.equal(one.nan_to_num(), other.nan_to_num())
     with pytest.raises(ValueError, match="temporal"):
         attack(untrained=["critic"])
@@ -111,6 +171,113 @@ def test_without_patience_the_agents_take_nothing_away():
     first = (result.history["margin"] < 0).int().argmax(1) + 1
     assert result.success.any()
     assert torch.equal(result.queries[result.success], first[result.success])
+
+
+# --- cells
+
+
+@pytest.mark.parametrize("distortion", ["brightness", DEAD])
+def test_with_cells_of_several_tubelets_the_clean_up_reaches_single_ones(distortion, monkeypatch):
+    asked = []
+    query = Session.query
+
+    def noted(session, strength, rows):
+        reply = query(session, strength, rows)
+        asked.extend(zip(rows.tolist(), session.canvas.refine(strength), reply.success.tolist(), strict=True))
+        return reply
+
+    monkeypatch.setattr(Session, "query", noted)
+    victim = Victim(Weighed())
+    result = attack(100, zoom=2, distortion=distortion)(victim, clips(3))
+    assert int(result.queries.sum()) == victim.model.seen
+    assert result.success.any()
+    assert torch.equal(victim(result.adversarial).argmax(1) != result.prediction, result.success)
+    for row in range(3):
+        for _, strength, success in (entry for entry in asked if entry[0] == row):
+            assert constant_on_cells(strength)
+            if success:
+                break
+    assert not all(constant_on_cells(strength) for strength in result.strength)
+
+
+def constant_on_cells(strength: Tensor) -> bool:
+    """Whether each 2 x 2 cell of a map has one strength."""
+    cells = rearrange(strength, "t (gh y) (gw x) -> t gh gw (y x)", y=2, x=2)
+    return bool((cells == cells[..., :1]).all())
+
+
+# --- rounds
+
+
+@pytest.mark.parametrize("zoom", [1, 2])
+@pytest.mark.parametrize("distortion", ["brightness", DEAD])
+def test_rounds_go_on_and_change_nothing_before_the_second(zoom, distortion, watched):
+    """Up to the end of the first clean-up an attack does what it does without rounds; then it goes on to better."""
+    settings = {"zoom": zoom, "distortion": distortion}
+    rounds, one = (attack(110, rounds=on, **settings)(Victim(Weighed()), clips(3)) for on in (True, False))
+    assert rounds.success.any()
+    assert torch.equal(rounds.success, one.success)
+    begun = watched[0].begun
+    assert max(len(began) for began in begun) > 1, "the case is meant to have a second round"
+    for row in one.success.nonzero().flatten().tolist():
+        same = begun[row][1] if len(begun[row]) > 1 else int(rounds.queries[row])
+        for key in ("score", "margin", "l2"):
+            assert torch.equal(rounds.history[key][row, :same], one.history[key][row, :same]), key
+        sizes = rounds.history["l2"][row].masked_fill(~(rounds.history["margin"][row] < 0), torch.inf)
+        assert float((rounds.adversarial - rounds.clean)[row].norm()) == pytest.approx(float(sizes.min()), abs=1e-4)
+        assert sizes.min() <= sizes[:same].min()
+
+
+def test_rounds_of_a_clip_alone_are_those_in_a_batch():
+    together = attack(100, zoom=2)(Victim(Weighed()), clips(5))
+    for row in (1, 4):
+        alone = attack(100, zoom=2)(Victim(Weighed()), clips(5)[row : row + 1])
+        assert torch.equal(together.adversarial[row : row + 1], alone.adversarial)
+        assert torch.equal(together.queries[row : row + 1], alone.queries)
+        spent = int(alone.queries)
+        assert torch.equal(together.history["l2"][row, :spent], alone.history["l2"][0, :spent])
+
+
+def test_rounds_are_the_same_for_the_same_seed():
+    one, other, another = (attack(70, seed=seed)(Victim(Weighed()), clips(2)) for seed in (1, 1, 2))
+    assert torch.equal(one.adversarial, other.adversarial)
+    assert torch.equal(one.history["l2"].nan_to_num(-1), other.history["l2"].nan_to_num(-1))
+    assert not torch.equal(one.adversarial, another.adversarial)
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("model", [OneCell, Weighed, Unmoved])
+def test_rounds_end_with_any_budget(budget, model):
+    for settings in ({}, {"zoom": 4}, {"patience": 0}, {"distortion": DEAD}):
+        result = attack(budget, **settings)(Victim(model()), clips(2))
+        assert (result.queries <= budget).all()
+
+
+@pytest.mark.parametrize("reduce", [True, False])
+def test_a_victim_that_is_never_fooled_is_asked_until_the_budget_is_spent(reduce, watched):
+    result = attack(40, reduce=reduce)(Victim(Unmoved()), clips(2))
+    assert not result.success.any()
+    assert result.queries.tolist() == [40, 40]
+    assert watched[0].begun == [[1], [1]], "the first round never gives up"
+
+
+def test_where_no_cell_could_be_spared_rounds_end_too():
+    """What a clip of one tubelet was won with is all there is."""
+    result = attack(60, zoom=4)(Victim(OneCell()), clips(2))
+    assert result.success.any()
+    assert (result.queries <= 60).all()
+    single = attack(60, grid=TubeletGrid(4, 32, 32))(Victim(OneCell()), clips(2))
+    assert single.strength[0].numel() == 1
+    assert (single.queries <= 60).all()
+
+
+@pytest.mark.parametrize("grey", [0.0, 1.0, 0.5])
+@pytest.mark.parametrize("distortion", ["gaussian_blur", "brightness"])
+def test_where_the_full_distortion_is_nothing_rounds_end_too(distortion, grey):
+    """A blurred clip of one colour stays as it is, and a white one cannot be made brighter."""
+    still = torch.full((1, 3, 4, 32, 32), grey)
+    result = attack(60, distortion=distortion)(Victim(Weighed()), still)
+    assert (result.queries <= 60).all()
 
 
 @pytest.mark.parametrize("name", list_pretrained())

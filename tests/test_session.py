@@ -56,6 +56,18 @@ def test_only_the_rows_asked_pay(clips: Tensor) -> None:
     torch.testing.assert_close(reply.l2, l2, atol=0.2, rtol=0.01)
 
 
+def test_cells_are_asked_and_booked_as_their_tubelets(clips: Tensor) -> None:
+    coarse = Session(Victim(brightness), Canvas(clips, DARKER, GRID, zoom=2), budget=10)
+    fine = open_session(clips)
+    cells, rows = torch.rand(2, *coarse.canvas.cells), torch.tensor([3, 1])
+    one, other = coarse.query(cells, rows), fine.query(coarse.canvas.refine(cells), rows)
+    assert coarse.canvas.cells != coarse.canvas.shape
+    assert torch.equal(one.margin, other.margin)
+    assert torch.equal(one.l2, other.l2)
+    assert torch.equal(coarse.best, fine.best)
+    assert torch.equal(coarse.best_strength, fine.best_strength)
+
+
 def test_what_is_kept(clips: Tensor) -> None:
     """Nearer margins until the first success, then only smaller successes."""
     session = open_session(clips[:1])
@@ -211,6 +223,17 @@ def test_drive_asks_all_searches_in_step(clips: Tensor) -> None:
     assert heard == [0, 2, 3, 0, 2, 2]
     assert session.queries.tolist() == [3, 1, 4, 2]
     assert session.finished.all()
+
+
+def test_drive_takes_cells_and_tubelets_side_by_side(clips: Tensor) -> None:
+    session = Session(Victim(brightness), Canvas(clips, DARKER, GRID, zoom=2), budget=10)
+
+    def search(row: int) -> Search:
+        yield torch.full(session.canvas.cells if row % 2 else session.canvas.shape, 0.1 * (row + 1))
+
+    assert [rows.tolist() for rows in session.drive(search)] == [[0, 1, 2, 3]]
+    expected = 0.1 * torch.arange(1.0, 5).view(4, 1, 1, 1).expand_as(session.best_strength)
+    torch.testing.assert_close(session.best_strength, expected)
 
 
 def test_drive_stops_at_the_budget(clips: Tensor) -> None:

@@ -134,6 +134,40 @@ def test_rendering_rows_is_rendering_each_alone(rows: list[int], grid: TubeletGr
         assert torch.equal(together[i], canvas.render(strength[i : i + 1], torch.tensor([row]))[0])
 
 
+@given(grid=grids, size=sizes, zoom=st.integers(1, 4))
+def test_each_tubelet_has_the_strength_of_its_cell(grid: TubeletGrid, size: tuple[int, int, int], zoom: int) -> None:
+    canvas = Canvas(random_clips(2, *size), as_distortion("brightness"), grid, zoom=zoom)
+    t, gh, gw = canvas.shape
+    assert canvas.cells == canvas.coarse.shape(canvas.clips) == (t, -(-gh // zoom), -(-gw // zoom))
+    cells = rising(2, *canvas.cells)
+    fine = canvas.refine(cells)
+    assert fine.shape[1:] == canvas.shape
+    y, x = torch.arange(gh) // zoom, torch.arange(gw) // zoom
+    assert torch.equal(fine, cells[:, :, y[:, None], x])
+    assert torch.equal(canvas.refine(fine), fine), "a strength map stays itself"
+    assert torch.equal(grid.expand(fine, *size), canvas.coarse.expand(cells, *size))
+
+
+@settings(max_examples=30)
+@given(grid=grids, size=sizes, zoom=st.integers(1, 4))
+def test_rendering_cells_is_rendering_their_tubelets(grid: TubeletGrid, size: tuple[int, int, int], zoom: int) -> None:
+    canvas = Canvas(random_clips(2, *size), as_distortion("gaussian_noise"), grid, zoom=zoom)
+    rows = torch.tensor([1, 0, 1])
+    cells = 2 * torch.rand(3, *canvas.cells) - 1
+    seen = canvas.render(cells, rows)
+    assert torch.equal(seen, canvas.render(canvas.refine(cells), rows))
+    coarse = Canvas(canvas.clips, as_distortion("gaussian_noise"), canvas.coarse)
+    assert torch.equal(seen, coarse.render(cells, rows)), "a canvas of the cells alone shows the same"
+
+
+@pytest.mark.parametrize("zoom", [0, -1])
+def test_cells_need_a_tubelet(zoom: int) -> None:
+    with pytest.raises(ValueError, match=f"at least one tubelet wide, got zoom={zoom}"):
+        TubeletGrid().coarser(zoom)
+    with pytest.raises(ValueError, match="at least one tubelet"):
+        Canvas(random_clips(1), as_distortion("brightness"), zoom=zoom)
+
+
 @pytest.mark.parametrize("value", [1.01, -1.01, float("nan"), float("inf")])
 def test_strengths_outside_the_range_are_refused(value: float) -> None:
     canvas = Canvas(random_clips(1), as_distortion("gaussian_noise"))

@@ -41,11 +41,11 @@ def darken(clips: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
     return clips * (1 - 0.8 * strength)
 
 
-def environment(n: int = 12, budget: int = 65, distortion=darken, **kwargs: int) -> VideoAttackEnv:
+def environment(n: int = 12, budget: int = 65, distortion=darken, zoom: int = 1) -> VideoAttackEnv:
     colours = 0.4 + 0.4 * torch.rand(n, 3, 1, 1, 1, generator=torch.Generator().manual_seed(0))
     clips = colours.expand(-1, -1, T, 8 * SIDE, 8 * SIDE)
-    canvas = Canvas(clips, as_distortion(distortion), TubeletGrid(1, 8, 8))
-    return VideoAttackEnv(Session(Victim(OneTubelet()), canvas, budget=budget), **kwargs)
+    canvas = Canvas(clips, as_distortion(distortion), TubeletGrid(1, 8, 8), zoom=zoom)
+    return VideoAttackEnv(Session(Victim(OneTubelet()), canvas, budget=budget))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -54,7 +54,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def agents(seed: int = 0) -> Agents:
     torch.manual_seed(seed)
-    return Agents(AgentsConfig(CHANNELS, MAPS, STATE, width=16, depth=1))
+    return Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), width=16, depth=1))
 
 
 def learn(probes: Probes, updates: int, seed: int = 0) -> tuple[Agents, list[float]]:
@@ -86,7 +86,7 @@ def test_probes_are_counted_queries_of_one_cell_each(zoom: int) -> None:
     for i, strength in enumerate(asked):
         expected = torch.zeros(3, *env.shape_of_cells).flatten(1)
         expected.scatter_(1, probes.cells[:, i, None], probes.signs[:, i, None])
-        assert torch.equal(strength, env.tubelets(expected.view(3, *env.shape_of_cells)))
+        assert torch.equal(strength, expected.view(3, *env.shape_of_cells))
 
 
 def test_falls_are_those_of_the_margin_over_the_clean_margin() -> None:
@@ -139,10 +139,10 @@ def test_an_example_knows_some_of_the_probes_and_no_others() -> None:
         assert torch.equal(credit, signed)  # all probes went up
         fooled = direction.flatten() < 0
         assert 0 < fooled.sum() < len(probes)
-        assert torch.equal(td["state"][:, 7].bool(), fooled)
+        assert torch.equal(td["state"][:, STATE.index("won")].bool(), fooled)
         assert strength[~fooled].eq(0).all()
         assert strength.flatten(1).gather(1, probes.cells)[fooled].eq(1).all()
-        assert td["state"].shape == (len(probes), STATE)
+        assert td["state"].shape == (len(probes), len(STATE))
 
 
 def test_what_the_agents_are_shown_is_not_what_they_are_asked() -> None:
@@ -203,8 +203,8 @@ def test_the_team_learns_to_spare_it_after_success(learnt) -> None:
     env = environment(n=6)
     env.reset()
     env.strength[:] = 1
-    env.session.fooled[:] = True
-    env._l2 = env._full_l2 * 0.8
+    env.won[:] = True
+    env.l2 = env._full_l2 * 0.8
     td = env._observe()
     with torch.no_grad():
         frame = team.temporal[0](td.clone())["temporal", "frame_logits"].log_softmax(-1)

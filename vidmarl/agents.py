@@ -63,12 +63,14 @@ class Trunk(nn.Module):
     def __init__(self, config: AgentsConfig) -> None:
         super().__init__()
         self.enter = nn.Conv3d(config.features + config.maps, config.width, 1)
-        self.condition = nn.Linear(config.state, config.width)
+        self.condition = nn.Linear(config.state, 2 * config.width)
         self.blocks = nn.Sequential(*(Residual(config.width) for _ in range(config.depth)))
 
     def forward(self, features: Tensor, maps: Tensor, state: Tensor) -> Float[Tensor, "n d t gh gw"]:
         x = self.enter(torch.cat([features, maps], 1))
-        x = x + rearrange(self.condition(state), "n d -> n d 1 1 1")
+        # Scale and shift (Perez et al. 2018): what counts turns round once the clip is fooled.
+        scale, shift = rearrange(self.condition(state), "n (k d) -> k n d 1 1 1", k=2)
+        x = (1 + scale) * x + shift
         return self.blocks(nn.functional.gelu(x)).float()
 
 

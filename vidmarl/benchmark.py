@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import warnings
 import zlib
@@ -547,7 +548,7 @@ def summarise(benchmark: Benchmark, results: Mapping[str, Trials]) -> pd.DataFra
         `vidmarl.metrics.summary_table`, and "L2 ratio" and "AQ ratio" (`size_ratio` and `query_ratio` of the
         reference / this attack: below 1 the reference is smaller, or quicker), their intervals and the "p" of their
         tests, all NaN for the reference; "best control", whether no control has a smaller median L2 at this budget;
-        "training queries".
+        "training queries"; "pays after", the attacked clips after which they are made up for, see `pays_after`.
     """
     from vidmarl.evaluation import stack
 
@@ -564,7 +565,21 @@ def summarise(benchmark: Benchmark, results: Mapping[str, Trials]) -> pd.DataFra
     best = table["L2"].where(controls).groupby(table["budget"]).transform("min")
     table["best control"] = controls & (table["L2"] == best)
     table["training queries"] = [results[name].settings["training_queries"] for name in table["attack"]]
+    table["pays after"] = [pays_after(row, table[controls]) for _, row in table.iterrows()]
     return table
+
+
+def pays_after(row: pd.Series, controls: pd.DataFrame) -> float:
+    """After how many attacked clips the training queries of an attack are made up for by those that it saves.
+
+    Saved is, at the budget of `row`, the AQ to the first success of the quickest control that fools no fewer clips,
+    less the attack's own. NaN for an attack without training, or without such a control; infinite if it saves none.
+    """
+    rivals = controls[(controls["budget"] == row["budget"]) & (controls["FR"] >= row["FR"])]
+    if not row["training queries"] or rivals.empty:
+        return math.nan
+    saved = rivals["AQ first"].min() - row["AQ first"]
+    return math.inf if saved <= 0 else float(row["training queries"] / saved)
 
 
 def _reference(benchmark: Benchmark) -> str:

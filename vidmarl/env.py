@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float, Int64
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -24,12 +24,19 @@ from vidmarl.features import CHANNELS, describe
 from vidmarl.proposals import COUNTS, DRAWS, WIDTHS, directions
 from vidmarl.reward import Reward, strength_flicker
 from vidmarl.session import Session
-from vidmarl.tubelets import TubeletGrid
 
 MAPS = 4
-STATE = 11
+STATE = ("margin", "own", "rival", "spent", "size", "kept", "fall", "won", "touched", "level", "failures")
+"""The numbers that describe an episode, see `VideoAttackEnv`."""
+
 LEVELS = len(COUNTS) + len(WIDTHS) - 1
 """Sizes of a proposal, each twice the one before: first in tubelets, then in frames that each of them lasts."""
+
+SLACK = 1.1
+"""A later round may be so many times as large as the smallest that was won: another place of the same size will do."""
+
+GIVE_UP = 12
+"""Additions that may fail in a row in a later round."""
 
 Supply = Callable[[int], Tensor]
 """Gives n fresh clips, float[n 3 t h w], for the rows whose episodes have ended."""
@@ -61,7 +68,6 @@ class VideoAttackEnv(EnvBase):
         supply: where fresh clips come from at later resets; without it only the first reset is possible.
         reward: the weights of the reward's terms.
         step: how far a kept addition moves the strength.
-        zoom: a cell of the agents is `zoom` x `zoom` tubelets of the session's grid, which stays that of the clean-up.
         level: the first proposal's.
         patience: removals that may fail in a row.
         credit: whether the agents see the credit maps; without, they look untouched.
@@ -76,9 +82,8 @@ class VideoAttackEnv(EnvBase):
         *,
         reward: Reward | None = None,
         step: float = 1.0,
-        zoom: int = 1,
         level: int = 3,
-        patience: int = 6,
+        patience: int = 2,
         credit: bool = True,
     ) -> None:
         super().__init__(
@@ -88,19 +93,14 @@ class VideoAttackEnv(EnvBase):
         )
         if not 0 < step <= 1:
             raise ValueError(f"VideoAttackEnv: the step must lie in (0, 1], got {step}.")
-        if zoom < 1:
-            raise ValueError(f"VideoAttackEnv: a cell is at least one tubelet wide, got zoom={zoom}.")
         self.session = session
         self.supply = supply
         self.reward = reward or Reward()
         self.step_size = step
-        self.zoom = zoom
         self.level = level
         self.patience = patience
         self.credit = credit
-        grid = session.canvas.grid
-        self.grid = TubeletGrid(grid.frames, zoom * grid.height, zoom * grid.width)
-        self.shape_of_cells = self.grid.shape(session.canvas.clips)
+        self.shape_of_cells = session.canvas.cells
         self.group_map = {"spatial": ["spatial"], "temporal": ["temporal"]}
         self._fresh = True
         self._episodes = 0
@@ -111,7 +111,7 @@ class VideoAttackEnv(EnvBase):
     @property
     def agents_config(self) -> AgentsConfig:
         """The smallest description of nets that fit these observations."""
-        return AgentsConfig(CHANNELS, MAPS, STATE)
+        return AgentsConfig(CHANNELS, MAPS, len(STATE))
 
     def _make_specs(self) -> None:
         b, (t, gh, gw), device = len(self.session), self.shape_of_cells, self.device
@@ -124,7 +124,7 @@ class VideoAttackEnv(EnvBase):
         self.observation_spec = Composite(
             features=Unbounded((b, CHANNELS, t, gh, gw), device=device),
             maps=Unbounded((b, MAPS, t, gh, gw), device=device),
-            state=Unbounded((b, STATE), device=device),
+            state=Unbounded((b, len(STATE)), device=device),
             fooled=Binary(1, shape=(b, 1), dtype=torch.bool, device=device),
             l2=Unbounded((b, 1), device=device),
             flicker=Unbounded((b, 1), device=device),
@@ -161,9 +161,11 @@ class VideoAttackEnv(EnvBase):
         self.strength, self._credit, self._signed_credit, self._trials = (
             new(b, *self.shape_of_cells) for _ in range(4)
         )
-        self.margin, self._l2, self._full_l2, self._kept, self._fall = (new(b) for _ in range(5))
+        self.margin, self.l2, self._full_l2, self._kept, self._fall = (new(b) for _ in range(5))
         self._clean_margin, self._own, self._rival = (new(b) for _ in range(3))
         self._level, self._failures = (new(b, dtype=torch.int64) for _ in range(2))
+        self.won, self.first = (new(b, dtype=torch.bool) for _ in range(2))
+        self._room, self._smallest = (new(b) + torch.inf for _ in range(2))
 
     def _set_seed(self, seed: int | None) -> None:
         self._seed = int(seed or 0)
@@ -188,18 +190,38 @@ class VideoAttackEnv(EnvBase):
 
     def _begin(self, rows: Int64[Tensor, " n"]) -> None:
         session = self.session
-        zeroed = (self.strength, self._credit, self._signed_credit, self._trials, self._l2, self._kept, self._fall)
-        for values in (*zeroed, self._failures):
+        for values in (self._credit, self._signed_credit, self._trials):
             values[rows] = 0
-        self._level[rows] = self.level
-        classes = session.goal.classes.to(self.device)[rows]
-        own, rival = session.goal.own_and_rival(session.clean[rows], classes)
-        margin = session.goal.margin(session.clean[rows], rows)
-        self._own[rows], self._rival[rows] = own.exp(), rival.exp()
-        self.margin[rows] = margin
-        self._clean_margin[rows] = margin
-        self._features[rows] = describe(session.canvas.clips[rows], self.grid)
+        self._level[rows], self.first[rows] = self.level, True
+        self._clean_margin[rows] = session.goal.margin(session.clean[rows], rows)
+        self._start_clean(rows)
+        self._features[rows] = describe(session.canvas.clips[rows], session.canvas.coarse)
         self._full_l2[rows] = session.full_l2(rows)
+        self._room[rows] = self._smallest[rows] = torch.inf
+
+    def again(self, rows: Int64[Tensor, " n"]) -> TensorDict:
+        """Begins another round on clips whose round is over: from the clean clip, with all that was learnt about it.
+
+        Where the last round has won, the new one has room for no more than what was won with so far.
+        """
+        won = self.won[rows]
+        smallest = torch.where(won, torch.minimum(self.l2[rows], self._smallest[rows]), self._smallest[rows])
+        touched = (self.strength[rows] != 0).flatten(1).sum(1).clamp_min(1)
+        half = (touched.float().log2() - 1).floor().long().clamp(0, LEVELS - 1)
+        self._level[rows] = torch.where(won, half, self.level)
+        self._smallest[rows], self._room[rows] = smallest, SLACK * smallest
+        self.first[rows] = False
+        self._start_clean(rows)
+        return self._observe()
+
+    def _start_clean(self, rows: Tensor) -> None:
+        """Sets what the agents know of the perturbation and of the victim's answer to that of the clean clip."""
+        for values in (self.strength, self.l2, self._kept, self._fall, self._failures, self.won):
+            values[rows] = 0
+        classes = self.session.goal.classes.to(self.device)[rows]
+        own, rival = self.session.goal.own_and_rival(self.session.clean[rows], classes)
+        self._own[rows], self._rival[rows] = own.exp(), rival.exp()
+        self.margin[rows] = self._clean_margin[rows]
 
     def propose(self, when: Int64[Tensor, "b a"], where: Int64[Tensor, "b c"]) -> Float[Tensor, "b t gh gw"]:
         """The agents' strength maps that their actions ask for: more of it, or after success less."""
@@ -207,13 +229,7 @@ class VideoAttackEnv(EnvBase):
         named = directions(when, where, (t, gh * gw)).view(-1, t, gh, gw)
         added = (self.strength + self.step_size * named).clamp(self.session.canvas.low, 1)
         left = torch.where(named == 0, self.strength, 0)
-        return torch.where(self.session.fooled.view(-1, 1, 1, 1), left, added)
-
-    def tubelets(self, strength: Float[Tensor, "n t gh gw"]) -> Float[Tensor, "n t' gh' gw'"]:
-        """The session's strength map for one of the agents'."""
-        _, gh, gw = self.session.canvas.shape
-        fine = repeat(strength, "n t gh gw -> n t (gh y) (gw x)", y=self.zoom, x=self.zoom)
-        return fine[..., :gh, :gw]
+        return torch.where(self.won.view(-1, 1, 1, 1), left, added)
 
     def running(self) -> Int64[Tensor, " n"]:
         """The rows whose episodes go on."""
@@ -221,8 +237,20 @@ class VideoAttackEnv(EnvBase):
 
     def _over(self) -> Tensor:
         spare = (self.strength != 0).flatten(1).sum(1) > 1
-        done = self.session.fooled & ~(spare & (self._failures < self.patience))
-        return done | ~self.session.active
+        won = self.won & ~(spare & (self._failures < self.patience))
+        lost = ~self.won & ((self._left() < 1) | (self._room.isfinite() & (self._failures >= GIVE_UP)))
+        return won | lost | ~self.session.active
+
+    def has_room(self, row: int) -> bool:
+        """Whether a further round of a clip could find anything smaller than what was won with, with these cells."""
+        each = self._full_l2[row].square() / self.strength[row].numel()
+        smallest = torch.minimum(self._smallest[row], self.l2[row]) if self.won[row] else self._smallest[row]
+        return bool((SLACK * smallest).square() >= each.clamp_min(1e-12))
+
+    def _left(self) -> Float[Tensor, " b"]:
+        """How many more cells of average size there is room for."""
+        each = self._full_l2.square() / self.strength[0].numel()
+        return (self._room.square() - self.l2.square()) / each.clamp_min(1e-12)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         session = self.session
@@ -231,30 +259,32 @@ class VideoAttackEnv(EnvBase):
         if len(rows):
             when, where = (tensordict[group, "action"].squeeze(1) for group in ("temporal", "spatial"))
             proposal = self.propose(when, where)[rows]
-            was_fooled = session.fooled[rows]
-            reply = session.query(self.tubelets(proposal), rows)
+            was_fooled = self.won[rows]
+            reply = session.query(proposal, rows)
             fall = self.margin[rows] - reply.margin
             self._learn_credit(rows, proposal, fall)
-            keep = torch.where(was_fooled, reply.success & (reply.l2 < self._l2[rows]), reply.success | (fall > 0))
+            keep = torch.where(was_fooled, reply.success & (reply.l2 < self.l2[rows]), reply.success | (fall > 0))
+            keep &= reply.l2 < self._room[rows]
             kept = torch.where(keep, reply.margin, self.margin[rows])
-            l2 = torch.where(keep, reply.l2, self._l2[rows])
+            l2 = torch.where(keep, reply.l2, self.l2[rows])
             strength = torch.where(keep.view(-1, 1, 1, 1), proposal, self.strength[rows])
             reward[rows] = self.reward(
                 margin_fall=self.margin[rows].clamp_min(0) - kept.clamp_min(0),
                 clean_margin=self._clean_margin[rows],
-                l2_before=torch.where(was_fooled, self._l2[rows], self._full_l2[rows]),
-                l2=torch.where(was_fooled | reply.success, l2, self._full_l2[rows]),
+                l2_before=torch.where(was_fooled, self.l2[rows], self._full_l2[rows]),
+                l2=torch.where(was_fooled | (keep & reply.success), l2, self._full_l2[rows]),
                 added_flicker=strength_flicker(strength) - strength_flicker(self.strength[rows]),
-                first_success=reply.success & ~was_fooled,
+                first_success=keep & reply.success & ~was_fooled,
                 budget_left=self._budget_left()[rows],
             )
             own, rival = session.goal.own_and_rival(reply.log_probs, session.goal.classes.to(self.device)[rows])
             self._own[rows] = torch.where(keep, own.exp(), self._own[rows])
             self._rival[rows] = torch.where(keep, rival.exp(), self._rival[rows])
-            self.strength[rows], self.margin[rows], self._l2[rows] = strength, kept, l2
+            self.strength[rows], self.margin[rows], self.l2[rows] = strength, kept, l2
             self._kept[rows] = keep.float()
             self._fall[rows] = fall / self._clean_margin[rows].clamp_min(1e-2)
             self._failures[rows] = torch.where(keep, 0, self._failures[rows] + 1)
+            self.won[rows] |= keep & reply.success
             self._suggest(rows, keep)
         out = self._observe()
         out["reward"] = reward[:, None]
@@ -266,7 +296,7 @@ class VideoAttackEnv(EnvBase):
         touched = (self.strength[rows] != 0).flatten(1).sum(1)
         half = (touched.clamp_min(2).float().log2() - 1).floor().long()
         removal = torch.minimum(torch.where(keep, half, self._level[rows] - 1), half)
-        level = torch.where(self.session.fooled[rows], removal, level)
+        level = torch.where(self.won[rows], removal, level)
         self._level[rows] = level.clamp(0, LEVELS - 1)
 
     def _learn_credit(self, rows: Tensor, proposal: Tensor, fall: Tensor) -> None:
@@ -284,28 +314,40 @@ class VideoAttackEnv(EnvBase):
     def _observe(self) -> TensorDict:
         session, b = self.session, len(self.session)
         cells = rearrange(self.strength, "b t h w -> b 1 t (h w)")
-        fooled = session.fooled.view(-1, 1, 1, 1)
+        fooled = self.won.view(-1, 1, 1, 1)
         up, down = (
             torch.where(fooled, cells != 0, can) for can in (cells < 1, cells > session.canvas.low)
         )  # after success either direction means: away with it
         touched = (self.strength != 0).flatten(1).sum(1)
         counts = torch.tensor(COUNTS, device=self.device)
-        can_count = (~session.fooled[:, None] | (2 * counts <= touched[:, None])) & (counts <= cells[0].numel())
+        can_count = torch.where(self.won[:, None], 2 * counts <= touched[:, None], counts <= self._left()[:, None])
+        can_count &= counts <= cells[0].numel()
         can_count[:, 0] = True
         over = self._over()[:, None]
         ratio = (self.margin / self._clean_margin.clamp_min(1e-2)).clamp(-1, 2)
-        size = (self._l2.clamp_min(1e-2) / self._full_l2.clamp_min(1e-2)).log() / 4
-        state = [ratio, self._own, self._rival, 1 - self._budget_left(), size, self._kept, self._fall.clamp(-1, 1)]
-        state += [session.fooled.float(), touched.float().log1p() / 4, self._level / LEVELS, self._failures / 8]
+        size = (self.l2.clamp_min(1e-2) / self._full_l2.clamp_min(1e-2)).log() / 4
+        state = {
+            "margin": ratio,
+            "own": self._own,
+            "rival": self._rival,
+            "spent": 1 - self._budget_left(),
+            "size": size,
+            "kept": self._kept,
+            "fall": self._fall.clamp(-1, 1),
+            "won": self.won.float(),
+            "touched": touched.float().log1p() / 4,
+            "level": self._level / LEVELS,
+            "failures": self._failures / 8,
+        }
         lead = {"batch_size": (b, 1), "device": self.device}
         return TensorDict(
             features=self._features.clone(),
             maps=torch.stack(
                 [self.strength, scaled(self._credit), scaled(self._signed_credit), self._trials.log1p()], 1
             ),
-            state=torch.stack(state, 1),
-            fooled=session.fooled[:, None].clone(),
-            l2=self._l2[:, None].clone(),
+            state=torch.stack([state[name] for name in STATE], 1),
+            fooled=self.won[:, None].clone(),
+            l2=self.l2[:, None].clone(),
             flicker=strength_flicker(self.strength)[:, None],
             queries=session.queries[:, None].to(self.device),
             spatial=TensorDict(can_up=up, can_down=down, **lead),

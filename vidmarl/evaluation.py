@@ -83,7 +83,9 @@ def markdown(table: pd.DataFrame) -> str:
     names = ["attack", "queries", "fooled", "AQ", "AQ+", "median L2"]
     paired = "L2 ratio" in table
     names += ["L2: reference / this", "p", "AQ first", "AQ first: reference / this", "p"] if paired else []
-    names += ["MAP", "SSIM", "flicker", "training queries"]
+    names += ["MAP", "SSIM", "flicker", "flicker share"]
+    slow = [(name, key) for name, key in (("ST-LPIPS", "stlpips"), ("warping share", "warping_share")) if key in table]
+    names += [name for name, _ in slow] + ["training queries"]
     lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
     for row in table.to_dict("records"):
         size = f"{row['L2']:.2f} [{row['L2 low']:.2f}, {row['L2 high']:.2f}]"
@@ -102,6 +104,8 @@ def markdown(table: pd.DataFrame) -> str:
             _figure(row.get("map", math.nan), ".3f"),
             _figure(row.get("ssim", math.nan), ".4f"),
             _figure(row.get("flicker", math.nan), ".1e"),
+            _figure(row.get("flicker_share", math.nan), ".2f"),
+            *(_figure(row[key], ".2g") for _, key in slow),
             f"{row.get('training queries', 0)}",
         ]
         lines.append("| " + " | ".join(cells) + " |")

@@ -277,7 +277,12 @@ def perturbation_metrics(
         strength: the strength map, for "cells", see `cells_touched`.
         grid: the tubelets, for "cells" where there is no strength map.
         perceptual: whether to add those that cost seconds a clip: "stlpips", and "warping" with "warping_clean", the
-            same of the clean clip.
+            same of the clean clip, and "warping_share".
+
+    Returns:
+        A perturbation of twice the norm flickers four times as much, so what compares attacks at equal norm is
+        "flicker_share": the flicker over the mean squared perturbation, 0 where it stands still, 2 where every frame is
+        another, at most 4. "warping_share" is the added warping error, likewise.
 
     Raises:
         ValueError: the two have different shapes.
@@ -288,6 +293,8 @@ def perturbation_metrics(
             f" {tuple(clean.shape)} and {tuple(adversarial.shape)}."
         )
     values = {name: function(clean, adversarial) for name, function in _PERTURBATION.items()}
+    energy = (adversarial - clean).square().flatten(1).mean(1).clamp_min(1e-12)
+    values["flicker_share"] = values["flicker"] / energy
     values["cells"] = cells_touched(clean, adversarial, strength, grid)
     if perceptual:
         distance = stlpips(clean, adversarial)
@@ -295,6 +302,7 @@ def perturbation_metrics(
             values["stlpips"] = distance
         values["warping"] = warping_error(clean, adversarial)
         values["warping_clean"] = warping_error(clean, clean)
+        values["warping_share"] = (values["warping"] - values["warping_clean"]) / energy
     return values
 
 

@@ -45,7 +45,7 @@ class Reply:
 
 
 Search = Generator[Tensor, Reply, None]
-"""A search on one clip: yields strength maps float[t' gh gw], is sent a scalar `Reply` for each, ends when done.
+"""A search on one clip: yields strength maps, or maps of cells, is sent a scalar `Reply` for each, ends when done.
 
 It lives on the CPU, replies included, so that its `if`s do not wait for a GPU: one transfer a round serves all clips.
 """
@@ -172,7 +172,8 @@ class Session:
         return self._generators[row]
 
     def query(self, strength: Float[Tensor, "n t' gh gw"], rows: Int64[Tensor, " n"]) -> Reply:
-        """Asks about the clips of `rows` with these strength maps: one query each."""
+        """Asks about the clips of `rows` with these strength maps, or maps of cells: one query each."""
+        strength = self.canvas.refine(strength)
         return self._ask(self.canvas.render(strength, rows), rows, strength)
 
     def query_clips(
@@ -286,7 +287,8 @@ class Session:
             if not live:
                 return
             asked = torch.tensor(list(live), device=self.canvas.clips.device)
-            reply = self.query(torch.stack(list(live.values())).to(asked.device), asked).cpu()
+            strength = torch.cat([self.canvas.refine(proposal[None]) for proposal in live.values()])
+            reply = self.query(strength.to(asked.device), asked).cpu()
             proposals = {row: advance(row, reply[i]) for i, row in enumerate(live)}
             yield asked
 

@@ -156,7 +156,7 @@ class TwoAgentPPO(L.LightningModule):
         self.out = out
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.agents = Agents(AgentsConfig(CHANNELS, MAPS, STATE, width, depth))
+            self.agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), width, depth))
         self.value_norm = PopArtValueNorm(shape=1, beta=0.999)
         self.register_buffer("counts", torch.zeros(3, dtype=torch.int64))  # rollouts, frames, queries, all ranks
         self._learner: Learner
@@ -239,9 +239,9 @@ class TwoAgentPPO(L.LightningModule):
         self.victim.to(self.device)
         settings, seed = self.warm_start, self._rank_seed()
         generator = torch.Generator().manual_seed(seed)
-        canvas = Canvas(clips, self.distortion, self.grid, self.coherence, seed)
+        canvas = Canvas(clips, self.distortion, self.grid, self.coherence, seed, self.zoom)
         session = Session(self.victim, canvas, budget=settings.probes + 1, seed=seed)
-        env = VideoAttackEnv(session, step=self.step, zoom=self.zoom)
+        env = VideoAttackEnv(session, step=self.step)
         log = {}
         with torch.autocast(self.device.type, enabled=False):
             fresh = probe(env, settings.probes, generator)
@@ -283,9 +283,9 @@ class TwoAgentPPO(L.LightningModule):
     def _open(self, clips: Tensor, seed: int) -> None:
         """The environment and the collector of this rank, for batches of this size."""
         self._pool = itertools.cycle(clips)
-        canvas = Canvas(clips, self.distortion, self.grid, self.coherence, seed)
+        canvas = Canvas(clips, self.distortion, self.grid, self.coherence, seed, self.zoom)
         session = Session(self.victim, canvas, budget=self.budget, seed=seed)
-        self._env = VideoAttackEnv(session, self._supply, reward=self.reward, step=self.step, zoom=self.zoom)
+        self._env = VideoAttackEnv(session, self._supply, reward=self.reward, step=self.step)
         self._collector = Collector(
             self._env,
             TensorDictSequential(self.agents.temporal, self.agents.spatial),
@@ -384,22 +384,21 @@ class TwoAgentPPO(L.LightningModule):
 
     def attack(self, budget: int | None = None) -> RLAttack:
         """The attack with the agents as they are now."""
-        return RLAttack(self.agents, step=self.step, zoom=self.zoom, **self._common(budget or self.eval_budget))
+        return RLAttack(self.agents, step=self.step, **self._common(budget or self.eval_budget))
 
     def _common(self, budget: int) -> dict[str, Any]:
         return {
             "distortion": self.distortion,
             "budget": budget,
             "grid": self.grid,
+            "zoom": self.zoom,
             "coherence": self.coherence,
             "seed": self.seed,
             "progress": False,
         }
 
     def _untrained(self) -> RLAttack:
-        return RLAttack(
-            fresh_agents(self.agents, self.seed), step=self.step, zoom=self.zoom, **self._common(max(self.eval_budgets))
-        )
+        return RLAttack(fresh_agents(self.agents, self.seed), step=self.step, **self._common(max(self.eval_budgets)))
 
     def _attacks(self) -> dict[str, Attack]:
         """All that the test compares, by name."""

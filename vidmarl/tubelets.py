@@ -13,6 +13,7 @@ import zlib
 from typing import Literal
 
 import torch
+from einops import repeat
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -39,6 +40,16 @@ class TubeletGrid:
     def __post_init__(self) -> None:
         if min(self.frames, self.height, self.width) < 1:
             raise ValueError(f"TubeletGrid: cells need at least one frame and one pixel, got {self}.")
+
+    def coarser(self, zoom: int) -> TubeletGrid:
+        """The grid of cells of `zoom` x `zoom` tubelets, of as many frames each.
+
+        Raises:
+            ValueError: `zoom` is below 1.
+        """
+        if zoom < 1:
+            raise ValueError(f"TubeletGrid: a cell is at least one tubelet wide, got zoom={zoom}.")
+        return TubeletGrid(self.frames, zoom * self.height, zoom * self.width)
 
     def shape(self, clips: Float[Tensor, "b 3 t h w"]) -> tuple[int, int, int]:
         """`(t', gh, gw)`, the number of tubelets over the time, height and width of such clips."""
@@ -104,10 +115,13 @@ class Canvas:
         grid: the tubelets.
         coherence: how random patterns go on in time, see `draw_noise`.
         seed: of the distortion's randomness, which also depends on each clip's content.
+        zoom: a cell is `zoom` x `zoom` tubelets: what a search works with, before the clean-up goes down to tubelets.
 
     Attributes:
         clips: float32[b 3 t h w], 8-bit values.
-        shape: `(t', gh, gw)`.
+        shape: `(t', gh, gw)`, of a strength map.
+        coarse: the grid of the cells.
+        cells: `(t', gh / zoom, gw / zoom)`, rounded up, of a map of cells.
         low: the smallest strength, -1 for a distortion of two directions, else 0. The largest is 1.
     """
 
@@ -118,12 +132,16 @@ class Canvas:
         grid: TubeletGrid | None = None,
         coherence: Coherence = "static",
         seed: int = 0,
+        zoom: int = 1,
     ) -> None:
         self.distortion = distortion
         self.grid = grid or TubeletGrid()
+        self.zoom = zoom
+        self.coarse = self.grid.coarser(zoom)
         self.coherence: Coherence = coherence
         self.clips = to_8bit(clips.float())
         self.shape = self.grid.shape(clips)
+        self.cells = self.coarse.shape(clips)
         self.low = -1.0 if distortion.signed else 0.0
         self.seeds = clip_seeds(self.clips, seed)
         self._state = self._prepare(self.clips, self.seeds)
@@ -154,6 +172,17 @@ class Canvas:
         """The strength map of no distortion."""
         return self.clips.new_zeros(len(self.clips), *self.shape)
 
+    def refine(self, strength: Float[Tensor, "n t' y x"]) -> Float[Tensor, "n t' gh gw"]:
+        """The strength map of a map of cells, each tubelet with its cell's strength; a strength map stays itself."""
+        if tuple(strength.shape[1:]) == self.shape:
+            return strength
+        if tuple(strength.shape[1:]) != self.cells:
+            raise ValueError(
+                f"Refining a map: expected {self.shape} tubelets or {self.cells} cells, got {tuple(strength.shape[1:])}."
+            )
+        fine = repeat(strength, "n t y x -> n t (y dy) (x dx)", dy=self.zoom, dx=self.zoom)
+        return fine[..., : self.shape[1], : self.shape[2]]
+
     @torch.no_grad()
     def render(
         self, strength: Float[Tensor, "n t' gh gw"], rows: Int64[Tensor, " n"] | None = None
@@ -161,13 +190,14 @@ class Canvas:
         """The clips of `rows` (default: all) with these strength maps put on, as 8-bit values.
 
         Args:
-            strength: in [low, 1].
+            strength: in [low, 1]; a map of cells will do.
             rows: the clip of each map; a clip may stand there several times.
 
         Raises:
             ValueError: a strength lies outside [low, 1], or the distortion gave another shape or NaN.
         """
         name = type(self.distortion).__name__
+        strength = self.refine(strength)
         low, high = strength.aminmax()
         if not (low >= self.low and high <= 1):  # also catches NaN
             raise ValueError(

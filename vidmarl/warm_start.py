@@ -1,4 +1,4 @@
-"""The warm start: before they play, the agents learn from single probes what distorting each cell does.
+"""The warm start: before they play, the agents learn from probes what distorting each cell does.
 
 Behaviour cloning of an attacker who knows the sensitivities. Some queries a training clip buy the fall of the margin at
 some cells of it; both actors together are trained towards a softmax of these falls, given what the clip looks like and
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vidmarl.agents import Agents
 from vidmarl.credit import learn, scaled
-from vidmarl.env import LEVELS, VideoAttackEnv
+from vidmarl.env import LEVELS, STATE, VideoAttackEnv
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,8 @@ class WarmStart:
         updates: gradient steps after each batch of clips, over all clips probed so far.
         minibatch: clips a gradient step.
         lr: learning rate of Adam.
-        sharpness: logits per unit of the root mean square fall of a clip's cells.
+        sharpness: logits per unit of the root mean square fall of a clip's cells, of what to add.
+        sharpness_after: the same after success, of what to take away.
         known: up to how many of a clip's probes the agents are shown.
     """
 
@@ -40,7 +41,8 @@ class WarmStart:
     updates: int = 100
     minibatch: int = 16
     lr: float = 2e-3
-    sharpness: float = 1.5
+    sharpness: float = 2.0
+    sharpness_after: float = 6.0
     known: int = 30
 
 
@@ -64,7 +66,8 @@ class Probes:
         return len(self.cells)
 
     def __getitem__(self, index: Tensor) -> Probes:
-        return Probes(self.seen[index], self.cells[index], self.signs[index], self.falls[index])
+        each = (getattr(self, field.name)[index] for field in dataclasses.fields(self))
+        return Probes(*each)
 
     @staticmethod
     def cat(parts: list[Probes]) -> Probes:
@@ -72,8 +75,7 @@ class Probes:
         first = parts[0]
         if len(parts) == 1:
             return first
-        join = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("cells", "signs", "falls")}
-        return Probes(torch.cat([part.seen for part in parts]), **join)
+        return Probes(*(torch.cat([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(first)))
 
 
 def probe(env: VideoAttackEnv, count: int, generator: torch.Generator) -> Probes:
@@ -90,7 +92,7 @@ def probe(env: VideoAttackEnv, count: int, generator: torch.Generator) -> Probes
     falls = torch.zeros_like(signs)
     for i in range(cells.shape[1]):
         strength = _single(cells[:, i], signs[:, i], shape)
-        falls[:, i] = clean - session.query(env.tubelets(strength), rows).margin
+        falls[:, i] = clean - session.query(strength, rows).margin
     return Probes(seen, cells, signs, falls / clean.clamp_min(1e-2)[:, None])
 
 
@@ -110,27 +112,41 @@ def examples(probes: Probes, known: int, generator: torch.Generator) -> tuple[Te
     td = probes.seen.clone()
     n, device = len(probes), probes.falls.device
     shape = td["features"].shape[-3:]
+
+    def rand(*size: int) -> Tensor:
+        return torch.rand(*size, generator=generator).to(device)
+
     credit, signed, trials = (torch.zeros(n, *shape, device=device) for _ in range(3))
     for i in range(known):
         change = _single(probes.cells[:, i], probes.signs[:, i], shape)
         credit = learn(credit, change.abs(), probes.falls[:, i])
         signed = learn(signed, change, probes.falls[:, i])
         trials = trials + change.abs()
-    fooled = (torch.rand(n, generator=generator) < 0.5).to(device)
+    won = rand(n) < 0.5
     # What is there to take away: the probed cells among others.
-    share = 2 ** (-8 * torch.rand(n, 1, generator=generator))
-    touched = (torch.rand(n, credit[0].numel(), generator=generator) < share).to(device)
-    touched.scatter_(1, probes.cells, True)
-    strength = touched.float().view_as(credit) * fooled.view(-1, 1, 1, 1)
+    share = 2 ** (-8 * rand(n, 1))
+    touched = (rand(n, credit[0].numel()) < share).float()
+    direction = torch.where(rand(*touched.shape) < 0.5, probes.signs.amin(1, keepdim=True), 1.0)
+    strength = (touched * direction).scatter(1, probes.cells, probes.signs).view_as(credit)
+    strength = strength * won.view(-1, 1, 1, 1)
     td["maps"] = torch.stack([strength, scaled(credit), scaled(signed), trials.log1p()], 1)
-    state = td["state"].clone()
-    state[:, 3] = torch.rand(n, generator=generator).to(device)
-    state[:, 4] = torch.where(fooled, -torch.rand(n, generator=generator).to(device), state[:, 4])
-    state[:, 7] = fooled.float()
-    state[:, 8] = strength.flatten(1).sum(1).log1p() / 4
-    state[:, 9] = torch.rand(n, generator=generator).to(device) * (LEVELS - 1) / LEVELS
-    td["state"] = state
-    return td, 1 - 2 * fooled.float()[:, None]
+    before = dict(zip(STATE, td["state"].unbind(1), strict=True))
+    level = (LEVELS * rand(n)).floor()
+    after = before | {
+        # What has come of the margin so far tells less than the probabilities, which say where it stands.
+        "margin": torch.where(won, -rand(n), rand(n)),
+        "own": torch.where(won, before["own"] * rand(n), before["own"]),
+        "rival": torch.where(won, before["own"], before["rival"]),
+        "spent": rand(n),
+        "size": torch.where(won, -rand(n), before["size"]),
+        "won": won.float(),
+        "touched": (strength != 0).flatten(1).sum(1).log1p() / 4,
+        "level": level / LEVELS,
+        "failures": (rand(n) * (known + 1)).floor().clamp_max(8) / 8,
+    }
+    td["state"] = torch.stack([after[name] for name in STATE], 1)
+    td["temporal", "level"] = level.long()[:, None]
+    return td, 1 - 2 * won.float()[:, None]
 
 
 def cloning_loss(
@@ -142,7 +158,9 @@ def cloning_loss(
         The loss, and the mean correlation between both over the clips.
     """
     mixed = torch.randperm(probes.cells.shape[1], generator=generator).to(probes.cells.device)
-    probes = Probes(probes.seen, probes.cells[:, mixed], probes.signs[:, mixed], probes.falls[:, mixed])
+    probes = dataclasses.replace(
+        probes, cells=probes.cells[:, mixed], signs=probes.signs[:, mixed], falls=probes.falls[:, mixed]
+    )
     most = min(settings.known, probes.cells.shape[1] // 2)
     known = int(torch.randint(most + 1, (), generator=generator))
     td, direction = examples(probes, known, generator)
@@ -152,7 +170,8 @@ def cloning_loss(
     log_prob = rearrange(frame[..., None] + cell, "n 1 t g -> n (t g)").gather(1, probes.cells[:, known:])
     falls = probes.falls[:, known:]
     spread = probes.falls.square().mean(1, keepdim=True).sqrt().clamp_min(1e-3)
-    target = direction * settings.sharpness * (falls / spread).clamp(-4, 4)
+    sharpness = torch.where(direction > 0, settings.sharpness, -settings.sharpness_after)
+    target = sharpness * (falls / spread).clamp(-4, 4)
     log_prob, target = (x - x.mean(1, keepdim=True) for x in (log_prob, target))
     correlation = torch.nn.functional.cosine_similarity(log_prob, target, dim=1)
-    return (log_prob - target).square().mean(), correlation.mean()
+    return ((log_prob - target) / sharpness).square().mean(), correlation.mean()

@@ -30,6 +30,7 @@ class Attack:
             `f(clips, strength, noise) -> clips`.
         budget: queries per clip, the clean prediction included.
         grid: the tubelets.
+        zoom: the search works with cells of `zoom` x `zoom` tubelets; the clean-up goes on down to single tubelets.
         coherence: how random patterns go on in time: "static", "flow" or "free".
         seed: of the distortion's and the attack's randomness. The same seed gives the same result for a clip,
             whichever clips share its batch.
@@ -43,6 +44,7 @@ class Attack:
         *,
         budget: int = 200,
         grid: TubeletGrid | None = None,
+        zoom: int = 1,
         coherence: Coherence = "static",
         seed: int = 0,
         clips_at_once: int = 64,
@@ -53,6 +55,8 @@ class Attack:
         self.distortion = as_distortion(distortion)
         self.budget = budget
         self.grid = grid or TubeletGrid()
+        self.zoom = zoom
+        self.grid.coarser(zoom)  # checks it
         self.coherence: Coherence = coherence
         self.seed = seed
         self.clips_at_once = clips_at_once
@@ -84,7 +88,7 @@ class Attack:
         ) as bar:
             for rows in torch.arange(len(clips)).split(self.clips_at_once):
                 batch = clips[rows].to(victim.device or clips.device)  # candidates are made where they are looked at
-                canvas = Canvas(batch, self.distortion, self.grid, self.coherence, self.seed)
+                canvas = Canvas(batch, self.distortion, self.grid, self.coherence, self.seed, self.zoom)
                 session = Session(victim, canvas, None if goal is None else goal[rows], self.budget, self.seed)
                 bar.update(len(rows))
                 for asked in self.run(session):
@@ -108,6 +112,7 @@ class Attack:
             "distortion": self.distortion.describe(),
             "budget": self.budget,
             "grid": [self.grid.frames, self.grid.height, self.grid.width],
+            "zoom": self.zoom,
             "coherence": self.coherence,
             "seed": self.seed,
         }

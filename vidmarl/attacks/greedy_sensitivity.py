@@ -56,7 +56,7 @@ class GreedySensitivity(Attack):
 
     def _probe(self, session: Session, row: int) -> Generator[Tensor, Reply, Tensor]:
         """The estimated effect of every tubelet: what the margin falls by, nats, float[t' gh gw]."""
-        parts = probe_parts(session.canvas.shape, (self.budget - 1) // 2)
+        parts = probe_parts(session.canvas.cells, (self.budget - 1) // 2)
         clean = float(session.history["margin"][row, 0])
         falls = []
         for part in parts:
@@ -64,7 +64,7 @@ class GreedySensitivity(Attack):
                 break
             reply = yield part
             falls.append(clean - float(reply.margin))
-        effect = torch.zeros(session.canvas.shape)
+        effect = torch.zeros(session.canvas.cells)
         for part, fall in zip(parts, falls, strict=False):
             effect += part * fall / part.sum()
         if len(parts) < effect.numel():  # each tubelet lies in a column and in a frame: two means, one too many

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class RandomCells(Attack):
         self.reduce = reduce
 
     def search(self, session: Session, row: int) -> Search:
-        cells = session.best_strength[row].numel()
+        cells = math.prod(session.canvas.cells)
         block = self.block or -(-cells // max(self.budget // 2, 1))
         while not session.fooled[row]:
             order, full = random_order(session, row)
@@ -57,7 +58,7 @@ def random_order(session: Session, row: int) -> tuple[Tensor, Tensor]:
         int64[cells], and float[t' gh gw] of 1, or of -1 and 1 where the distortion has two directions.
     """
     generator = session.generator(row)
-    full = torch.ones(session.canvas.shape)
+    full = torch.ones(session.canvas.cells)
     order = torch.randperm(full.numel(), generator=generator)
     if session.canvas.low < 0:
         full = torch.where(torch.rand(full.shape, generator=generator) < 0.5, -full, full)

@@ -12,32 +12,57 @@ from vidmarl.session import Reply, Search, Session
 FACTORS = (0.0, 0.5, 0.75)
 """What a group of tubelets is multiplied by, one after another: first taken away, then made weaker."""
 
+TURNED = 0.15
+"""The share of the tubelets whose direction is turned at a time."""
 
-def reduce(session: Session, row: int) -> Search:
+ROUNDING = 1.01
+"""How much the norm may grow in a turn, by pixels that are cut or rounded another way."""
+
+PATIENCE = 6
+"""Groups that may fail before smaller ones are tried."""
+
+
+def reduce(
+    session: Session,
+    row: int,
+    strength: Tensor | None = None,
+    l2: float | None = None,
+    *,
+    factors: tuple[float, ...] = FACTORS,
+    groups: int | None = None,
+) -> Search:
     """Makes the best success of a clip smaller, for as long as it stays a success and there is budget.
 
     Delta debugging (Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002) over the touched
     tubelets: take half of them away, if the goal still holds go on with the rest; once nothing of this size can be
-    spared, try groups of half the size, down to single tubelets. Then the same again with groups halved in strength,
-    and with groups at three quarters, each starting with the whole map. Without a success there is nothing to do.
+    spared, try groups of half the size, down to single tubelets. Groups are random cells; groups smaller than a cell
+    are neighbouring tubelets of one. Then the same again with groups halved in strength, and with groups at three
+    quarters, each starting with the whole map. Without a success there is nothing to do.
+
+    Args:
+        session: the books.
+        row: the clip.
+        strength: the success, float[t' gh gw]; None: the best of the session.
+        l2: its norm.
+        factors: what a group is multiplied by, one after another.
+        groups: no smaller groups than that so many make up what is left; None: down to single tubelets.
     """
-    if not session.fooled[row]:
-        return
-    strength, l2 = session.best_strength[row].cpu(), float(session.best_l2[row])
-    for factor in FACTORS:
-        strength, l2 = yield from _weaken(strength, l2, factor, session.generator(row))
+    if strength is None or l2 is None:
+        if not session.fooled[row]:
+            return
+        strength, l2 = session.best_strength[row].cpu(), float(session.best_l2[row])
+    for factor in factors:
+        strength, l2 = yield from _weaken(session, row, strength, l2, factor, groups)
 
 
 def _weaken(
-    strength: Tensor, l2: float, factor: float, generator: torch.Generator
+    session: Session, row: int, strength: Tensor, l2: float, factor: float, groups: int | None
 ) -> Generator[Tensor, Reply, tuple[Tensor, float]]:
     """Multiplies groups of tubelets by `factor` while the goal holds; returns the last success and its norm."""
     size = int(strength.count_nonzero())
     while size:
-        touched = strength.flatten().nonzero().flatten()
-        touched = touched[torch.randperm(len(touched), generator=generator)]
         spared = False
-        for group in touched.split(size):
+        for group in in_cells(strength, session.canvas.zoom, session.generator(row)).split(size):
             candidate = strength.clone()
             candidate.view(-1)[group] *= factor
             if not candidate.any():  # the clean clip
@@ -50,4 +75,64 @@ def _weaken(
             size //= 2
         if factor == 0:  # at most half of what is left can be tried: all of it leaves the clean clip
             size = min(size, -(-int(strength.count_nonzero()) // 2))
+        if groups is not None and size * groups < int(strength.count_nonzero()):
+            break
     return strength, l2
+
+
+def in_cells(strength: Tensor, zoom: int, generator: torch.Generator) -> Tensor:
+    """The flat indices of the touched tubelets of a map float[t' gh gw], int64[n]: cell after cell in random order, and
+    within a cell along a Z-order curve, so that a run of them is a part of the cell that hangs together."""
+    t, y, x = strength.nonzero().unbind(1)
+    _, gh, gw = strength.shape
+    cells = (t * (gh // zoom + 1) + y // zoom) * (gw // zoom + 1) + x // zoom
+    _, cells = cells.unique(return_inverse=True)
+    shuffled = torch.randperm(int(cells.max()) + 1, generator=generator)[cells]
+    within = torch.zeros_like(t)
+    for bit in range((zoom - 1).bit_length()):
+        within |= ((y % zoom >> bit & 1) << (2 * bit + 1)) | ((x % zoom >> bit & 1) << (2 * bit))
+    order = (shuffled << (2 * (zoom - 1).bit_length()) | within).argsort()
+    return ((t * gh + y) * gw + x)[order]
+
+
+def polish(session: Session, row: int, queries: int) -> Search:
+    """Makes the best success of a clip smaller by turning tubelets round, where the distortion has two directions.
+
+    A pattern of noise and its negative look alike, but the victim minds the difference. Turning the directions of some
+    tubelets does not change the size, so it is kept where the margin falls; the slack so won is spent on taking
+    neighbouring tubelets away. Both take turns; the groups taken away are halved when six have failed in a row.
+
+    Args:
+        session: the books.
+        row: the clip.
+        queries: at most so many.
+    """
+    if not session.fooled[row] or session.canvas.low == 0:
+        return
+    generator = session.generator(row)
+    strength, margin = session.best_strength[row].cpu(), float(session.best_margin[row])
+    l2 = float(session.best_l2[row])
+    size, failures = session.canvas.zoom**2, 0
+    for turn in range(queries):
+        touched = in_cells(strength, session.canvas.zoom, generator)
+        if len(touched) < 2:
+            return
+        size = min(size, len(touched) // 2)
+        candidate = strength.clone()
+        if turn % 2:
+            begin = int(torch.randint(len(touched), (), generator=generator))
+            candidate.view(-1)[touched[begin : begin + size]] = 0
+        else:
+            some = torch.rand(len(touched), generator=generator) < max(TURNED, 1 / len(touched))
+            candidate.view(-1)[touched[some]] *= -1
+        if torch.equal(candidate, strength):
+            continue
+        reply = yield candidate
+        # Turning keeps the norm but where pixels meet the end of their range.
+        if reply.success and reply.l2 <= (1 if turn % 2 else ROUNDING) * l2 and (turn % 2 or reply.margin < margin):
+            strength, margin, l2 = candidate, float(reply.margin), float(reply.l2)
+            failures = 0 if turn % 2 else failures
+        elif turn % 2:
+            failures += 1
+            if failures == PATIENCE:
+                size, failures = max(1, size // 2), 0

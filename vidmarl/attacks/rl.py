@@ -11,18 +11,22 @@ import torch
 from torch import Tensor
 
 from vidmarl.attacks.base import Attack
-from vidmarl.attacks.reduce import reduce
+from vidmarl.attacks.reduce import polish, reduce
 from vidmarl.errors import CheckpointError
 from vidmarl.files import save_tensors
 from vidmarl.pretrained import find_agents
-from vidmarl.session import Session
+from vidmarl.session import Search, Session
 from vidmarl.tubelets import TubeletGrid
 
 if TYPE_CHECKING:
     from vidmarl.agents import Agents
+    from vidmarl.env import VideoAttackEnv
 
 FORMAT = "vidmarl-agents"
-VERSION = 2
+VERSION = 3
+
+POLISH = 30
+"""Queries of polishing between two rounds."""
 
 
 class RLAttack(Attack):
@@ -35,8 +39,8 @@ class RLAttack(Attack):
     Args:
         agents: the trained team, see `from_checkpoint`; an untrained one is a control.
         step: how far an addition moves the strength.
-        zoom: a cell of the agents is `zoom` x `zoom` tubelets of the grid.
         reduce: whether to clean up after success.
+        rounds: whether to go on after the first clean-up, with another search from the clean clip.
         level, patience, credit: see `VideoAttackEnv`; with a patience of 0 the agents take nothing away.
         untrained: the groups, of "spatial" and "temporal", whose agent starts afresh: what is the other worth alone?
         **kwargs: see `Attack`.
@@ -47,10 +51,10 @@ class RLAttack(Attack):
         agents: Agents,
         *,
         step: float = 1.0,
-        zoom: int = 1,
         reduce: bool = True,
+        rounds: bool = True,
         level: int = 3,
-        patience: int = 6,
+        patience: int = 2,
         credit: bool = True,
         untrained: Sequence[str] = (),
         **kwargs: Any,
@@ -60,8 +64,8 @@ class RLAttack(Attack):
             raise ValueError(f"RLAttack: untrained names agents, 'spatial' and 'temporal', got {sorted(unknown)}.")
         self.agents = agents
         self.step = step
-        self.zoom = zoom
         self.reduce = reduce
+        self.rounds = rounds
         self.level = level
         self.patience = patience
         self.credit = credit
@@ -71,7 +75,8 @@ class RLAttack(Attack):
     def from_checkpoint(cls, path: str | os.PathLike[str], **kwargs: Any) -> RLAttack:
         """Loads a trained team from a training checkpoint or from a file of `save_agents`.
 
-        Distortion, grid, zoom, coherence and step are those that it was trained with, unless given.
+        Distortion, grid, zoom, coherence and step are those that it was trained with, unless given. On another grid the
+        agents' cells keep the size that they were trained with, as nearly as the grid allows.
 
         Args:
             path: the file; nothing in it is executed (`weights_only=True`).
@@ -86,6 +91,8 @@ class RLAttack(Attack):
             key: settings[key] for key in ("distortion", "coherence", "step", "zoom") if key in settings
         }
         trained["grid"] = TubeletGrid(*settings["grid"])
+        if grid := kwargs.get("grid"):
+            trained["zoom"] = max(1, round(trained.get("zoom", 1) * trained["grid"].height / grid.height))
         if kwargs.get("distortion", "") is None:
             kwargs.pop("distortion")
         return cls(agents, **(trained | kwargs))
@@ -104,30 +111,63 @@ class RLAttack(Attack):
         return cls.from_checkpoint(find_agents(name), **kwargs)
 
     def run(self, session: Session) -> Iterator[Tensor]:
-        """Rolls the agents out until every episode has ended, then reduces the fooled clips."""
+        """Rounds of the agents' search and the clean-up of what they have found, until the budget is spent."""
         from vidmarl.env import VideoAttackEnv
 
-        device = session.canvas.clips.device
-        agents = self.agents.to(device).eval()
-        settings = {key: getattr(self, key) for key in ("step", "zoom", "level", "patience", "credit")}
+        agents = self.agents.to(session.canvas.clips.device).eval()
+        settings = {key: getattr(self, key) for key in ("step", "level", "patience", "credit")}
         env = VideoAttackEnv(session, **settings)
         actors = {"temporal": agents.temporal, "spatial": agents.spatial}
         if self.untrained:
-            fresh = fresh_agents(agents).to(device).eval()
+            fresh = fresh_agents(agents).to(session.canvas.clips.device).eval()
             actors |= {group: getattr(fresh, group) for group in self.untrained}
         td, actions = env.reset(), env.full_action_spec.zero()
-        with torch.no_grad():
-            while len(rows := env.running()):
-                seen = td[rows]
-                for group, actor in actors.items():
-                    dist = actor.get_dist(seen)
-                    seen[group, "action"] = dist.draw(session.rand(rows, 1, dist.uniforms_needed))
-                    actions[group, "action"][rows] = seen[group, "action"]
-                td = env.step_mdp(env.step(td.update(actions)))
+        between = torch.zeros_like(session.finished)  # clips whose last round is being cleaned up
+        cleaning: list[tuple[Tensor, Iterator[Tensor]]] = []
+        while session.active.any():
+            if len(rows := env.running()):
+                with torch.no_grad():
+                    seen = td[rows]
+                    for group, actor in actors.items():
+                        dist = actor.get_dist(seen)
+                        seen[group, "action"] = dist.draw(session.rand(rows, 1, dist.uniforms_needed))
+                        actions[group, "action"][rows] = seen[group, "action"]
+                    td = env.step_mdp(env.step(td.update(actions)))
                 yield rows
-        if self.reduce:
-            fooled = (session.active & session.fooled).nonzero().flatten()
-            yield from session.drive(lambda row: reduce(session, row), fooled)
+            ended = session.active & ~between
+            ended[env.running()] = False
+            if ended.any():
+                rows = ended.nonzero().flatten()
+                between[rows] = True
+                cleaning.append((rows, session.drive(lambda row: self._clean_up(env, row), rows, finish=False)))
+            for rows, searches in list(cleaning):
+                if (asked := next(searches, None)) is not None:
+                    yield asked
+                    continue
+                cleaning = [entry for entry in cleaning if entry[1] is not searches]
+                between[rows] = False
+                if self.rounds:
+                    td = td.update(env.again(rows))
+                else:
+                    session.finish(rows)
+
+    def _clean_up(self, env: VideoAttackEnv, row: int) -> Search:
+        """What comes between two rounds."""
+        session = env.session
+        if not self.reduce:
+            session.finish(torch.tensor([row]))
+            return
+        before = float(session.best_l2[row])
+        if env.won[row]:
+            strength = session.canvas.refine(env.strength[row][None])[0].cpu()
+            yield from reduce(session, row, strength, float(env.l2[row]), factors=(0.0,), groups=16)
+        if not self.rounds or not env.has_room(row):
+            if session.canvas.low < 0:
+                yield from polish(session, row, session.budget)
+            yield from reduce(session, row)
+            session.finish(torch.tensor([row]))
+        elif float(session.best_l2[row]) < before or env.first[row]:
+            yield from polish(session, row, POLISH)
 
 
 def fresh_agents(agents: Agents, seed: int = 0) -> Agents:

@@ -65,7 +65,9 @@ class SensitivityOrder(Attack):
         """As `Attack.__call__`; the settings of the result also say how many probes were not counted."""
         result = super().__call__(victim, clips, goal)
         signs = 2 if self.distortion.signed else 1
-        result.settings["uncounted_probes_per_clip"] = signs * int(self._boxes(self.grid.shape(clips)).max() + 1)
+        result.settings["uncounted_probes_per_clip"] = signs * int(
+            self._boxes(self.grid.coarser(self.zoom).shape(clips)).max() + 1
+        )
         return result
 
     def describe(self) -> dict[str, Any]:
@@ -88,7 +90,7 @@ class SensitivityOrder(Attack):
             The better direction of every tubelet, float[t' gh gw] of -1 and 1, and what the margin falls by with it,
             nats per L2, float[t' gh gw].
         """
-        boxes = self._boxes(session.canvas.shape)
+        boxes = self._boxes(session.canvas.cells)
         parts = (boxes == torch.arange(int(boxes.max()) + 1)[:, None, None, None]).float()
         signs = [1.0, -1.0] if session.canvas.low < 0 else [1.0]
         ledger = session.victim.ledger(len(session), len(signs) * len(parts))

@@ -52,7 +52,7 @@ class SignedBlocks(Attack):
         self.reduce = reduce
 
     def search(self, session: Session, row: int) -> Search:
-        strength = torch.zeros(session.canvas.shape)
+        strength = torch.zeros(session.canvas.cells)
         block = self.block or -(-strength.numel() // 50)
         margin = float(session.history["margin"][row, 0])
         asked = True

@@ -45,7 +45,7 @@ class SquareTubes(Attack):
         self.reduce = reduce
 
     def search(self, session: Session, row: int) -> Search:
-        shape, generator = session.canvas.shape, session.generator(row)
+        shape, generator = session.canvas.cells, session.generator(row)
         extremes = torch.tensor([session.canvas.low, 1.0])
         strength = extremes[torch.randint(2, shape[-1:], generator=generator)].expand(shape)
         reply = yield strength

@@ -1,0 +1,201 @@
+"""The clean-up: it works in cells and goes down to tubelets, and turning tubelets round loses nothing."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_attacks import GREY, GRID, ONE_SIDED, SHAPE, SIGNED, Conjunction, Linear
+from torch import Tensor, nn
+
+from vidmarl import Victim
+from vidmarl.attacks.reduce import in_cells, polish, reduce
+from vidmarl.session import Search, Session
+from vidmarl.tubelets import Canvas
+
+zooms = st.integers(1, 5)
+
+
+def random_map(shape: tuple[int, ...], density: float, seed: int) -> Tensor:
+    """Some tubelets at 1 or -1, at least one."""
+    generator = torch.Generator().manual_seed(seed)
+    strength = 2.0 * torch.randint(2, shape, generator=generator) - 1
+    strength *= torch.rand(shape, generator=generator) < density
+    strength.view(-1)[int(torch.randint(strength.numel(), (), generator=generator))] = 1
+    return strength
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# in_cells
+
+
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+    zoom=zooms,
+    density=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_all_touched_tubelets_are_there_cell_by_cell(
+    shape: tuple[int, int, int], zoom: int, density: float, seed: int
+) -> None:
+    strength = random_map(shape, density, seed)
+    order = in_cells(strength, zoom, generator(seed))
+    assert sorted(order.tolist()) == strength.flatten().nonzero().flatten().tolist()
+    t, y, x = torch.unravel_index(order, shape)
+    cells = list(zip(t.tolist(), (y // zoom).tolist(), (x // zoom).tolist(), strict=True))
+    changes = sum(one != other for one, other in pairwise(cells))
+    assert changes == len(set(cells)) - 1, "the tubelets of a cell are one run"
+    assert torch.equal(order, in_cells(strength, zoom, generator(seed)))
+
+
+@pytest.mark.parametrize("zoom", [2, 4, 8])
+def test_aligned_runs_of_a_whole_cell_are_squares(zoom: int) -> None:
+    order = in_cells(torch.ones(2, 2 * zoom, 3 * zoom), zoom, generator())
+    t, y, x = torch.unravel_index(order, (2, 2 * zoom, 3 * zoom))
+    side = zoom
+    while side := side // 2:
+        for run in torch.arange(len(order)).split(side**2):
+            assert t[run].unique().numel() == 1
+            for place in (y[run], x[run]):
+                assert place.unique().numel() == side
+                assert place.max() - place.min() == side - 1
+                assert place.min() % side == 0
+
+
+def test_cells_come_in_random_order() -> None:
+    strength = torch.ones(2, 8, 8)
+    one, other = (in_cells(strength, 4, generator(seed)) for seed in (0, 1))
+    assert not torch.equal(one, other)
+    assert len({tuple(in_cells(strength, 1, generator(seed)).tolist()) for seed in range(5)}) == 5
+
+
+# reduce
+
+
+def started(
+    model: nn.Module, start: Tensor, distortion=SIGNED, zoom: int = 1, budget: int = 2000, clip: Tensor = GREY
+) -> Session:
+    """A session whose first candidate was `start`."""
+    session = Session(Victim(model), Canvas(clip, distortion, GRID, zoom=zoom), budget=budget)
+    session.query(start[None], torch.tensor([0]))
+    return session
+
+
+def asked_by(session: Session, search: Search) -> list[Tensor]:
+    """Runs a search on the only clip; the maps that it has asked about."""
+    asked: list[Tensor] = []
+
+    def noted(search: Search) -> Search:
+        reply = None
+        while True:
+            try:
+                asked.append(next(search) if reply is None else search.send(reply))
+            except StopIteration:
+                return
+            reply = yield asked[-1]
+
+    for _ in session.drive(lambda row: noted(search), finish=False):
+        pass
+    return asked
+
+
+@given(needed=st.sets(st.integers(0, 47), min_size=1, max_size=6), zoom=st.integers(1, 5))
+@settings(max_examples=15)
+def test_reduction_goes_down_from_cells_to_single_tubelets(needed: set[int], zoom: int) -> None:
+    session = started(Conjunction(needed), torch.ones(SHAPE), ONE_SIDED, zoom)
+    asked_by(session, reduce(session, 0))
+    assert session.best_strength.flatten().nonzero().flatten().tolist() == sorted(needed)
+
+
+def test_a_given_success_is_reduced_as_far_as_asked() -> None:
+    """With one factor and large groups alone the search is over sooner, and leaves more."""
+    session = started(Conjunction({5, 30}), torch.ones(SHAPE), ONE_SIDED)
+    l2 = float(session.best_l2[0])
+    asked = asked_by(session, reduce(session, 0, torch.ones(SHAPE), l2, factors=(0.0,), groups=4))
+    assert all(set(strength.unique().tolist()) <= {0.0, 1.0} for strength in asked)
+    kept = session.best_strength[0].flatten()
+    assert kept[[5, 30]].eq(1).all()
+    assert 2 <= int(kept.count_nonzero()) < 24
+    further = asked_by(session, reduce(session, 0))
+    assert further
+    assert session.best_strength[0].flatten().nonzero().flatten().tolist() == [5, 30]
+
+
+def test_without_a_success_nothing_is_asked() -> None:
+    session = started(Conjunction({5}), random_map(SHAPE, 0.0, 0) * 0, ONE_SIDED)
+    assert not session.fooled.any()
+    assert asked_by(session, reduce(session, 0)) == []
+    assert asked_by(session, polish(session, 0, 50)) == []
+
+
+# polish
+
+
+def found(seed: int, zoom: int = 1, distortion=SIGNED, budget: int = 2000) -> Session:
+    """A linear victim that is fooled by far by the first candidate."""
+    model = Linear(seed=seed)
+    clip = GREY + 0.1
+    with torch.no_grad():
+        label = int(Victim(model)(clip).argmax(1))
+        against = model.weights[(label + 1) % 4] - model.weights[label]
+    start = against.sign().view(SHAPE)
+    return started(model, start if distortion is SIGNED else torch.ones(SHAPE), distortion, zoom, budget, clip)
+
+
+@given(seed=st.integers(0, 30), zoom=st.integers(1, 3), queries=st.integers(0, 80))
+@settings(max_examples=12)
+def test_polishing_never_loses_the_success_and_never_grows(seed: int, zoom: int, queries: int) -> None:
+    session = found(seed, zoom)
+    if not session.fooled.any():
+        return
+    before, l2 = session.best_strength[0].clone(), float(session.best_l2[0])
+    asked = asked_by(session, polish(session, 0, queries))
+    assert len(asked) <= queries
+    assert session.fooled.all()
+    assert session.best_l2[0] <= l2
+    assert not torch.equal(session.victim(session.best).argmax(1), session.goal.classes)
+    for strength in asked:
+        assert torch.equal(strength.abs()[strength != 0], before.abs()[strength != 0]), "turned or taken away"
+        assert strength.any()
+    spent = int(session.queries[0])
+    assert (session.history["l2"][0, 2:spent] <= l2 + 1e-3).all()
+    margins, sizes = (session.history[key][0, 1:spent] for key in ("margin", "l2"))
+    assert session.best_l2[0] == sizes[margins < 0].min()
+
+
+def test_polishing_makes_room_by_turning_and_uses_it_by_taking_away() -> None:
+    smaller = []
+    for seed in range(3):
+        session = found(seed)
+        before = float(session.best_l2[0])
+        touched = int(session.best_strength.count_nonzero())
+        asked_by(session, polish(session, 0, 120))
+        smaller.append(float(session.best_l2[0]) / before)
+        assert int(session.best_strength.count_nonzero()) <= touched
+    assert max(smaller) < 0.95
+
+
+def test_polishing_keeps_to_the_budget() -> None:
+    session = found(0, budget=20)
+    asked_by(session, polish(session, 0, 100))
+    assert session.queries.tolist() == [20]
+
+
+def test_one_direction_cannot_be_turned() -> None:
+    session = started(Conjunction({3}), torch.ones(SHAPE), ONE_SIDED)
+    assert session.fooled.all()
+    assert asked_by(session, polish(session, 0, 50)) == []
+
+
+def test_a_single_tubelet_is_not_polished() -> None:
+    start = torch.zeros(SHAPE)
+    start[1, 2, 3] = -1
+    session = started(Conjunction({16 + 2 * 4 + 3}), start)
+    assert session.fooled.all()
+    assert asked_by(session, polish(session, 0, 50)) == []
