@@ -178,7 +178,8 @@ class Canvas:
             return strength
         if tuple(strength.shape[1:]) != self.cells:
             raise ValueError(
-                f"Refining a map: expected {self.shape} tubelets or {self.cells} cells, got {tuple(strength.shape[1:])}."
+                f"Refining a map: expected {self.shape} tubelets or {self.cells} cells, got"
+                f" {tuple(strength.shape[1:])}."
             )
         fine = repeat(strength, "n t y x -> n t (y dy) (x dx)", dy=self.zoom, dx=self.zoom)
         return fine[..., : self.shape[1], : self.shape[2]]
