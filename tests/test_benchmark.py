@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import signal
 import sys
@@ -18,7 +19,7 @@ from test_report import Page
 
 import vidmarl.benchmark
 from vidmarl import GrowAndReduce, Victim, metrics
-from vidmarl.benchmark import Benchmark, VictimChoice, read_shard, run_benchmark
+from vidmarl.benchmark import Benchmark, VictimChoice, pays_after, read_shard, run_benchmark
 from vidmarl.cli import main
 from vidmarl.data.encode import write_mp4
 from vidmarl.data.folder import Folder
@@ -379,6 +380,23 @@ def test_a_shard_that_makes_no_sense(text: str) -> None:
     with pytest.raises(ValueError, match="such as 0/2"):
         read_shard(text)
     assert read_shard("1/2") == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("trained", "fr", "asked", "after"),
+    [(0, 0.5, 5.0, math.nan), (100, 0.5, 5.0, 20.0), (100, 0.5, 10.0, math.inf), (100, 0.8, 5.0, 100 / 15)],
+)
+def test_training_pays_off_against_the_quickest_control_that_fools_no_fewer(trained, fr, asked, after) -> None:
+    row = pd.Series({"budget": 50, "FR": fr, "AQ first": asked, "training queries": trained})
+    controls = pd.DataFrame(
+        {"budget": [50, 50, 50, 25], "FR": [0.5, 0.4, 0.9, 1.0], "AQ first": [10.0, 1.0, 20.0, 2.0]}
+    )
+    assert pays_after(row, controls) == pytest.approx(after, nan_ok=True)
+
+
+def test_without_a_control_that_fools_as_many_nothing_can_be_said() -> None:
+    row = pd.Series({"budget": 50, "FR": 1.0, "AQ first": 5.0, "training queries": 100})
+    assert math.isnan(pays_after(row, pd.DataFrame({"budget": [50], "FR": [0.5], "AQ first": [10.0]})))
 
 
 def test_nothing_to_summarise(tmp_path: Path) -> None:

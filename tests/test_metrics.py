@@ -120,6 +120,15 @@ class TestOfPerturbations:
         assert metrics.flicker(clean, adversarial).tolist() == pytest.approx([0, 0.01, 0.01])
         assert metrics.flicker2(clean, adversarial).tolist() == pytest.approx([0, 0, 0.04], abs=1e-7)
 
+    @given(scale=st.floats(0.01, 1.0))
+    def test_the_share_that_flickers_does_not_depend_on_the_norm(self, scale: float) -> None:
+        clean = torch.zeros(3, 3, 4, 8, 8)
+        course = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, -1], [0, 1, 0, 0]]) * scale / 2
+        adversarial = clean + 0.5 + course[:, None, :, None, None]
+        shares = metrics.perturbation_metrics(clean + 0.5, adversarial)["flicker_share"]
+        # still; the largest there is; one frame of four: two steps of three, over a quarter of the frames
+        assert shares.tolist() == pytest.approx([0, 4, 8 / 3], rel=1e-3)
+
     @pytest.mark.parametrize("frames", [1, 2])
     def test_short_clips_have_defined_time_metrics(self, frames: int) -> None:
         clean = torch.full((2, 3, frames, 32, 32), 0.5)

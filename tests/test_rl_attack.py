@@ -9,7 +9,7 @@ from test_training import OneCell, clips
 from torch import Tensor, nn
 
 from vidmarl.agents import Agents, AgentsConfig
-from vidmarl.attacks.rl import RLAttack
+from vidmarl.attacks.rl import RLAttack, save_agents
 from vidmarl.env import MAPS, SLACK, STATE, VideoAttackEnv
 from vidmarl.features import CHANNELS
 from vidmarl.goals import Misclassify, Target
@@ -85,6 +85,14 @@ def attack(budget: int = 25, **kwargs) -> RLAttack:
             parameter += 0.1 * torch.randn_like(parameter)
     settings = {"distortion": "brightness", "grid": TubeletGrid(1, 8, 8), "progress": False}
     return RLAttack(agents, budget=budget, **(settings | kwargs))
+
+
+@pytest.mark.parametrize(("pixels", "zoom"), [(2, 8), (4, 4), (8, 2), (16, 1), (32, 1)])
+def test_on_another_grid_the_cells_keep_their_size(tmp_path, pixels: int, zoom: int) -> None:
+    settings = {"distortion": "brightness", "grid": [1, 8, 8], "zoom": 2}
+    save_agents(tmp_path / "agents.pt", attack().agents, settings)
+    assert RLAttack.from_checkpoint(tmp_path / "agents.pt", grid=TubeletGrid(1, pixels, pixels)).zoom == zoom
+    assert RLAttack.from_checkpoint(tmp_path / "agents.pt", grid=TubeletGrid(1, pixels, pixels), zoom=3).zoom == 3
 
 
 @pytest.mark.parametrize("budget", [1, 2, 25])
