@@ -165,7 +165,7 @@ class VideoAttackEnv(EnvBase):
         self._clean_margin, self._own, self._rival = (new(b) for _ in range(3))
         self._level, self._failures = (new(b, dtype=torch.int64) for _ in range(2))
         self.won, self.first = (new(b, dtype=torch.bool) for _ in range(2))
-        self._room, self._smallest = (new(b) + torch.inf for _ in range(2))
+        self._smallest = new(b) + torch.inf
 
     def _set_seed(self, seed: int | None) -> None:
         self._seed = int(seed or 0)
@@ -197,19 +197,14 @@ class VideoAttackEnv(EnvBase):
         self._start_clean(rows)
         self._features[rows] = describe(session.canvas.clips[rows], session.canvas.coarse)
         self._full_l2[rows] = session.full_l2(rows)
-        self._room[rows] = self._smallest[rows] = torch.inf
+        self._smallest[rows] = torch.inf
 
     def again(self, rows: Int64[Tensor, " n"]) -> TensorDict:
         """Begins another round on clips whose round is over: from the clean clip, with all that was learnt about it.
 
         Where the last round has won, the new one has room for no more than what was won with so far.
         """
-        won = self.won[rows]
-        smallest = torch.where(won, torch.minimum(self.l2[rows], self._smallest[rows]), self._smallest[rows])
-        touched = (self.strength[rows] != 0).flatten(1).sum(1).clamp_min(1)
-        half = (touched.float().log2() - 1).floor().long().clamp(0, LEVELS - 1)
-        self._level[rows] = torch.where(won, half, self.level)
-        self._smallest[rows], self._room[rows] = smallest, SLACK * smallest
+        self._level[rows] = torch.where(self.won[rows], self._half(rows).clamp_max(LEVELS - 1), self.level)
         self.first[rows] = False
         self._start_clean(rows)
         return self._observe()
@@ -243,14 +238,26 @@ class VideoAttackEnv(EnvBase):
 
     def has_room(self, row: int) -> bool:
         """Whether a further round of a clip could find anything smaller than what was won with, with these cells."""
-        each = self._full_l2[row].square() / self.strength[row].numel()
-        smallest = torch.minimum(self._smallest[row], self.l2[row]) if self.won[row] else self._smallest[row]
-        return bool((SLACK * smallest).square() >= each.clamp_min(1e-12))
+        return bool(self._room[row].square() >= self._cell[row])
+
+    @property
+    def _room(self) -> Float[Tensor, " b"]:
+        """The norm below which a round has to stay: infinite before the first success."""
+        return SLACK * self._smallest
+
+    @property
+    def _cell(self) -> Float[Tensor, " b"]:
+        """The mean squared norm of a cell at full strength."""
+        return (self._full_l2.square() / self.strength[0].numel()).clamp_min(1e-12)
 
     def _left(self) -> Float[Tensor, " b"]:
         """How many more cells of average size there is room for."""
-        each = self._full_l2.square() / self.strength[0].numel()
-        return (self._room.square() - self.l2.square()) / each.clamp_min(1e-12)
+        return (self._room.square() - self.l2.square()) / self._cell
+
+    def _half(self, rows: Tensor) -> Int64[Tensor, " n"]:
+        """The level of half of the touched cells."""
+        touched = (self.strength[rows] != 0).flatten(1).sum(1)
+        return (touched.clamp_min(2).float().log2() - 1).floor().long()
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         session = self.session
@@ -285,6 +292,8 @@ class VideoAttackEnv(EnvBase):
             self._fall[rows] = fall / self._clean_margin[rows].clamp_min(1e-2)
             self._failures[rows] = torch.where(keep, 0, self._failures[rows] + 1)
             self.won[rows] |= keep & reply.success
+            won = torch.where(self.won[rows], l2, torch.inf)
+            self._smallest[rows] = torch.minimum(self._smallest[rows], won)
             self._suggest(rows, keep)
         out = self._observe()
         out["reward"] = reward[:, None]
@@ -293,8 +302,7 @@ class VideoAttackEnv(EnvBase):
     def _suggest(self, rows: Tensor, keep: Tensor) -> None:
         """The next level: one up after a proposal that was kept, else one down; half of what is there to remove."""
         level = self._level[rows] + torch.where(keep, 1, -1)
-        touched = (self.strength[rows] != 0).flatten(1).sum(1)
-        half = (touched.clamp_min(2).float().log2() - 1).floor().long()
+        half = self._half(rows)
         removal = torch.minimum(torch.where(keep, half, self._level[rows] - 1), half)
         level = torch.where(self.won[rows], removal, level)
         self._level[rows] = level.clamp(0, LEVELS - 1)

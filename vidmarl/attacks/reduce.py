@@ -118,8 +118,8 @@ def polish(session: Session, row: int, queries: int) -> Search:
         if len(touched) < 2:
             return
         size = min(size, len(touched) // 2)
-        candidate = strength.clone()
-        if turn % 2:
+        candidate, removing = strength.clone(), turn % 2 == 1
+        if removing:
             begin = int(torch.randint(len(touched), (), generator=generator))
             candidate.view(-1)[touched[begin : begin + size]] = 0
         else:
@@ -129,10 +129,11 @@ def polish(session: Session, row: int, queries: int) -> Search:
             continue
         reply = yield candidate
         # Turning keeps the norm but where pixels meet the end of their range.
-        if reply.success and reply.l2 <= (1 if turn % 2 else ROUNDING) * l2 and (turn % 2 or reply.margin < margin):
+        better = reply.l2 <= l2 if removing else reply.l2 <= ROUNDING * l2 and reply.margin < margin
+        if reply.success and better:
             strength, margin, l2 = candidate, float(reply.margin), float(reply.l2)
-            failures = 0 if turn % 2 else failures
-        elif turn % 2:
+            failures = 0 if removing else failures
+        elif removing:
             failures += 1
             if failures == PATIENCE:
                 size, failures = max(1, size // 2), 0

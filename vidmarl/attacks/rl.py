@@ -33,8 +33,8 @@ class RLAttack(Attack):
     """Lets two agents propose where and when to distort, then removes what is not needed.
 
     Each query is one joint proposal of the agents (`vidmarl.env`): what to add until the goal is reached, then what to
-    take away. When they find no more, the rest of the budget goes into the clean-up that all attacks share
-    (`vidmarl.attacks.reduce`).
+    take away. When they find no more, it is cleaned up (`vidmarl.attacks.reduce`), and the rest of the budget goes into
+    further rounds of both.
 
     Args:
         agents: the trained team, see `from_checkpoint`; an untrained one is a control.
@@ -114,12 +114,13 @@ class RLAttack(Attack):
         """Rounds of the agents' search and the clean-up of what they have found, until the budget is spent."""
         from vidmarl.env import VideoAttackEnv
 
-        agents = self.agents.to(session.canvas.clips.device).eval()
+        device = session.canvas.clips.device
+        agents = self.agents.to(device).eval()
         settings = {key: getattr(self, key) for key in ("step", "level", "patience", "credit")}
         env = VideoAttackEnv(session, **settings)
         actors = {"temporal": agents.temporal, "spatial": agents.spatial}
         if self.untrained:
-            fresh = fresh_agents(agents).to(session.canvas.clips.device).eval()
+            fresh = fresh_agents(agents).to(device).eval()
             actors |= {group: getattr(fresh, group) for group in self.untrained}
         td, actions = env.reset(), env.full_action_spec.zero()
         between = torch.zeros_like(session.finished)  # clips whose last round is being cleaned up
@@ -146,10 +147,7 @@ class RLAttack(Attack):
                     continue
                 cleaning = [entry for entry in cleaning if entry[1] is not searches]
                 between[rows] = False
-                if self.rounds:
-                    td = td.update(env.again(rows))
-                else:
-                    session.finish(rows)
+                td = td.update(env.again(rows))  # of no use to those that are finished, and no harm
 
     def _clean_up(self, env: VideoAttackEnv, row: int) -> Search:
         """What comes between two rounds."""
@@ -162,8 +160,7 @@ class RLAttack(Attack):
             strength = session.canvas.refine(env.strength[row][None])[0].cpu()
             yield from reduce(session, row, strength, float(env.l2[row]), factors=(0.0,), groups=16)
         if not self.rounds or not env.has_room(row):
-            if session.canvas.low < 0:
-                yield from polish(session, row, session.budget)
+            yield from polish(session, row, session.budget)
             yield from reduce(session, row)
             session.finish(torch.tensor([row]))
         elif float(session.best_l2[row]) < before or env.first[row]:
