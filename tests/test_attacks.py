@@ -366,6 +366,26 @@ def test_without_reduction_the_first_success_is_the_end(name: str, clips: Tensor
         assert torch.equal(at_end < 0, plain.success)
 
 
+@each_attack
+@pytest.mark.parametrize("after", [0, 3])
+def test_so_many_queries_are_spent_after_the_first_success(name: str, after: int, clips: Tensor) -> None:
+    whole, cut = make(name)(Victim(Linear()), clips), make(name, after=after)(Victim(Linear()), clips)
+    assert torch.equal(cut.success, whole.success)
+    won = cut.history["margin"] < 0
+    first = won.long().argmax(1) + 1
+    assert cut.success.any()
+    assert (cut.queries <= first + after)[cut.success].all()
+    for one, other, queries in zip(cut.history["margin"], whole.history["margin"], cut.queries, strict=True):
+        torch.testing.assert_close(one[:queries], other[:queries])  # cut short, and otherwise the same
+    assert cut.settings["after"] == after
+    assert "after" not in whole.settings
+
+
+def test_a_negative_number_of_queries_after_success_is_refused() -> None:
+    with pytest.raises(ValueError, match="after is a number of queries"):
+        make("grow_and_reduce", after=-1)
+
+
 # Cells of several tubelets
 
 

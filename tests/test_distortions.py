@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from vidmarl.distortions.jpeg import coarser, jpeg
 from vidmarl.distortions.ladder import climb
 from vidmarl.distortions.motion_blur import line_kernel
 from vidmarl.errors import UnknownNameError
-from vidmarl.tubelets import Canvas, TubeletGrid
+from vidmarl.tubelets import Canvas, Coherence, TubeletGrid
 
 NAMES = list_distortions()
 SIGNED = [name for name in NAMES if as_distortion(name).signed]
@@ -180,6 +181,7 @@ def test_arguments_out_of_range_are_refused() -> None:
     bad = {
         "gaussian_noise": {"std": 0.0},
         "sign_noise": {"epsilon": 0.5 / 255},
+        "sign_bands": {"height": 0},
         "gaussian_blur": {"sigma": -1.0},
         "motion_blur": {"length": float("nan")},
         "dead_pixels": {"rate": 1.5},
@@ -303,10 +305,22 @@ def test_sign_noise_stays_in_its_ball_after_rounding(epsilon: float, strength: f
     assert delta.abs().max() <= epsilon + 1e-7
 
 
-def test_sign_noise_uses_the_whole_ball() -> None:
-    canvas = Canvas(torch.full((1, 3, 2, 16, 16), 0.5), distortions.SignNoise())
+@pytest.mark.parametrize("kind", [distortions.SignNoise, distortions.SignBands])
+def test_sign_noise_uses_the_whole_ball(kind: type[distortions.SignNoise]) -> None:
+    canvas = Canvas(torch.full((1, 3, 2, 16, 16), 0.5), kind())
     steps = (change(canvas, canvas.zeros() + 1) * 255).round()
     assert set(steps.unique().tolist()) == {-12.0, 12.0}
+
+
+@pytest.mark.parametrize("coherence", ["static", "free"])
+def test_sign_bands_are_lines_of_one_colour_over_the_whole_width(coherence: Coherence) -> None:
+    clips = torch.tensor([0.4, 0.6]).view(2, 1, 1, 1, 1).expand(2, 3, 4, 24, 16)
+    canvas = Canvas(clips, distortions.SignBands(height=3), coherence=coherence)
+    bands = change(canvas, canvas.zeros() + 1)
+    first = rearrange(bands, "b c t (y line) w -> b c t y line w", line=3)[..., :1, :1]
+    assert torch.equal(bands, first.expand(-1, -1, -1, -1, 3, 16).reshape(bands.shape))
+    assert len(first.flatten(1).unique(dim=0)) == 2, "each clip has bands of its own"
+    assert bool((first[:, :, 1:] == first[:, :, :1]).all()) == (coherence == "static")
 
 
 def test_gaussian_noise_has_the_std_asked_for() -> None:

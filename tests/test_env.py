@@ -365,6 +365,22 @@ def test_a_cell_of_the_agents_is_a_square_of_tubelets_on_ragged_grids_too(
     assert torch.equal(per_pixel, canvas.grid.expand(canvas.refine(cells), 3, *size))
 
 
+@pytest.mark.parametrize(("distortion", "odd"), [("brightness", -1.0), ("gaussian_blur", 0.0)])
+def test_an_episode_may_open_with_distortion_everywhere_that_turns_with_every_frame(
+    distortion: str, odd: float
+) -> None:
+    env = opened(Scripted([2.0, 1.5, 1.0, 3.0]), distortion, budget=4, n=1, opening=True, step=2.0)
+    td = act(env.reset(), 1, 1, [(2, 5, 0)])
+    td = env.step_mdp(env.step(td))
+    everywhere = torch.tensor([1.0, odd, 1.0, odd]).view(1, 4, 1, 1).expand_as(env.strength)
+    assert torch.equal(env.strength, everywhere)
+    assert told(td, "kept").all()
+    env.step(act(td, 1, 1, [(2, 5, 0)]))  # from then on the agents have their say: here they turn one tubelet round
+    changed = env.strength != everywhere
+    assert changed.sum() == 1
+    assert env.strength[changed] == env.session.canvas.low
+
+
 def test_zoom_and_step_are_checked() -> None:
     with pytest.raises(ValueError, match="zoom=0"):
         environment(zoom=0)

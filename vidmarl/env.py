@@ -4,6 +4,9 @@ At each step the temporal agent says how many tubelets shall change, for how lon
 agent where in each of these frames. Until the clip is fooled a proposal adds distortion and is kept if the margin
 falls; after that a proposal takes distortion away and is kept if the clip stays fooled. What is not kept is taken back.
 So the untrained team is a signed-block search with random reduction, and learning is learning to propose.
+
+Where the fewest queries matter and not the size, an episode may open with distortion everywhere, turning with every
+frame; the agents then turn tubelets round.
 """
 
 from __future__ import annotations
@@ -67,7 +70,9 @@ class VideoAttackEnv(EnvBase):
         session: the books. `reset` starts on its clips without asking anything, as its clean predictions are known.
         supply: where fresh clips come from at later resets; without it only the first reset is possible.
         reward: the weights of the reward's terms.
-        step: how far a kept addition moves the strength.
+        step: how far a kept addition moves the strength; up to 2, which turns a tubelet round at once.
+        opening: whether the first query of an episode asks about full strength everywhere, whatever the agents say: up
+            in the even frames, and in the odd ones down, or not at all where the distortion has one direction.
         level: the first proposal's.
         patience: removals that may fail in a row.
         credit: whether the agents see the credit maps; without, they look untouched.
@@ -82,6 +87,7 @@ class VideoAttackEnv(EnvBase):
         *,
         reward: Reward | None = None,
         step: float = 1.0,
+        opening: bool = False,
         level: int = 3,
         patience: int = 2,
         credit: bool = True,
@@ -91,12 +97,13 @@ class VideoAttackEnv(EnvBase):
             batch_size=torch.Size([len(session)]),
             allow_done_after_reset=True,  # clips that are skipped, or have a budget of one query, end where they begin
         )
-        if not 0 < step <= 1:
-            raise ValueError(f"VideoAttackEnv: the step must lie in (0, 1], got {step}.")
+        if not 0 < step <= 2:
+            raise ValueError(f"VideoAttackEnv: the step must lie in (0, 2], got {step}.")
         self.session = session
         self.supply = supply
         self.reward = reward or Reward()
         self.step_size = step
+        self.opening = opening
         self.level = level
         self.patience = patience
         self.credit = credit
@@ -219,12 +226,17 @@ class VideoAttackEnv(EnvBase):
         self.margin[rows] = self._clean_margin[rows]
 
     def propose(self, when: Int64[Tensor, "b a"], where: Int64[Tensor, "b c"]) -> Float[Tensor, "b t gh gw"]:
-        """The agents' strength maps that their actions ask for: more of it, or after success less."""
+        """The strength maps that the agents' actions ask for: more of it, or after success less; or the opening's."""
         t, gh, gw = self.shape_of_cells
         named = directions(when, where, (t, gh * gw)).view(-1, t, gh, gw)
         added = (self.strength + self.step_size * named).clamp(self.session.canvas.low, 1)
         left = torch.where(named == 0, self.strength, 0)
-        return torch.where(self.won.view(-1, 1, 1, 1), left, added)
+        proposal = torch.where(self.won.view(-1, 1, 1, 1), left, added)
+        if self.opening:
+            turns = proposal.new_tensor([1.0, self.session.canvas.low]).repeat(-(-t // 2))[:t, None, None]
+            opens = (self.session.queries == 1).to(self.device)
+            proposal = torch.where(opens.view(-1, 1, 1, 1), turns, proposal)
+        return proposal
 
     def running(self) -> Int64[Tensor, " n"]:
         """The rows whose episodes go on."""

@@ -41,8 +41,8 @@ class WarmStart:
     updates: int = 100
     minibatch: int = 16
     lr: float = 2e-3
-    sharpness: float = 2.0
-    sharpness_after: float = 6.0
+    sharpness: float = 6.0
+    sharpness_after: float = 12.0
     known: int = 30
 
 

@@ -32,6 +32,8 @@ class Attack:
         grid: the tubelets.
         zoom: the search works with cells of `zoom` x `zoom` tubelets; the clean-up goes on down to single tubelets.
         coherence: how random patterns go on in time: "static", "flow" or "free".
+        after: queries that may be spent on a clip after its first success, for making it smaller; None: all that are
+            left. 0: the attack stops at the first success.
         seed: of the distortion's and the attack's randomness. The same seed gives the same result for a clip,
             whichever clips share its batch.
         clips_at_once: clips that are attacked side by side; bounds the memory.
@@ -46,14 +48,18 @@ class Attack:
         grid: TubeletGrid | None = None,
         zoom: int = 1,
         coherence: Coherence = "static",
+        after: int | None = None,
         seed: int = 0,
         clips_at_once: int = 64,
         progress: bool = True,
     ) -> None:
         if budget < 1:
             raise ValueError(f"{type(self).__name__}: the budget must be at least 1 query per clip, got {budget}.")
+        if after is not None and after < 0:
+            raise ValueError(f"{type(self).__name__}: after is a number of queries, at least 0, got {after}.")
         self.distortion = as_distortion(distortion)
         self.budget = budget
+        self.after = after
         self.grid = grid or TubeletGrid()
         self.zoom = zoom
         self.grid.coarser(zoom)  # checks it
@@ -93,6 +99,8 @@ class Attack:
                 bar.update(len(rows))
                 for asked in self.run(session):
                     bar.update(len(asked))
+                    if self.after is not None:
+                        session.finish(session.spent_after_success(self.after))
                 bar.update(int(session.ledger.left.sum()))  # finished early: what was not needed
                 parts.append(AttackResult.from_session(session, self.describe()))
         return AttackResult.cat(parts)
@@ -116,7 +124,7 @@ class Attack:
             "coherence": self.coherence,
             "seed": self.seed,
         }
-        skip = {*common, "clips_at_once", "progress"}  # the last two change no result
+        skip = {*common, "after", "clips_at_once", "progress"}  # the last two change no result
         plain = (bool, int, float, str, list, tuple, type(None))
         own = {k: v for k, v in vars(self).items() if k not in skip and k[0] != "_" and isinstance(v, plain)}
-        return common | own
+        return common | ({} if self.after is None else {"after": self.after}) | own

@@ -38,7 +38,7 @@ class RLAttack(Attack):
 
     Args:
         agents: the trained team, see `from_checkpoint`; an untrained one is a control.
-        step: how far an addition moves the strength.
+        step, opening: see `VideoAttackEnv`.
         reduce: whether to clean up after success.
         rounds: whether to go on after the first clean-up, with another search from the clean clip.
         level, patience, credit: see `VideoAttackEnv`; with a patience of 0 the agents take nothing away.
@@ -51,6 +51,7 @@ class RLAttack(Attack):
         agents: Agents,
         *,
         step: float = 1.0,
+        opening: bool = False,
         reduce: bool = True,
         rounds: bool = True,
         level: int = 3,
@@ -64,6 +65,7 @@ class RLAttack(Attack):
             raise ValueError(f"RLAttack: untrained names agents, 'spatial' and 'temporal', got {sorted(unknown)}.")
         self.agents = agents
         self.step = step
+        self.opening = opening
         self.reduce = reduce
         self.rounds = rounds
         self.level = level
@@ -116,7 +118,7 @@ class RLAttack(Attack):
 
         device = session.canvas.clips.device
         agents = self.agents.to(device).eval()
-        settings = {key: getattr(self, key) for key in ("step", "level", "patience", "credit")}
+        settings = {key: getattr(self, key) for key in ("step", "opening", "level", "patience", "credit")}
         env = VideoAttackEnv(session, **settings)
         actors = {"temporal": agents.temporal, "spatial": agents.spatial}
         if self.untrained:
