@@ -369,7 +369,7 @@ def test_a_cell_of_the_agents_is_a_square_of_tubelets_on_ragged_grids_too(
 def test_an_episode_may_open_with_distortion_everywhere_that_turns_with_every_frame(
     distortion: str, odd: float
 ) -> None:
-    env = opened(Scripted([2.0, 1.5, 1.0, 3.0]), distortion, budget=4, n=1, opening=True, step=2.0)
+    env = opened(Scripted([2.0, 1.5, 1.0, 3.0]), distortion, budget=4, n=1, opening=1, step=2.0)
     td = act(env.reset(), 1, 1, [(2, 5, 0)])
     td = env.step_mdp(env.step(td))
     everywhere = torch.tensor([1.0, odd, 1.0, odd]).view(1, 4, 1, 1).expand_as(env.strength)
@@ -379,6 +379,16 @@ def test_an_episode_may_open_with_distortion_everywhere_that_turns_with_every_fr
     changed = env.strength != everywhere
     assert changed.sum() == 1
     assert env.strength[changed] == env.session.canvas.low
+
+
+def test_the_opening_comes_at_its_query_unless_the_clip_is_fooled_by_then() -> None:
+    late = opened(Scripted([2.0, 1.5, 1.0, 3.0]), budget=4, n=1, opening=2)
+    won = opened(Scripted([2.0, -0.5, -1.0, 3.0]), budget=4, n=1, opening=2)
+    for env, touched in ((late, [2, 64]), (won, [2, 1])):
+        td = env.reset()
+        for expected in touched:
+            td = env.step_mdp(env.step(act(td, 2 if expected == 2 else 1, 1, [(2, 5, 0), (1, 3, 0)])))
+            assert env.strength.count_nonzero() == expected
 
 
 def test_zoom_and_step_are_checked() -> None:

@@ -14,6 +14,7 @@ import sys
 import warnings
 from argparse import HelpFormatter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from vidmarl.errors import UnknownNameError, VidmarlError
@@ -241,6 +242,7 @@ def export(words: list[str]) -> None:
     from vidmarl.attacks.rl import load_agents, save_agents
 
     agents, settings = load_agents(args.ckpt)
+    Path(args.out).absolute().parent.mkdir(parents=True, exist_ok=True)
     save_agents(args.out, agents, settings)
     print(
         f"{args.out}: {os.path.getsize(args.out):,} bytes; trained with {settings.get('training_queries', 0):,} queries"

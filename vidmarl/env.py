@@ -5,8 +5,8 @@ agent where in each of these frames. Until the clip is fooled a proposal adds di
 falls; after that a proposal takes distortion away and is kept if the clip stays fooled. What is not kept is taken back.
 So the untrained team is a signed-block search with random reduction, and learning is learning to propose.
 
-Where the fewest queries matter and not the size, an episode may open with distortion everywhere, turning with every
-frame; the agents then turn tubelets round.
+Where the fewest queries matter and not the size, or where a clip has resisted for long, an episode may ask about
+distortion everywhere that turns with every frame (`opening`); the agents go on from there.
 """
 
 from __future__ import annotations
@@ -71,8 +71,9 @@ class VideoAttackEnv(EnvBase):
         supply: where fresh clips come from at later resets; without it only the first reset is possible.
         reward: the weights of the reward's terms.
         step: how far a kept addition moves the strength; up to 2, which turns a tubelet round at once.
-        opening: whether the first query of an episode asks about full strength everywhere, whatever the agents say: up
-            in the even frames, and in the odd ones down, or not at all where the distortion has one direction.
+        opening: the query of an episode, counted after the clean prediction, that asks about full strength everywhere
+            whatever the agents say, unless the clip is fooled by then: up in the even frames, and in the odd ones down,
+            or not at all where the distortion has one direction. None: no query does.
         level: the first proposal's.
         patience: removals that may fail in a row.
         credit: whether the agents see the credit maps; without, they look untouched.
@@ -87,7 +88,7 @@ class VideoAttackEnv(EnvBase):
         *,
         reward: Reward | None = None,
         step: float = 1.0,
-        opening: bool = False,
+        opening: int | None = None,
         level: int = 3,
         patience: int = 2,
         credit: bool = True,
@@ -99,6 +100,8 @@ class VideoAttackEnv(EnvBase):
         )
         if not 0 < step <= 2:
             raise ValueError(f"VideoAttackEnv: the step must lie in (0, 2], got {step}.")
+        if opening is not None and opening < 1:
+            raise ValueError(f"VideoAttackEnv: the opening is the number of a query, at least 1, got {opening}.")
         self.session = session
         self.supply = supply
         self.reward = reward or Reward()
@@ -232,9 +235,9 @@ class VideoAttackEnv(EnvBase):
         added = (self.strength + self.step_size * named).clamp(self.session.canvas.low, 1)
         left = torch.where(named == 0, self.strength, 0)
         proposal = torch.where(self.won.view(-1, 1, 1, 1), left, added)
-        if self.opening:
+        if self.opening is not None:
             turns = proposal.new_tensor([1.0, self.session.canvas.low]).repeat(-(-t // 2))[:t, None, None]
-            opens = (self.session.queries == 1).to(self.device)
+            opens = ~self.won & (self.session.queries == self.opening).to(self.device)
             proposal = torch.where(opens.view(-1, 1, 1, 1), turns, proposal)
         return proposal
 

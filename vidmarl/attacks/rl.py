@@ -51,7 +51,7 @@ class RLAttack(Attack):
         agents: Agents,
         *,
         step: float = 1.0,
-        opening: bool = False,
+        opening: int | None = None,
         reduce: bool = True,
         rounds: bool = True,
         level: int = 3,
