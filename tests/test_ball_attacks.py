@@ -97,8 +97,9 @@ def test_the_attacks_are_there() -> None:
 
 
 @each_attack
-def test_the_ball_and_the_range_are_kept_in_8_bits(name: str, clips: Tensor) -> None:
-    attack = make(name, distortion={"class_path": "sign_noise", "init_args": {"epsilon": 12.75 / 255}})
+@pytest.mark.parametrize("pattern", ["sign_noise", "sign_bands"])
+def test_the_ball_and_the_range_are_kept_in_8_bits(name: str, pattern: str, clips: Tensor) -> None:
+    attack = make(name, distortion={"class_path": pattern, "init_args": {"epsilon": 12.75 / 255}})
     for model in (Linear(), Stubborn()):
         result = attack(Victim(model), clips)
         found = result.adversarial

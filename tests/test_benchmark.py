@@ -123,15 +123,14 @@ def test_the_small_configuration_through_the_command_line(
     assert set(pd.read_csv(here / "out" / "summary.csv")["attack"]) == {"square_tubes"}
 
 
-@pytest.mark.parametrize("name", ["natural", "bounded"])
-def test_the_configurations_of_the_tracks_can_be_read(name: str) -> None:
+@pytest.mark.parametrize("names", ["natural", "natural bounded", "natural unseen", "natural ablations training"])
+def test_the_configurations_of_the_tracks_can_be_read(names: str) -> None:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("-c", action="config")
     parser.add_class_arguments(Benchmark)
-    files = ["natural.yaml"] if name == "natural" else ["natural.yaml", "bounded.yaml"]
-    read = parser.parse_args([word for file in files for word in ("-c", str(CONFIG / file))])
+    read = parser.parse_args([word for name in names.split() for word in ("-c", str(CONFIG / f"{name}.yaml"))])
     assert next(iter(read.attacks)) == "rl"
     assert read.budget == max(read.budgets)
 

@@ -103,8 +103,8 @@ def test_train_validate_test_predict_attack(folders):
         cwd=folders,
     ).stdout
     assert "report.html" in said
-    assert "bytes" in run("export", ckpt, "agents.pt", cwd=folders).stdout
-    assert (folders / "agents.pt").stat().st_size < Path(ckpt).stat().st_size / 2
+    assert "bytes" in run("export", ckpt, "new/agents.pt", cwd=folders).stdout
+    assert (folders / "new" / "agents.pt").stat().st_size < Path(ckpt).stat().st_size / 2
     record = json.loads((folders / "attacked" / "results.json").read_text())
     assert record["clips"][0]["queries"] <= 6
 

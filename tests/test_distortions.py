@@ -312,6 +312,11 @@ def test_sign_noise_uses_the_whole_ball(kind: type[distortions.SignNoise]) -> No
     assert set(steps.unique().tolist()) == {-12.0, 12.0}
 
 
+def test_bands_are_whole_lines() -> None:
+    with pytest.raises(ValueError, match="whole number of lines"):
+        distortions.SignBands(height=1.5)
+
+
 @pytest.mark.parametrize("coherence", ["static", "free"])
 def test_sign_bands_are_lines_of_one_colour_over_the_whole_width(coherence: Coherence) -> None:
     clips = torch.tensor([0.4, 0.6]).view(2, 1, 1, 1, 1).expand(2, 3, 4, 24, 16)

@@ -530,6 +530,13 @@ class TestSTDE:
         assert touched[1].any()
         assert touched.sum() < 60, "of 3,072 pixels; 16 with a quarter of the brightness would do"
 
+    @pytest.mark.parametrize("after", [0, 7])
+    def test_so_many_queries_are_spent_after_the_first_success(self, after: int) -> None:
+        result = make(STDE, donors=BRIGHT, budget=100, after=after)(Victim(Corner()), GREY)
+        first = result.history["margin"].lt(0).int().argmax(1) + 1
+        assert result.success.all()
+        assert torch.equal(result.queries, first + after)
+
     def test_pixels_are_those_of_the_clip_or_of_the_donor(self) -> None:
         donor = (noisy_clips(1) * 255).round() / 255
         donor[:, :, 1, :6, :6] = 1.0

@@ -138,6 +138,70 @@ def test_a_target_is_reached():
     assert torch.equal(victim(result.adversarial).argmax(1)[result.success], target[result.success])
 
 
+OPENED = {"opening": 1, "step": 2.0, "level": 6}
+
+
+@pytest.mark.parametrize("distortion", ["brightness", DEAD])
+@pytest.mark.parametrize(
+    ("grid", "frames"), [(TubeletGrid(1, 8, 8), 4), (TubeletGrid(1, 4, 4), 3), (TubeletGrid(2, 8, 8), 4)]
+)
+def test_an_opening_is_the_first_thing_asked_and_comes_once(distortion, grid, frames):
+    shown: list[Tensor] = []
+
+    class Note(Unmoved):
+        def forward(self, clips: Tensor) -> Tensor:
+            shown.extend(clips)
+            return super().forward(clips)
+
+    clip = clips(1)[:, :, :frames]
+    attack(12, distortion=distortion, grid=grid, **OPENED)(Victim(Note()), clip)
+    assert len(shown) == 12
+    layers = (shown[1] - shown[0]).unsqueeze(0)[:, :, :: grid.frames].flatten(2).abs().amax((0, 1))
+    changed = [(candidate != shown[0]).any() for candidate in shown]
+    assert layers.max() > 0
+    assert changed[1]
+    turned = [bool((shown[1] != shown[0])[:, t].any()) for t in range(frames)]
+    if distortion == DEAD:  # in every second layer alone
+        assert turned == [t // grid.frames % 2 == 0 for t in range(frames)]
+    else:
+        up = (shown[1] - shown[0]).mean((0, 2, 3)) > 0
+        assert up.tolist() == [t // grid.frames % 2 == 0 for t in range(frames)]
+    assert not any(torch.equal(candidate, shown[1]) for candidate in shown[2:])
+
+
+def test_an_opening_does_not_come_to_a_clip_that_is_fooled():
+    late = attack(80, **(OPENED | {"opening": 40}))(Victim(OneCell()), clips(6))
+    never = attack(80, **(OPENED | {"opening": None}))(Victim(OneCell()), clips(6))
+    early = late.history["margin"][:, :40].lt(0).any(1)
+    assert early.any()
+    assert torch.equal(late.adversarial[early], never.adversarial[early])
+
+
+def test_with_an_opening_a_clip_alone_gives_what_it_gives_in_a_batch():
+    together, alone = (attack(**OPENED, after=5)(Victim(Weighed()), part) for part in (clips(5), clips(5)[3:4]))
+    assert torch.equal(together.adversarial[3:4], alone.adversarial)
+    assert torch.equal(together.queries[3:4], alone.queries)
+
+
+@pytest.mark.parametrize("after", [0, 6])
+def test_so_many_queries_are_spent_after_the_first_success(after):
+    victim = Victim(OneCell())
+    result = attack(60, after=after)(victim, clips(6))
+    assert int(result.queries.sum()) == victim.model.seen
+    first = result.history["margin"].lt(0).int().argmax(1) + 1
+    assert result.success.any()
+    assert (result.queries <= first + after)[result.success].all()
+    assert (result.queries == first + after)[result.success].any()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"), [({"step": 2.5}, "step must lie"), ({"opening": 0}, "number of a query")]
+)
+def test_settings_of_the_search_are_checked_before_anything_is_asked(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        attack(**wrong)
+
+
 def test_without_the_clean_up_it_stops_when_the_agents_find_no_more():
     """The agents' own removals go on after the first success, the shared clean-up is left out."""
     own, cleaned = (attack(60, reduce=reduce)(Victim(OneCell()), clips(4)) for reduce in (False, True))

@@ -169,8 +169,6 @@ def attack(words: list[str]) -> None:
     parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
     args = parser.parse_args(words[1:])
 
-    from pathlib import Path
-
     from vidmarl.jobs import RESULTS, attack_files, load_victim_as, make_attack
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half stays behind
@@ -293,8 +291,6 @@ def benchmark(words: list[str]) -> None:
     )
     parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
     args = parser.parse_args(words[1:])
-
-    from pathlib import Path
 
     shard = read_shard(args.shard)
     made = parser.instantiate(args)

@@ -5,8 +5,8 @@ agent where in each of these frames. Until the clip is fooled a proposal adds di
 falls; after that a proposal takes distortion away and is kept if the clip stays fooled. What is not kept is taken back.
 So the untrained team is a signed-block search with random reduction, and learning is learning to propose.
 
-Where the fewest queries matter and not the size, or where a clip has resisted for long, an episode may ask about
-distortion everywhere that turns with every frame (`opening`); the agents go on from there.
+Where the fewest queries matter and not the size, an attack may open with distortion everywhere that turns with every
+frame (`opening`). With a step of 2 the agents then turn tubelets round.
 """
 
 from __future__ import annotations
@@ -45,6 +45,16 @@ Supply = Callable[[int], Tensor]
 """Gives n fresh clips, float[n 3 t h w], for the rows whose episodes have ended."""
 
 
+def check_step_and_opening(step: float, opening: int | None) -> None:
+    """Raises a ValueError where one of these settings is out of its range."""
+    if not 0 < step <= 2:
+        raise ValueError(f"Setting up the agents' search: the step must lie in (0, 2], got {step}.")
+    if opening is not None and opening < 1:
+        raise ValueError(
+            f"Setting up the agents' search: the opening is the number of a query, at least 1, or None; got {opening}."
+        )
+
+
 class VideoAttackEnv(EnvBase):
     """A session as a batched TorchRL environment with the groups "spatial" and "temporal".
 
@@ -71,9 +81,10 @@ class VideoAttackEnv(EnvBase):
         supply: where fresh clips come from at later resets; without it only the first reset is possible.
         reward: the weights of the reward's terms.
         step: how far a kept addition moves the strength; up to 2, which turns a tubelet round at once.
-        opening: the query of an episode, counted after the clean prediction, that asks about full strength everywhere
-            whatever the agents say, unless the clip is fooled by then: up in the even frames, and in the odd ones down,
-            or not at all where the distortion has one direction. None: no query does.
+        opening: the query, counted after the clean prediction, that asks about full strength everywhere whatever the
+            agents say, unless the clip is fooled by then: up in every second layer of tubelets, and in the others down,
+            or not at all where the distortion has one direction. It is kept like any proposal. None: no query does.
+            Not for training, which would credit the agents with what they did not say.
         level: the first proposal's.
         patience: removals that may fail in a row.
         credit: whether the agents see the credit maps; without, they look untouched.
@@ -98,10 +109,7 @@ class VideoAttackEnv(EnvBase):
             batch_size=torch.Size([len(session)]),
             allow_done_after_reset=True,  # clips that are skipped, or have a budget of one query, end where they begin
         )
-        if not 0 < step <= 2:
-            raise ValueError(f"VideoAttackEnv: the step must lie in (0, 2], got {step}.")
-        if opening is not None and opening < 1:
-            raise ValueError(f"VideoAttackEnv: the opening is the number of a query, at least 1, got {opening}.")
+        check_step_and_opening(step, opening)
         self.session = session
         self.supply = supply
         self.reward = reward or Reward()
@@ -237,7 +245,7 @@ class VideoAttackEnv(EnvBase):
         proposal = torch.where(self.won.view(-1, 1, 1, 1), left, added)
         if self.opening is not None:
             turns = proposal.new_tensor([1.0, self.session.canvas.low]).repeat(-(-t // 2))[:t, None, None]
-            opens = ~self.won & (self.session.queries == self.opening).to(self.device)
+            opens = ~self.session.fooled & (self.session.queries == self.opening).to(self.device)
             proposal = torch.where(opens.view(-1, 1, 1, 1), turns, proposal)
         return proposal
 

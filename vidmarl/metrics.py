@@ -43,15 +43,23 @@ SSIM_SMALLEST = 11
 """Frames need this many pixels on their short side for SSIM, the size of its window."""
 
 
-class Outcome(Protocol):
+class Underway(Protocol):
+    """What is known of an attack that may not have ended yet."""
+
+    @property
+    def skipped(self) -> Tensor:
+        """bool[b]."""
+
+    @property
+    def history(self) -> dict[str, Tensor]:
+        """ "score", "margin" and "l2" of each query, float32[b q], NaN beyond a clip's last."""
+
+
+class Outcome(Underway, Protocol):
     """What the figures of an attack need to know about it, without its clips."""
 
     @property
     def success(self) -> Tensor:
-        """bool[b]."""
-
-    @property
-    def skipped(self) -> Tensor:
         """bool[b]."""
 
     @property
@@ -61,10 +69,6 @@ class Outcome(Protocol):
     @property
     def full_l2(self) -> Tensor:
         """float32[b], the norm with which a failure counts."""
-
-    @property
-    def history(self) -> dict[str, Tensor]:
-        """ "score", "margin" and "l2" of each query, float32[b q], NaN beyond a clip's last."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -338,7 +342,7 @@ def fooling_rate(result: Outcome) -> float:
     return _mean(result.success[~result.skipped])
 
 
-def first_success(result: Outcome) -> Int64[Tensor, " b"]:
+def first_success(result: Underway) -> Int64[Tensor, " b"]:
     """With which query each clip was first fooled, the clean prediction being query 1; 0: never, or skipped."""
     wins = (result.history["margin"] < 0) & ~result.skipped[:, None]
     return torch.where(wins.any(1), wins.int().argmax(1) + 1, 0)

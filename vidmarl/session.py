@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from vidmarl.goals import Goal, Misclassify
+from vidmarl.metrics import first_success
 from vidmarl.tubelets import Canvas, to_8bit
 from vidmarl.victim import Victim
 
@@ -69,7 +70,6 @@ class Session:
         skipped: bool[b], the goal held before the attack: nothing to attack.
         finished: bool[b], the attack has declared the clip done (`finish`).
         fooled: bool[b], a success has been seen.
-        first_success: int64[b], the number of queries that had been spent when it was first seen; 0 before.
         best: float[b 3 t h w], the smallest success seen; before one, the candidate of the lowest margin.
         best_strength: float[b t' gh gw], its strength map.
         best_l2: float[b], its L2 norm; before a success, that of the candidate of the lowest margin.
@@ -96,7 +96,6 @@ class Session:
         self.skipped = new(b, dtype=torch.bool)
         self.finished = new(b, dtype=torch.bool)
         self.fooled = new(b, dtype=torch.bool)
-        self.first_success = new(b, dtype=torch.int64)
         self.best = canvas.clips.clone()
         self.best_strength = canvas.zeros()
         self.best_l2 = new(b)
@@ -115,7 +114,6 @@ class Session:
         self.skipped[rows] = margin < 0
         self.finished[rows] = margin < 0
         self.fooled[rows] = False
-        self.first_success[rows] = 0
         self.best[rows] = self.canvas.clips[rows]
         self.best_strength[rows] = 0
         self.best_l2[rows] = 0
@@ -158,10 +156,10 @@ class Session:
         """Declares clips done: nothing more is asked about them."""
         self.finished[rows] = True
 
-    def spent_after_success(self, queries: int) -> Int64[Tensor, " n"]:
+    def beyond(self, after: int) -> Int64[Tensor, " n"]:
         """The clips that have spent at least so many queries since their first success, that one not counted."""
-        first = self.first_success.to(self.queries.device)
-        return ((first > 0) & (self.queries - first >= queries)).nonzero().flatten().to(self.finished.device)
+        first = first_success(self)
+        return ((first > 0) & (self.queries.to(first.device) - first >= after)).nonzero().flatten()
 
     def full_l2(self, rows: Int64[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
         """Norm of the full distortion (strength 1 everywhere) of some clips (default: all), the size that a failure
@@ -254,8 +252,6 @@ class Session:
         self.history["margin"][rows, column] = reply.margin
         self.history["l2"][rows, column] = reply.l2
         fooled = self.fooled[rows]
-        first = (reply.success & ~fooled).nonzero().flatten()
-        self.first_success[rows[first]] = column[first] + 1
         smaller = reply.success & (~fooled | (reply.l2 <= self.best_l2[rows]))
         nearer = ~fooled & (reply.margin < self.best_margin[rows])
         better = (smaller | nearer).nonzero().flatten()

@@ -38,7 +38,7 @@ class WarmStart:
 
     epochs: int = 0
     probes: int = 100
-    updates: int = 100
+    updates: int = 12
     minibatch: int = 16
     lr: float = 2e-3
     sharpness: float = 6.0

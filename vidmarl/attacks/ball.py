@@ -43,7 +43,8 @@ class BallAttack(Attack):
     """An attack on pixels in an Linf ball; it stops at the first success.
 
     Args:
-        distortion: `SignNoise`, which gives the ball its radius, and a failure its norm: that of a corner of the ball.
+        distortion: `SignNoise` or `SignBands`, whose epsilon is the ball's radius; the pattern is of no use here. A
+            failure has the norm of a corner of the ball.
         **common: see `Attack`. The grid and the coherence only shape the strength map of the result.
 
     Attributes:
@@ -58,7 +59,7 @@ class BallAttack(Attack):
         if not isinstance(made, SignNoise):
             raise TypeError(
                 f"{type(self).__name__} chooses every pixel inside an Linf ball, so its distortion must be"
-                f" 'sign_noise', whose epsilon is the ball's radius; got {type(made).__name__}."
+                f" 'sign_noise' or 'sign_bands', whose epsilon is the ball's radius; got {type(made).__name__}."
             )
         super().__init__(made, **common)
         self.epsilon = whole_levels(made.epsilon)

@@ -32,8 +32,9 @@ class Attack:
         grid: the tubelets.
         zoom: the search works with cells of `zoom` x `zoom` tubelets; the clean-up goes on down to single tubelets.
         coherence: how random patterns go on in time: "static", "flow" or "free".
-        after: queries that may be spent on a clip after its first success, for making it smaller; None: all that are
-            left. 0: the attack stops at the first success.
+        after: queries that may be spent on a clip after its first success, on making it smaller; None: as many as the
+            attack itself would spend. 0: it stops at the first success, whatever it does then (`reduce` of some
+            attacks says what they do).
         seed: of the distortion's and the attack's randomness. The same seed gives the same result for a clip,
             whichever clips share its batch.
         clips_at_once: clips that are attacked side by side; bounds the memory.
@@ -100,13 +101,16 @@ class Attack:
                 for asked in self.run(session):
                     bar.update(len(asked))
                     if self.after is not None:
-                        session.finish(session.spent_after_success(self.after))
+                        session.finish(session.beyond(self.after))
                 bar.update(int(session.ledger.left.sum()))  # finished early: what was not needed
                 parts.append(AttackResult.from_session(session, self.describe()))
         return AttackResult.cat(parts)
 
     def run(self, session: Session) -> Iterator[Tensor]:
-        """Attacks the active clips of a session; yields the rows asked, once a round, for the progress bar."""
+        """Attacks the active clips of a session; yields the rows asked, once a round, for the progress bar.
+
+        Clips may cease to be active between two rounds (`after`): nothing more is to be asked about those.
+        """
         yield from session.drive(lambda row: self.search(session, row))
 
     def search(self, session: Session, row: int) -> Search:
@@ -127,4 +131,5 @@ class Attack:
         skip = {*common, "after", "clips_at_once", "progress"}  # the last two change no result
         plain = (bool, int, float, str, list, tuple, type(None))
         own = {k: v for k, v in vars(self).items() if k not in skip and k[0] != "_" and isinstance(v, plain)}
+        # a cut that is not made is no setting: results from before there was one stay comparable
         return common | ({} if self.after is None else {"after": self.after}) | own

@@ -63,6 +63,9 @@ class RLAttack(Attack):
         super().__init__(**kwargs)
         if unknown := set(untrained) - {"spatial", "temporal"}:
             raise ValueError(f"RLAttack: untrained names agents, 'spatial' and 'temporal', got {sorted(unknown)}.")
+        from vidmarl.env import check_step_and_opening
+
+        check_step_and_opening(step, opening)  # before anything is asked
         self.agents = agents
         self.step = step
         self.opening = opening

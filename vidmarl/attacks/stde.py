@@ -117,7 +117,8 @@ class STDE(Attack):
                     session.finished[row] = True
                     del asks[row]
             yield rows
-            asks = {row: ask for row, ask in asks.items() if session.ledger.left[row] > 0}
+            active = session.active.tolist()
+            asks = {row: ask for row, ask in asks.items() if active[row]}
 
     def _donors_of(self, session: Session, row: int) -> Tensor:
         """The clips that the patches of a clip can be cut from, in random order, float[n 3 t h w]."""

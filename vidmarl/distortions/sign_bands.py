@@ -14,9 +14,9 @@ from vidmarl.distortions.sign_noise import SignNoise
 class SignBands(SignNoise):
     """A random colour for every few lines, the same over the whole width; a negative strength is the opposite colour.
 
-    In a ball of the same radius, bands that turn with every frame fool the victims here several times as often as a
-    random sign for each pixel (docs/experiments.md). Horizontal stripes that come and go are what a rolling shutter
-    makes of lamps that flicker.
+    In a ball of the same radius, bands that turn with every frame fool MoViNet-A0 about twice as often as a random sign
+    for each pixel (docs/experiments.md). Horizontal stripes that come and go are what a rolling shutter makes of lamps
+    that flicker. Bands lie still in the frame: "flow" is no coherence for them, and looks partly like "free".
 
     Args:
         epsilon: see `SignNoise`.
@@ -26,7 +26,9 @@ class SignBands(SignNoise):
     def __init__(self, epsilon: float = 12.75 / 255, height: int = 2) -> None:
         super().__init__(epsilon)
         bounded(self, height=(height, 0, math.inf))
-        self.height = height
+        if height != int(height):
+            raise ValueError(f"SignBands: height must be a whole number of lines, got {height!r}.")
+        self.height = int(height)
 
     def prepare(self, clips: Tensor, noise: Tensor) -> State:
         """One value of the noise for every band: that of its first line's first pixel."""

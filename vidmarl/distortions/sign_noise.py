@@ -49,7 +49,9 @@ class SignNoise(Distortion):
         super().__init__()
         bounded(self, epsilon=(epsilon, 0, 1))
         if whole_levels(epsilon) == 0:
-            raise ValueError(f"SignNoise: epsilon must be at least 1/255, one 8-bit level, got {epsilon!r}.")
+            raise ValueError(
+                f"{type(self).__name__}: epsilon must be at least 1/255, one 8-bit level, got {epsilon!r}."
+            )
         self.epsilon = epsilon
 
     def forward(self, clips: Tensor, strength: Tensor, state: State) -> Tensor:
