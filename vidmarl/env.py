@@ -86,7 +86,6 @@ class VideoAttackEnv(EnvBase):
             or not at all where the distortion has one direction. It is kept like any proposal. None: no query does.
             Not for training, which would credit the agents with what they did not say.
         level: the first proposal's.
-        least: the smallest level before success: how far proposals that fail make the next ones smaller.
         patience: removals that may fail in a row.
         credit: whether the agents see the credit maps; without, they look untouched.
     """
@@ -102,7 +101,6 @@ class VideoAttackEnv(EnvBase):
         step: float = 1.0,
         opening: int | None = None,
         level: int = 3,
-        least: int = 0,
         patience: int = 2,
         credit: bool = True,
     ) -> None:
@@ -118,7 +116,6 @@ class VideoAttackEnv(EnvBase):
         self.step_size = step
         self.opening = opening
         self.level = level
-        self.least = least
         self.patience = patience
         self.credit = credit
         self.shape_of_cells = session.canvas.cells
@@ -330,8 +327,8 @@ class VideoAttackEnv(EnvBase):
         level = self._level[rows] + torch.where(keep, 1, -1)
         half = self._half(rows)
         removal = torch.minimum(torch.where(keep, half, self._level[rows] - 1), half)
-        level = torch.where(self.won[rows], removal.clamp_min(0), level.clamp_min(self.least))
-        self._level[rows] = level.clamp_max(LEVELS - 1)
+        level = torch.where(self.won[rows], removal, level)
+        self._level[rows] = level.clamp(0, LEVELS - 1)
 
     def _learn_credit(self, rows: Tensor, proposal: Tensor, fall: Tensor) -> None:
         fall = fall / self._clean_margin[rows].clamp_min(1e-2)

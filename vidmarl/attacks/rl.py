@@ -41,7 +41,7 @@ class RLAttack(Attack):
         step, opening: see `VideoAttackEnv`.
         reduce: whether to clean up after success.
         rounds: whether to go on after the first clean-up, with another search from the clean clip.
-        level, least, patience, credit: see `VideoAttackEnv`; with a patience of 0 the agents take nothing away.
+        level, patience, credit: see `VideoAttackEnv`; with a patience of 0 the agents take nothing away.
         untrained: the groups, of "spatial" and "temporal", whose agent starts afresh: what is the other worth alone?
         **kwargs: see `Attack`.
     """
@@ -55,7 +55,6 @@ class RLAttack(Attack):
         reduce: bool = True,
         rounds: bool = True,
         level: int = 3,
-        least: int = 0,
         patience: int = 2,
         credit: bool = True,
         untrained: Sequence[str] = (),
@@ -73,7 +72,6 @@ class RLAttack(Attack):
         self.reduce = reduce
         self.rounds = rounds
         self.level = level
-        self.least = least
         self.patience = patience
         self.credit = credit
         self.untrained = list(untrained)
@@ -123,7 +121,7 @@ class RLAttack(Attack):
 
         device = session.canvas.clips.device
         agents = self.agents.to(device).eval()
-        settings = {key: getattr(self, key) for key in ("step", "opening", "level", "least", "patience", "credit")}
+        settings = {key: getattr(self, key) for key in ("step", "opening", "level", "patience", "credit")}
         env = VideoAttackEnv(session, **settings)
         actors = {"temporal": agents.temporal, "spatial": agents.spatial}
         if self.untrained:
