@@ -312,9 +312,10 @@ def test_sign_noise_uses_the_whole_ball(kind: type[distortions.SignNoise]) -> No
     assert set(steps.unique().tolist()) == {-12.0, 12.0}
 
 
-def test_bands_are_whole_lines() -> None:
+@pytest.mark.parametrize("height", [0.5, 1.5, float("inf")])
+def test_bands_are_whole_lines(height: float) -> None:
     with pytest.raises(ValueError, match="whole number of lines"):
-        distortions.SignBands(height=1.5)
+        distortions.SignBands(height=height)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("coherence", ["static", "free"])

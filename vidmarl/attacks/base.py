@@ -128,8 +128,9 @@ class Attack:
             "coherence": self.coherence,
             "seed": self.seed,
         }
-        skip = {*common, "after", "clips_at_once", "progress"}  # the last two change no result
+        skip = {*common, "clips_at_once", "progress"}  # the last two change no result
+        if self.after is None:  # no cut, no setting: results from before there was one stay comparable
+            skip.add("after")
         plain = (bool, int, float, str, list, tuple, type(None))
         own = {k: v for k, v in vars(self).items() if k not in skip and k[0] != "_" and isinstance(v, plain)}
-        # a cut that is not made is no setting: results from before there was one stay comparable
-        return common | ({} if self.after is None else {"after": self.after}) | own
+        return common | own
