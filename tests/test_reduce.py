@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vidmarl import Victim
 from vidmarl.attacks.reduce import in_cells, polish, reduce
-from vidmarl.session import Search, Session
+from vidmarl.session import Search, Searches, Session
 from vidmarl.tubelets import Canvas
 
 zooms = st.integers(1, 5)
@@ -100,8 +100,10 @@ def asked_by(session: Session, search: Search) -> list[Tensor]:
                 return
             reply = yield asked[-1]
 
-    for _ in session.drive(lambda row: noted(search), finish=False):
-        pass
+    searches = Searches(session, lambda row: noted(search))
+    searches.start(torch.tensor([0]))
+    while searches:
+        searches.ask()
     return asked
 
 

@@ -204,7 +204,7 @@ def test_settings_of_the_search_are_checked_before_anything_is_asked(wrong, mess
 
 def test_without_the_clean_up_it_stops_when_the_agents_find_no_more():
     """The agents' own removals go on after the first success, the shared clean-up is left out."""
-    own, cleaned = (attack(60, reduce=reduce)(Victim(OneCell()), clips(4)) for reduce in (False, True))
+    own, cleaned = (attack(60, reduce=reduce, insure=None)(Victim(OneCell()), clips(4)) for reduce in (False, True))
     wins = own.history["margin"] < 0
     assert own.success.any()
     assert (own.queries <= cleaned.queries).all()
@@ -239,7 +239,7 @@ def test_a_team_with_one_agent_afresh_is_another_attack():
 
 def test_without_patience_the_agents_take_nothing_away():
     """The attack ends at the first success; what is left is the shared clean-up's."""
-    result = attack(60, patience=0, reduce=False)(Victim(OneCell()), clips(4))
+    result = attack(60, patience=0, reduce=False, insure=None)(Victim(OneCell()), clips(4))
     first = (result.history["margin"] < 0).int().argmax(1) + 1
     assert result.success.any()
     assert torch.equal(result.queries[result.success], first[result.success])
@@ -294,7 +294,8 @@ def test_rounds_go_on_and_change_nothing_before_the_second(zoom, distortion, wat
     for row in one.success.nonzero().flatten().tolist():
         same = begun[row][1] if len(begun[row]) > 1 else int(rounds.queries[row])
         for key in ("score", "margin", "l2"):
-            assert torch.equal(rounds.history[key][row, :same], one.history[key][row, :same]), key
+            # equal but for the last bits: the same clip is asked about in batches of other sizes
+            torch.testing.assert_close(rounds.history[key][row, :same], one.history[key][row, :same], equal_nan=True)
         sizes = rounds.history["l2"][row].masked_fill(~(rounds.history["margin"][row] < 0), torch.inf)
         assert float((rounds.adversarial - rounds.clean)[row].norm()) == pytest.approx(float(sizes.min()), abs=1e-4)
         assert sizes.min() <= sizes[:same].min()

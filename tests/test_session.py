@@ -9,7 +9,7 @@ from torch import Tensor
 from vidmarl import Misclassify, Target, TubeletGrid, Victim
 from vidmarl.distortions.base import FunctionDistortion
 from vidmarl.errors import BudgetError
-from vidmarl.session import Search, Session
+from vidmarl.session import Search, Searches, Session
 from vidmarl.tubelets import Canvas
 
 DARKER = FunctionDistortion(lambda clips, strength, noise: clips * (1 - 0.5 * strength))
@@ -254,10 +254,29 @@ def test_drive_leaves_what_is_finished_alone(clips: Tensor) -> None:
         started.append(row)
         yield session.canvas.zeros()[0]
 
-    rounds = list(session.drive(search, rows=torch.tensor([0, 2]), finish=False))
+    rounds = list(session.drive(search, rows=torch.tensor([0, 2])))
     assert started == [2]
     assert [rows.tolist() for rows in rounds] == [[2]]
-    assert session.rows.tolist() == [1, 2, 3], "a search that ended did not finish its clip"
+    assert session.rows.tolist() == [1, 3]
+
+
+def test_searches_may_join_others_and_do_not_finish_their_clips(clips: Tensor) -> None:
+    session = open_session(clips)
+    heard: list[int] = []
+    searches = Searches(session, lambda row: steps(session, row, [3, 1, 0, 1][row], heard))
+    searches.start(torch.tensor([0, 2]))
+    assert searches.pop_ended().tolist() == [2], "it had nothing to ask"
+    assert searches.ask().tolist() == [0]
+    searches.start(torch.tensor([1, 3]))
+    session.finish(torch.tensor([3]))
+    assert searches
+    assert searches.ask().tolist() == [0, 1]
+    assert searches.pop_ended().tolist() == [1]
+    assert searches.ask().tolist() == [0]
+    assert not searches
+    assert searches.pop_ended().tolist() == [0]
+    assert session.rows.tolist() == [0, 1, 2]
+    assert heard == [0, 0, 1, 0]
 
 
 def test_drive_passes_a_search_s_own_error_on(clips: Tensor) -> None:

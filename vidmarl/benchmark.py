@@ -301,13 +301,14 @@ def _contests(benchmark: Benchmark) -> list[Contest]:
             try:
                 if ckpt is None and is_learned(path):
                     ckpt = shipped_for(described)
+                common = {"budget": benchmark.budget, "coherence": benchmark.coherence, "grid": benchmark.grid}
+                if isinstance(grid := init_args.get("grid"), dict):
+                    common["grid"] = TubeletGrid(**grid)
                 attack = make_attack(
                     {"class_path": path, "init_args": init_args},
                     ckpt=ckpt,
                     distortion=described,
-                    budget=benchmark.budget,
-                    coherence=benchmark.coherence,
-                    grid=benchmark.grid,
+                    **common,
                     seed=benchmark.seed,
                     clips_at_once=benchmark.clips_at_once,
                     progress=False,

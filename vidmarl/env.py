@@ -182,7 +182,7 @@ class VideoAttackEnv(EnvBase):
         self.margin, self.l2, self._full_l2, self._kept, self._fall = (new(b) for _ in range(5))
         self._clean_margin, self._own, self._rival = (new(b) for _ in range(3))
         self._level, self._failures = (new(b, dtype=torch.int64) for _ in range(2))
-        self.won, self.first = (new(b, dtype=torch.bool) for _ in range(2))
+        self.won, self.first, self._stopped = (new(b, dtype=torch.bool) for _ in range(3))
         self._smallest = new(b) + torch.inf
 
     def _set_seed(self, seed: int | None) -> None:
@@ -224,12 +224,19 @@ class VideoAttackEnv(EnvBase):
         """
         self._level[rows] = torch.where(self.won[rows], self._half(rows).clamp_max(LEVELS - 1), self.level)
         self.first[rows] = False
+        # What others than the agents have found bounds the first round that comes after it.
+        found = self._smallest[rows].isinf() & self.session.fooled[rows]
+        self._smallest[rows] = torch.where(found, self.session.best_l2[rows], self._smallest[rows])
         self._start_clean(rows)
         return self._observe()
 
+    def stop(self, rows: Int64[Tensor, " n"]) -> None:
+        """Ends the round of some clips."""
+        self._stopped[rows] = True
+
     def _start_clean(self, rows: Tensor) -> None:
         """Sets what the agents know of the perturbation and of the victim's answer to that of the clean clip."""
-        for values in (self.strength, self.l2, self._kept, self._fall, self._failures, self.won):
+        for values in (self.strength, self.l2, self._kept, self._fall, self._failures, self.won, self._stopped):
             values[rows] = 0
         classes = self.session.goal.classes.to(self.device)[rows]
         own, rival = self.session.goal.own_and_rival(self.session.clean[rows], classes)
@@ -244,9 +251,8 @@ class VideoAttackEnv(EnvBase):
         left = torch.where(named == 0, self.strength, 0)
         proposal = torch.where(self.won.view(-1, 1, 1, 1), left, added)
         if self.opening is not None:
-            turns = proposal.new_tensor([1.0, self.session.canvas.low]).repeat(-(-t // 2))[:t, None, None]
             opens = ~self.session.fooled & (self.session.queries == self.opening).to(self.device)
-            proposal = torch.where(opens.view(-1, 1, 1, 1), turns, proposal)
+            proposal = torch.where(opens.view(-1, 1, 1, 1), self.session.canvas.turning(), proposal)
         return proposal
 
     def running(self) -> Int64[Tensor, " n"]:
@@ -257,7 +263,7 @@ class VideoAttackEnv(EnvBase):
         spare = (self.strength != 0).flatten(1).sum(1) > 1
         won = self.won & ~(spare & (self._failures < self.patience))
         lost = ~self.won & ((self._left() < 1) | (self._room.isfinite() & (self._failures >= GIVE_UP)))
-        return won | lost | ~self.session.active
+        return won | lost | self._stopped | ~self.session.active
 
     def has_room(self, row: int) -> bool:
         """Whether a further round of a clip could find anything smaller than what was won with, with these cells."""

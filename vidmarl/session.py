@@ -262,41 +262,78 @@ class Session:
         self.best_l2[kept] = reply.l2[better]
         self.best_margin[kept] = reply.margin[better]
 
-    def drive(
-        self, search: Callable[[int], Search], rows: Tensor | None = None, finish: bool = True
-    ) -> Iterator[Int64[Tensor, " n"]]:
+    def drive(self, search: Callable[[int], Search], rows: Tensor | None = None) -> Iterator[Int64[Tensor, " n"]]:
         """Runs one search per clip, in step: each round asks all of them at once, in one batch.
+
+        A clip whose search has ended is finished.
 
         Args:
             search: makes the search of a clip from its row.
             rows: the clips, default all active ones.
-            finish: whether a clip whose search has ended is finished.
 
         Yields:
             The rows just asked, once a round (for progress bars).
         """
-        rows = self.rows if rows is None else rows[self.active[rows]]
-        searches = {row: search(row) for row in rows.tolist()}
-
-        def advance(row: int, reply: Reply | None) -> Tensor | None:
-            try:
-                return next(searches[row]) if reply is None else searches[row].send(reply)
-            except StopIteration:
-                if finish:
-                    self.finished[row] = True
-                return None
-
-        proposals = {row: advance(row, None) for row in searches}
-        while True:
-            active = self.active.tolist()
-            live = {row: proposal for row, proposal in proposals.items() if proposal is not None and active[row]}
-            if not live:
-                return
-            asked = torch.tensor(list(live), device=self.canvas.clips.device)
-            strength = torch.cat([self.canvas.refine(proposal[None]) for proposal in live.values()])
-            reply = self.query(strength.to(asked.device), asked).cpu()
-            proposals = {row: advance(row, reply[i]) for i, row in enumerate(live)}
+        searches = Searches(self, search)
+        searches.start(self.rows if rows is None else rows)
+        self.finish(searches.pop_ended())
+        while searches:
+            asked = searches.ask()
+            self.finish(searches.pop_ended())
             yield asked
+
+
+class Searches:
+    """Searches on some clips of a session that go in step, one batch of queries a round; others may join them.
+
+    Args:
+        session: the books.
+        search: makes the search of a clip from its row.
+    """
+
+    def __init__(self, session: Session, search: Callable[[int], Search]) -> None:
+        self._session = session
+        self._search = search
+        self._running: dict[int, Search] = {}
+        self._proposals: dict[int, Tensor] = {}
+        self._ended: list[int] = []
+
+    def __bool__(self) -> bool:
+        """Whether anything is left to be asked; forgets the clips that have ceased to be active."""
+        active = self._session.active.tolist()
+        self._proposals = {row: proposal for row, proposal in self._proposals.items() if active[row]}
+        return bool(self._proposals)
+
+    def start(self, rows: Int64[Tensor, " n"]) -> None:
+        """Begins the search of some more clips."""
+        for row in rows[self._session.active[rows]].tolist():
+            self._running[row] = self._search(row)
+            self._advance(row, None)
+
+    def ask(self) -> Int64[Tensor, " n"]:
+        """Asks for all searches what each wants to know; the rows just asked."""
+        session, asked = self._session, list(self._proposals)
+        rows = torch.tensor(asked, device=session.canvas.clips.device)
+        strength = torch.cat([session.canvas.refine(proposal[None]) for proposal in self._proposals.values()])
+        reply = session.query(strength.to(rows.device), rows).cpu()
+        for i, row in enumerate(asked):
+            self._advance(row, reply[i])
+        return rows
+
+    def pop_ended(self) -> Int64[Tensor, " n"]:
+        """The clips whose search has ended since this was last asked."""
+        rows = torch.tensor(self._ended, dtype=torch.int64, device=self._session.canvas.clips.device)
+        self._ended = []
+        return rows
+
+    def _advance(self, row: int, reply: Reply | None) -> None:
+        search = self._running[row]
+        try:
+            self._proposals[row] = next(search) if reply is None else search.send(reply)
+        except StopIteration:
+            del self._running[row]
+            self._proposals.pop(row, None)
+            self._ended.append(row)
 
 
 def _l2(delta: Float[Tensor, "n c t h w"]) -> Float[Tensor, " n"]:

@@ -42,6 +42,9 @@ from vidmarl.victims import load_victim
 from vidmarl.warm_start import Probes, WarmStart, cloning_loss, probe
 
 GROUPS = ("spatial", "temporal")
+HELD_OUT_DRAWS = 8
+"""How many sets of known probes the correlation on held-out clips is a mean of."""
+
 CONTROLS = ("random_cells", "greedy_sensitivity", "grow_and_reduce", "square_tubes")
 
 
@@ -165,6 +168,7 @@ class TwoAgentPPO(L.LightningModule):
         self._rollouts: Iterator[TensorDict]
         self._collector: Collector | None = None
         self._probes: list[Probes] = []
+        self._held_out: dict[int, Probes] = {}
         self._results: dict[str, list[tuple[Tensor, AttackResult]]] = {}
 
     def settings(self) -> dict[str, Any]:
@@ -236,15 +240,11 @@ class TwoAgentPPO(L.LightningModule):
 
         An epoch that is cut off starts again when the run is resumed, so the probes need not be in the checkpoint.
         """
-        self.victim.to(self.device)
         settings, seed = self.warm_start, self._rank_seed()
         generator = torch.Generator().manual_seed(seed)
-        canvas = Canvas(clips, self.distortion, self.grid, self.coherence, seed, self.zoom)
-        session = Session(self.victim, canvas, budget=settings.probes + 1, seed=seed)
-        env = VideoAttackEnv(session, step=self.step)
         log = {}
         with torch.autocast(self.device.type, enabled=False):
-            fresh = probe(env, settings.probes, generator)
+            fresh = self._ask_probes(clips, seed, generator)
             with torch.no_grad():  # on clips that no update has seen yet
                 log["warm_start/correlation_before"] = cloning_loss(self.agents, fresh, settings, generator)[1]
             self._probes.append(fresh)
@@ -261,6 +261,13 @@ class TwoAgentPPO(L.LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] = self.ppo.lr
         return log | {"warm_start/loss": loss.detach(), "warm_start/correlation": correlation.detach()}
+
+    def _ask_probes(self, clips: Tensor, seed: int, generator: torch.Generator) -> Probes:
+        """Opens a session on the clips for nothing but probes."""
+        self.victim.to(self.device)
+        canvas = Canvas(clips, self.distortion, self.grid, self.coherence, seed, self.zoom)
+        session = Session(self.victim, canvas, budget=self.warm_start.probes + 1, seed=seed)
+        return probe(VideoAttackEnv(session, step=self.step), self.warm_start.probes, generator)
 
     def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         """One gradient step."""
@@ -415,7 +422,10 @@ class TwoAgentPPO(L.LightningModule):
             return attack(self.victim, clips)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Attacks held-out clips with the agents as they are: `val/fooling_rate`, `val/queries`, `val/l2`."""
+        """Attacks held-out clips with the agents as they are: `val/fooling_rate`, `val/queries`, `val/l2`.
+
+        With a warm start also `val/correlation`, of the agents' logits with what probes of these clips have shown.
+        """
         clips, _ = batch
         result = self._evaluate(self.attack(), clips)
         tried = ~result.skipped
@@ -425,7 +435,25 @@ class TwoAgentPPO(L.LightningModule):
             "val/queries": result.queries[tried].float().mean(),
             "val/l2": size[tried].mean(),
         }
+        if self.warm_start.epochs:
+            log["val/correlation"] = self._held_out_correlation(clips, batch_idx)
         self.log_dict(log, on_epoch=True, sync_dist=True, batch_size=int(tried.sum()), prog_bar=True)
+
+    def _held_out_correlation(self, clips: Tensor, batch_idx: int) -> Tensor:
+        """How well the agents foretell what probes of held-out clips have shown, given none to many of them.
+
+        The probes are asked once a run, and count as training queries: they choose the checkpoint.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            if batch_idx not in self._held_out:
+                before = self.victim.queries
+                self._held_out[batch_idx] = self._ask_probes(clips, self.seed, torch.Generator().manual_seed(self.seed))
+                spent = torch.tensor(self.victim.queries - before, device=self.device)
+                self.counts[2] += self.trainer.strategy.reduce(spent, reduce_op="sum")
+            probes = self._held_out[batch_idx]
+            draws = (torch.Generator().manual_seed(draw) for draw in range(HELD_OUT_DRAWS))
+            found = [cloning_loss(self.agents, probes, self.warm_start, draw)[1] for draw in draws]
+        return torch.stack(found).mean()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Attacks the test clips with the trained team, the untrained team and every control."""

@@ -172,6 +172,14 @@ class Canvas:
         """The strength map of no distortion."""
         return self.clips.new_zeros(len(self.clips), *self.shape)
 
+    def turning(self) -> Float[Tensor, "t' y x"]:
+        """A map of cells with full strength everywhere that turns with every layer: up, down, up again.
+
+        Down is nothing where the distortion has one direction.
+        """
+        t, y, x = self.cells
+        return self.clips.new_tensor([1.0, self.low]).repeat(-(-t // 2))[:t, None, None].expand(t, y, x)
+
     def refine(self, strength: Float[Tensor, "n t' y x"]) -> Float[Tensor, "n t' gh gw"]:
         """The strength map of a map of cells, each tubelet with its cell's strength; a strength map stays itself."""
         if tuple(strength.shape[1:]) == self.shape:

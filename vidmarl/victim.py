@@ -19,6 +19,9 @@ from vidmarl.errors import BudgetError, ClipError, VictimError
 
 CLIP_AXES = "b c t h w"
 
+PIXELS_AT_ONCE = 2**25
+"""Pixels of a forward pass on an accelerator, all clips and frames together: 64 clips of 16 frames of 181 px."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ClipSpec:
@@ -117,7 +120,8 @@ class Victim:
         labels: class names in the order of the scores.
         name: how the victim is called in results.
         device: where the model runs. Defaults to that of its parameters, else to the clips'.
-        batch_size: clips per forward pass; None: 16 on an accelerator, 2 on a CPU, whose caches hold no more.
+        batch_size: clips per forward pass; None: 2 on a CPU, whose caches hold no more; on an
+            accelerator as many as have `PIXELS_AT_ONCE` pixels.
 
     Attributes:
         queries: clips that have gone through the model since this victim was made, all askers together.
@@ -205,7 +209,8 @@ class Victim:
             VictimError: the model raised, or its scores have the wrong shape or are not finite.
         """
         validate_clips(clips, "asking the victim")
-        size = self.batch_size or (2 if (self.device or clips.device).type == "cpu" else 16)
+        on_cpu = (self.device or clips.device).type == "cpu"
+        size = self.batch_size or (2 if on_cpu else max(1, PIXELS_AT_ONCE // clips[0, 0].numel()))
         answers = [self._forward(chunk) for chunk in clips.split(size)]
         return torch.cat(answers).to(clips.device)
 

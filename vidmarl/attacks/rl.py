@@ -15,7 +15,7 @@ from vidmarl.attacks.reduce import polish, reduce
 from vidmarl.errors import CheckpointError
 from vidmarl.files import save_tensors
 from vidmarl.pretrained import find_agents
-from vidmarl.session import Search, Session
+from vidmarl.session import Search, Searches, Session
 from vidmarl.tubelets import TubeletGrid
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 FORMAT = "vidmarl-agents"
 VERSION = 3
+
+WAYS = 3
+"""Ways to distort everything: turning with every frame, the same everywhere, each cell at random."""
 
 POLISH = 30
 """Queries of polishing between two rounds."""
@@ -39,6 +42,10 @@ class RLAttack(Attack):
     Args:
         agents: the trained team, see `from_checkpoint`; an untrained one is a control.
         step, opening: see `VideoAttackEnv`.
+        insure: a clip that is not fooled after so many queries is asked about with everything distorted, in up to three
+            ways: who has to fool has fooled. The agents go on as if they had not been told. None: never.
+        give_up: where the agents have not fooled a clip after so many queries but the insurance has, they make that
+            smaller. None: they go on by themselves.
         reduce: whether to clean up after success.
         rounds: whether to go on after the first clean-up, with another search from the clean clip.
         level, patience, credit: see `VideoAttackEnv`; with a patience of 0 the agents take nothing away.
@@ -52,6 +59,8 @@ class RLAttack(Attack):
         *,
         step: float = 1.0,
         opening: int | None = None,
+        insure: int | None = 16,
+        give_up: int | None = 100,
         reduce: bool = True,
         rounds: bool = True,
         level: int = 3,
@@ -69,6 +78,8 @@ class RLAttack(Attack):
         self.agents = agents
         self.step = step
         self.opening = opening
+        self.insure = insure
+        self.give_up = give_up
         self.reduce = reduce
         self.rounds = rounds
         self.level = level
@@ -129,8 +140,16 @@ class RLAttack(Attack):
             actors |= {group: getattr(fresh, group) for group in self.untrained}
         td, actions = env.reset(), env.full_action_spec.zero()
         between = torch.zeros_like(session.finished)  # clips whose last round is being cleaned up
-        cleaning: list[tuple[Tensor, Iterator[Tensor]]] = []
+        cleaning = Searches(session, lambda row: self._clean_up(env, row))
         while session.active.any():
+            if len(rows := self._uninsured(env)):
+                session.query(self._everything(session, rows), rows)
+                yield rows
+                continue
+            if self.give_up is not None:
+                env.stop(
+                    (session.fooled & ~env.won & env.first & self._asked(session, self.give_up)).nonzero().flatten()
+                )
             if len(rows := env.running()):
                 with torch.no_grad():
                     seen = td[rows]
@@ -145,14 +164,32 @@ class RLAttack(Attack):
             if ended.any():
                 rows = ended.nonzero().flatten()
                 between[rows] = True
-                cleaning.append((rows, session.drive(lambda row: self._clean_up(env, row), rows, finish=False)))
-            for rows, searches in list(cleaning):
-                if (asked := next(searches, None)) is not None:
-                    yield asked
-                    continue
-                cleaning = [entry for entry in cleaning if entry[1] is not searches]
+                cleaning.start(rows)
+            if cleaning:
+                yield cleaning.ask()
+            if len(rows := cleaning.pop_ended()):
                 between[rows] = False
                 td = td.update(env.again(rows))  # of no use to those that are finished, and no harm
+
+    def _uninsured(self, env: VideoAttackEnv) -> Tensor:
+        """The clips that are now to be asked about with everything distorted."""
+        session, rows = env.session, env.running()
+        if self.insure is None:
+            return rows[:0]
+        due = self._asked(session, self.insure) & ~self._asked(session, self.insure + WAYS) & ~session.fooled
+        return rows[due[rows]]
+
+    @staticmethod
+    def _asked(session: Session, queries: int) -> Tensor:
+        return (session.queries >= queries).to(session.fooled.device)
+
+    def _everything(self, session: Session, rows: Tensor) -> Tensor:
+        """Maps of cells of the full distortion, each clip's in the way that is its turn."""
+        canvas = session.canvas
+        turning = canvas.turning().expand(len(rows), *canvas.cells)
+        mixed = torch.where(session.rand(rows, *canvas.cells) < 0.5, canvas.low, 1.0)
+        way = (session.queries[rows.cpu()] - (self.insure or 0)).to(rows.device).view(-1, 1, 1, 1)
+        return torch.where(way == 0, turning, torch.where(way == 1, torch.ones_like(mixed), mixed))
 
     def _clean_up(self, env: VideoAttackEnv, row: int) -> Search:
         """What comes between two rounds."""
@@ -164,6 +201,8 @@ class RLAttack(Attack):
         if env.won[row]:
             strength = session.canvas.refine(env.strength[row][None])[0].cpu()
             yield from reduce(session, row, strength, float(env.l2[row]), factors=(0.0,), groups=16)
+        elif env.first[row]:  # nothing but the insurance has fooled it
+            yield from reduce(session, row, factors=(0.0,), groups=16)
         if not self.rounds or not env.has_room(row):
             yield from polish(session, row, session.budget)
             yield from reduce(session, row)

@@ -111,6 +111,7 @@ class ClipData(lightning.LightningDataModule):
             batch_size=self.batch_size,
             sampler=EpochSampler(dataset, ranks, rank, shuffle=True, seed=self.seed, drop_last=True),
             num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,  # they have decoded videos in memory
             collate_fn=_clips,
             drop_last=True,
         )
