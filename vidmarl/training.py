@@ -42,6 +42,9 @@ from vidmarl.victims import load_victim
 from vidmarl.warm_start import Probes, WarmStart, cloning_loss, probe
 
 GROUPS = ("spatial", "temporal")
+HELD_OUT_PROBES = 4
+"""How many times as many probes a held-out clip gets: there are few of these, and they are asked once a run."""
+
 HELD_OUT_DRAWS = 8
 """How many sets of known probes the correlation on held-out clips is a mean of."""
 
@@ -244,7 +247,7 @@ class TwoAgentPPO(L.LightningModule):
         generator = torch.Generator().manual_seed(seed)
         log = {}
         with torch.autocast(self.device.type, enabled=False):
-            fresh = self._ask_probes(clips, seed, generator)
+            fresh = self._ask_probes(clips, settings.probes, seed, generator)
             with torch.no_grad():  # on clips that no update has seen yet
                 log["warm_start/correlation_before"] = cloning_loss(self.agents, fresh, settings, generator)[1]
             self._probes.append(fresh)
@@ -262,12 +265,12 @@ class TwoAgentPPO(L.LightningModule):
                 group["lr"] = self.ppo.lr
         return log | {"warm_start/loss": loss.detach(), "warm_start/correlation": correlation.detach()}
 
-    def _ask_probes(self, clips: Tensor, seed: int, generator: torch.Generator) -> Probes:
+    def _ask_probes(self, clips: Tensor, count: int, seed: int, generator: torch.Generator) -> Probes:
         """Opens a session on the clips for nothing but probes."""
         self.victim.to(self.device)
         canvas = Canvas(clips, self.distortion, self.grid, self.coherence, seed, self.zoom)
-        session = Session(self.victim, canvas, budget=self.warm_start.probes + 1, seed=seed)
-        return probe(VideoAttackEnv(session, step=self.step), self.warm_start.probes, generator)
+        session = Session(self.victim, canvas, budget=count + 1, seed=seed)
+        return probe(VideoAttackEnv(session, step=self.step), count, generator)
 
     def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         """One gradient step."""
@@ -447,7 +450,8 @@ class TwoAgentPPO(L.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             if batch_idx not in self._held_out:
                 before = self.victim.queries
-                self._held_out[batch_idx] = self._ask_probes(clips, self.seed, torch.Generator().manual_seed(self.seed))
+                count, generator = HELD_OUT_PROBES * self.warm_start.probes, torch.Generator().manual_seed(self.seed)
+                self._held_out[batch_idx] = self._ask_probes(clips, count, self.seed, generator)
                 spent = torch.tensor(self.victim.queries - before, device=self.device)
                 self.counts[2] += self.trainer.strategy.reduce(spent, reduce_op="sum")
             probes = self._held_out[batch_idx]

@@ -59,7 +59,7 @@ class RLAttack(Attack):
         *,
         step: float = 1.0,
         opening: int | None = None,
-        insure: int | None = 16,
+        insure: int | None = 20,
         give_up: int | None = 100,
         reduce: bool = True,
         rounds: bool = True,
