@@ -16,7 +16,7 @@ from vidmarl.goals import Misclassify, Target
 from vidmarl.jobs import make_attack
 from vidmarl.pretrained import find_agents, list_pretrained
 from vidmarl.session import Session
-from vidmarl.tubelets import TubeletGrid
+from vidmarl.tubelets import TubeletGrid, to_8bit
 from vidmarl.victim import Victim
 
 DEAD = {"class_path": "DeadPixels", "init_args": {"rate": 1.0}}  # has one direction only
@@ -183,6 +183,69 @@ def test_with_an_opening_a_clip_alone_gives_what_it_gives_in_a_batch():
     assert torch.equal(together.queries[3:4], alone.queries)
 
 
+class Whole(nn.Module):
+    """Says nothing until at least so many of the 4 x 16 cells of a clip have changed; notes what it is shown."""
+
+    def __init__(self, clip: Tensor, needed: int) -> None:
+        super().__init__()
+        self.clip, self.needed = clip, needed
+        self.shown: list[Tensor] = []
+
+    def forward(self, clips: Tensor) -> Tensor:
+        changed = (clips != self.clip).any(1, keepdim=True).float()
+        cells = torch.nn.functional.max_pool3d(changed, (1, 8, 8))
+        self.shown += list(cells[:, 0])
+        score = torch.where(cells.sum((1, 2, 3, 4)) < self.needed, 1.0, -1.0)
+        return torch.stack([score, -score], 1)
+
+
+def test_a_clip_that_resists_is_asked_about_with_everything_distorted():
+    clip = to_8bit(clips(1))
+    victim = Whole(clip, 65)  # never
+    attack(30, insure=12, distortion=DEAD)(Victim(victim), clip)
+    sizes = [int(cells.sum()) for cells in victim.shown]
+    assert sizes[12:14] == [32, 64], "in every second layer, then everywhere"
+    assert torch.equal(victim.shown[12].flatten(1).amax(1), torch.tensor([1.0, 0, 1, 0]))
+    assert 16 < sizes[14] < 48, "then each cell by a coin"
+    assert max(sizes[1:12] + sizes[15:]) < 32, "the agents go on with what they had"
+    without = Whole(clip, 65)
+    attack(30, insure=None, distortion=DEAD)(Victim(without), clip)
+    assert all(torch.equal(*pair) for pair in zip(victim.shown[:12], without.shown[:12], strict=True))
+
+
+def test_the_insurance_ends_with_its_first_success_and_does_not_come_to_a_clip_that_is_fooled():
+    clip = to_8bit(clips(1))
+    victim = Whole(clip, 33)
+    result = attack(40, insure=5, give_up=None, distortion=DEAD)(Victim(victim), clip)
+    assert result.success.all()
+    assert [int(cells.sum()) for cells in victim.shown[5:8]][:2] == [32, 64]
+    assert result.history["margin"][0, 6] < 0
+    assert int(victim.shown[7].sum()) < 32
+    late = attack(80, insure=40)(Victim(OneCell()), clips(6))
+    never = attack(80, insure=None)(Victim(OneCell()), clips(6))
+    early = late.history["margin"][:, :40].lt(0).any(1)
+    assert early.any()
+    assert torch.equal(late.adversarial[early], never.adversarial[early])
+
+
+def test_what_only_the_insurance_has_fooled_is_made_smaller():
+    clip = to_8bit(clips(1))
+    results = [
+        attack(120, insure=5, give_up=give_up, distortion=DEAD)(Victim(Whole(clip, 40)), clip) for give_up in (None, 20)
+    ]
+    touched = [int((r.strength != 0).sum()) for r in results]
+    assert all(bool(r.success) for r in results)
+    assert touched[1] == 40, "as small as it can be"
+    assert touched[0] > 40, "the case is meant to be one that the agents do not fool"
+
+
+def test_with_the_insurance_a_clip_alone_gives_what_it_gives_in_a_batch():
+    settings = {"insure": 4, "give_up": 9}
+    together, alone = (attack(40, **settings)(Victim(Weighed()), part) for part in (clips(5), clips(5)[3:4]))
+    assert torch.equal(together.adversarial[3:4], alone.adversarial)
+    assert torch.equal(together.queries[3:4], alone.queries)
+
+
 @pytest.mark.parametrize("after", [0, 6])
 def test_so_many_queries_are_spent_after_the_first_success(after):
     victim = Victim(OneCell())
@@ -195,7 +258,13 @@ def test_so_many_queries_are_spent_after_the_first_success(after):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [({"step": 2.5}, "step must lie"), ({"opening": 0}, "number of a query")]
+    ("wrong", "message"),
+    [
+        ({"step": 2.5}, "step must lie"),
+        ({"opening": 0}, "number of a query"),
+        ({"insure": 0}, "insure is the number of a query"),
+        ({"give_up": 0}, "give_up is the number of a query"),
+    ],
 )
 def test_settings_of_the_search_are_checked_before_anything_is_asked(wrong, message):
     with pytest.raises(ValueError, match=message):

@@ -114,6 +114,26 @@ def test_the_warm_start_comes_before_play_and_its_queries_count(tmp_path):
     assert all(group["lr"] == team.ppo.lr for group in team.optimizers().param_groups)
 
 
+def test_validation_probes_held_out_clips_once_and_the_correlation_grows(tmp_path):
+    class Held(lightning.Callback):
+        def __init__(self) -> None:
+            self.rows = []
+
+        def on_validation_end(self, trainer, *args) -> None:
+            self.rows.append({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
+
+    held, loader = Held(), DataLoader(list(zip(clips(8), range(8), strict=True)), batch_size=4)
+    team = module(warm_start=WarmStart(epochs=3, probes=12, updates=20, minibatch=8), eval_budget=2)
+    settings = {"callbacks": [held], "num_sanity_val_steps": 0, "limit_val_batches": None}
+    trainer(tmp_path, 3, **settings).fit(team, batches(), loader)
+    found = [row["val/correlation"] for row in held.rows]
+    assert len(found) == 3
+    assert found[-1] > found[0]
+    probed = 8 * (1 + 48)  # four times as many probes a held-out clip, once
+    attacked = 3 * 8 * 2
+    assert int(team.counts[2]) == 3 * 16 * (1 + 12) + probed == team.victim.model.seen - attacked
+
+
 def test_the_warm_start_changes_the_actors_and_follows_from_the_seed(tmp_path):
     settings = {"warm_start": WarmStart(epochs=1, probes=40, updates=3, minibatch=4)}
     one, two, other = module(**settings), module(**settings), module(seed=1, **settings)

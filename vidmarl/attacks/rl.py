@@ -72,6 +72,9 @@ class RLAttack(Attack):
         super().__init__(**kwargs)
         if unknown := set(untrained) - {"spatial", "temporal"}:
             raise ValueError(f"RLAttack: untrained names agents, 'spatial' and 'temporal', got {sorted(unknown)}.")
+        for name, query in (("insure", insure), ("give_up", give_up)):
+            if query is not None and query < 1:
+                raise ValueError(f"RLAttack: {name} is the number of a query, at least 1, or None; got {query}.")
         from vidmarl.env import check_step_and_opening
 
         check_step_and_opening(step, opening)  # before anything is asked
@@ -147,9 +150,8 @@ class RLAttack(Attack):
                 yield rows
                 continue
             if self.give_up is not None:
-                env.stop(
-                    (session.fooled & ~env.won & env.first & self._asked(session, self.give_up)).nonzero().flatten()
-                )
+                hopeless = env.first & ~env.won & session.fooled & self._asked(session, self.give_up)
+                env.stop(hopeless.nonzero().flatten())
             if len(rows := env.running()):
                 with torch.no_grad():
                     seen = td[rows]
