@@ -318,13 +318,16 @@ def test_the_best_control_is_marked_and_agents_are_none(tmp_path: Path, whole: P
 
 
 def test_an_attack_may_have_tubelets_of_its_own(tmp_path: Path) -> None:
-    coarse = {"class_path": "grow_and_reduce", "init_args": {"grid": {"frames": 2, "height": 16, "width": 16}}}
+    coarse = {"class_path": "grow_and_reduce", "init_args": {"grid": {"frames": 2, "height": 16}}}
     run(tiny(tmp_path, attacks={"fine": {"class_path": "grow_and_reduce"}, "coarse": coarse}, max_clips=1))
     grids = {
         path.parent.name.split("-")[0]: json.loads(path.read_text("utf-8"))["attack"]["grid"]
         for path in tmp_path.rglob("settings.json")
     }
-    assert grids == {"fine": [1, 8, 8], "coarse": [2, 16, 16]}
+    assert grids == {"fine": [1, 8, 8], "coarse": [2, 16, 8]}
+    wrong = {"class_path": "grow_and_reduce", "init_args": {"grid": {"frame": 2}}}
+    with pytest.raises(ValueError, match=r"'coarse'.*a grid may have"):
+        run(tiny(tmp_path, attacks={"coarse": wrong}))
 
 
 def test_agents_by_file_or_name_trained_and_untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,8 @@ class Weighed(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         self.seen += len(clips)
         cells = rearrange(clips, "b c t (gh h) (gw w) -> b (t gh gw) (c h w)", h=8, w=8).mean(-1)
-        score = 3 * (cells @ self.weights - 0.5 * self.weights.sum()) + 3
+        # no matrix product, whose last bits depend on how many clips there are
+        score = 3 * ((cells * self.weights).sum(1) - 0.5 * self.weights.sum()) + 3
         return torch.stack([score, -score], 1)
 
 
@@ -218,7 +219,7 @@ def test_the_insurance_ends_with_its_first_success_and_does_not_come_to_a_clip_t
     victim = Whole(clip, 33)
     result = attack(40, insure=5, give_up=None, distortion=DEAD)(Victim(victim), clip)
     assert result.success.all()
-    assert [int(cells.sum()) for cells in victim.shown[5:8]][:2] == [32, 64]
+    assert [int(cells.sum()) for cells in victim.shown[5:7]] == [32, 64]
     assert result.history["margin"][0, 6] < 0
     assert int(victim.shown[7].sum()) < 32
     late = attack(80, insure=40)(Victim(OneCell()), clips(6))
@@ -237,6 +238,44 @@ def test_what_only_the_insurance_has_fooled_is_made_smaller():
     assert all(bool(r.success) for r in results)
     assert touched[1] == 40, "as small as it can be"
     assert touched[0] > 40, "the case is meant to be one that the agents do not fool"
+
+
+def test_after_a_first_success_by_the_insurance_the_clean_up_comes_at_once():
+    clip = to_8bit(clips(1))
+    result = attack(90, insure=5, after=20, distortion=DEAD)(Victim(Whole(clip, 40)), clip)
+    assert int(result.queries) == 27
+    assert int((result.strength != 0).sum()) < 64
+
+
+def test_with_a_small_budget_the_agents_give_up_by_half_of_it():
+    clip = to_8bit(clips(1))
+    result = attack(60, insure=5, distortion=DEAD)(Victim(Whole(clip, 40)), clip)
+    assert int((result.strength != 0).sum()) == 40
+    sizes = result.history["l2"][0]
+    assert sizes[7:30].max() < sizes[6], "until then they go on by themselves"
+
+
+def test_without_the_clean_up_the_agents_go_on_after_the_insurance():
+    clip = to_8bit(clips(1))
+    result = attack(60, insure=5, give_up=20, reduce=False, distortion=DEAD)(Victim(Whole(clip, 40)), clip)
+    assert int(result.queries) == 60
+
+
+def test_the_insurance_asks_nothing_that_is_known():
+    clip = to_8bit(clips(1))
+    opened, flat = Whole(clip, 65), Whole(clip[:, :, :1], 65)
+    attack(30, insure=12, opening=1, distortion=DEAD)(Victim(opened), clip)
+    assert [int(cells.sum()) for cells in opened.shown[1:2] + opened.shown[12:13]] == [32, 64]
+    assert sum(torch.equal(cells, opened.shown[1]) for cells in opened.shown) == 1
+    attack(30, insure=12, distortion=DEAD)(Victim(flat), clip[:, :, :1])
+    assert [int(cells.sum()) == 16 for cells in flat.shown].count(True) == 1
+
+
+def test_an_opening_comes_even_if_the_insurance_has_fooled():
+    clip = to_8bit(clips(1))
+    victim = Whole(clip, 33)
+    attack(30, insure=5, opening=15, give_up=None, distortion=DEAD)(Victim(victim), clip)
+    assert int(victim.shown[15].sum()) == 32
 
 
 def test_with_the_insurance_a_clip_alone_gives_what_it_gives_in_a_batch():
@@ -363,8 +402,7 @@ def test_rounds_go_on_and_change_nothing_before_the_second(zoom, distortion, wat
     for row in one.success.nonzero().flatten().tolist():
         same = begun[row][1] if len(begun[row]) > 1 else int(rounds.queries[row])
         for key in ("score", "margin", "l2"):
-            # equal but for the last bits: the same clip is asked about in batches of other sizes
-            torch.testing.assert_close(rounds.history[key][row, :same], one.history[key][row, :same], equal_nan=True)
+            assert torch.equal(rounds.history[key][row, :same], one.history[key][row, :same]), key
         sizes = rounds.history["l2"][row].masked_fill(~(rounds.history["margin"][row] < 0), torch.inf)
         assert float((rounds.adversarial - rounds.clean)[row].norm()) == pytest.approx(float(sizes.min()), abs=1e-4)
         assert sizes.min() <= sizes[:same].min()

@@ -254,10 +254,10 @@ def test_drive_leaves_what_is_finished_alone(clips: Tensor) -> None:
         started.append(row)
         yield session.canvas.zeros()[0]
 
-    rounds = list(session.drive(search, rows=torch.tensor([0, 2])))
-    assert started == [2]
-    assert [rows.tolist() for rows in rounds] == [[2]]
-    assert session.rows.tolist() == [1, 3]
+    rounds = list(session.drive(search))
+    assert started == [1, 2, 3]
+    assert [rows.tolist() for rows in rounds] == [[1, 2, 3]]
+    assert session.finished.all()
 
 
 def test_searches_may_join_others_and_do_not_finish_their_clips(clips: Tensor) -> None:

@@ -132,6 +132,9 @@ def test_validation_probes_held_out_clips_once_and_the_correlation_grows(tmp_pat
     probed = 8 * (1 + 48)  # four times as many probes a held-out clip, once
     attacked = 3 * 8 * 2
     assert int(team.counts[2]) == 3 * 16 * (1 + 12) + probed == team.victim.model.seen - attacked
+    seen = team.victim.model.seen
+    trainer(tmp_path, 3).validate(team, loader)
+    assert team.victim.model.seen == seen + 8 * 2, "without a fit nothing is probed"
 
 
 def test_the_warm_start_changes_the_actors_and_follows_from_the_seed(tmp_path):

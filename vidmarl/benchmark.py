@@ -301,14 +301,13 @@ def _contests(benchmark: Benchmark) -> list[Contest]:
             try:
                 if ckpt is None and is_learned(path):
                     ckpt = shipped_for(described)
-                common = {"budget": benchmark.budget, "coherence": benchmark.coherence, "grid": benchmark.grid}
-                if isinstance(grid := init_args.get("grid"), dict):
-                    common["grid"] = TubeletGrid(**grid)
                 attack = make_attack(
                     {"class_path": path, "init_args": init_args},
                     ckpt=ckpt,
                     distortion=described,
-                    **common,
+                    budget=benchmark.budget,
+                    coherence=benchmark.coherence,
+                    grid=_grid(benchmark, init_args),
                     seed=benchmark.seed,
                     clips_at_once=benchmark.clips_at_once,
                     progress=False,
@@ -322,6 +321,17 @@ def _contests(benchmark: Benchmark) -> list[Contest]:
             identity = attack.describe() | {"init_args": init_args, "networks": nets}
             contests.append(Contest(distortion, label, attack, identity, 0 if untrained else training_queries(ckpt)))
     return contests
+
+
+def _grid(benchmark: Benchmark, init_args: Mapping[str, Any]) -> TubeletGrid | None:
+    """The tubelets of an attack: its own where it has any, what these leave out as in the others'."""
+    own = init_args.get("grid")
+    if not isinstance(own, Mapping):
+        return own or benchmark.grid
+    known = {field.name for field in dataclasses.fields(TubeletGrid)}
+    if unknown := set(own) - known:
+        raise ValueError(f"a grid may have {sorted(known)}, got {sorted(unknown)}.")
+    return dataclasses.replace(benchmark.grid or TubeletGrid(), **own)
 
 
 def training_queries(ckpt: str | None) -> int:

@@ -220,7 +220,7 @@ class VideoAttackEnv(EnvBase):
     def again(self, rows: Int64[Tensor, " n"]) -> TensorDict:
         """Begins another round on clips whose round is over: from the clean clip, with all that was learnt about it.
 
-        Where the last round has won, the new one has room for no more than what was won with so far.
+        Where a round has won, or something else has fooled the clip, the new one has room for no more than that.
         """
         self._level[rows] = torch.where(self.won[rows], self._half(rows).clamp_max(LEVELS - 1), self.level)
         self.first[rows] = False
@@ -230,7 +230,7 @@ class VideoAttackEnv(EnvBase):
         self._start_clean(rows)
         return self._observe()
 
-    def stop(self, rows: Int64[Tensor, " n"]) -> None:
+    def end_round(self, rows: Int64[Tensor, " n"]) -> None:
         """Ends the round of some clips."""
         self._stopped[rows] = True
 
@@ -251,7 +251,7 @@ class VideoAttackEnv(EnvBase):
         left = torch.where(named == 0, self.strength, 0)
         proposal = torch.where(self.won.view(-1, 1, 1, 1), left, added)
         if self.opening is not None:
-            opens = ~self.session.fooled & (self.session.queries == self.opening).to(self.device)
+            opens = ~self.won & (self.session.queries == self.opening).to(self.device)
             proposal = torch.where(opens.view(-1, 1, 1, 1), self.session.canvas.turning(), proposal)
         return proposal
 
@@ -271,7 +271,7 @@ class VideoAttackEnv(EnvBase):
 
     @property
     def _room(self) -> Float[Tensor, " b"]:
-        """The norm below which a round has to stay: infinite before the first success."""
+        """The norm below which a round has to stay: infinite in the first round until it has won."""
         return SLACK * self._smallest
 
     @property

@@ -262,20 +262,19 @@ class Session:
         self.best_l2[kept] = reply.l2[better]
         self.best_margin[kept] = reply.margin[better]
 
-    def drive(self, search: Callable[[int], Search], rows: Tensor | None = None) -> Iterator[Int64[Tensor, " n"]]:
-        """Runs one search per clip, in step: each round asks all of them at once, in one batch.
+    def drive(self, search: Callable[[int], Search]) -> Iterator[Int64[Tensor, " n"]]:
+        """Runs one search per active clip, in step: each round asks all of them at once, in one batch.
 
         A clip whose search has ended is finished.
 
         Args:
             search: makes the search of a clip from its row.
-            rows: the clips, default all active ones.
 
         Yields:
             The rows just asked, once a round (for progress bars).
         """
         searches = Searches(self, search)
-        searches.start(self.rows if rows is None else rows)
+        searches.start(self.rows)
         self.finish(searches.pop_ended())
         while searches:
             asked = searches.ask()
@@ -299,10 +298,13 @@ class Searches:
         self._ended: list[int] = []
 
     def __bool__(self) -> bool:
-        """Whether anything is left to be asked; forgets the clips that have ceased to be active."""
+        """Whether anything is left to be asked."""
+        return bool(self._asking())
+
+    def _asking(self) -> list[int]:
+        """The clips that have a question, and are still active."""
         active = self._session.active.tolist()
-        self._proposals = {row: proposal for row, proposal in self._proposals.items() if active[row]}
-        return bool(self._proposals)
+        return [row for row in self._proposals if active[row]]
 
     def start(self, rows: Int64[Tensor, " n"]) -> None:
         """Begins the search of some more clips."""
@@ -311,10 +313,10 @@ class Searches:
             self._advance(row, None)
 
     def ask(self) -> Int64[Tensor, " n"]:
-        """Asks for all searches what each wants to know; the rows just asked."""
-        session, asked = self._session, list(self._proposals)
+        """Asks for all searches on active clips what each wants to know, if there are any; the rows just asked."""
+        session, asked = self._session, self._asking()
         rows = torch.tensor(asked, device=session.canvas.clips.device)
-        strength = torch.cat([session.canvas.refine(proposal[None]) for proposal in self._proposals.values()])
+        strength = torch.cat([session.canvas.refine(self._proposals[row][None]) for row in asked])
         reply = session.query(strength.to(rows.device), rows).cpu()
         for i, row in enumerate(asked):
             self._advance(row, reply[i])

@@ -43,10 +43,10 @@ from vidmarl.warm_start import Probes, WarmStart, cloning_loss, probe
 
 GROUPS = ("spatial", "temporal")
 HELD_OUT_PROBES = 4
-"""How many times as many probes a held-out clip gets: there are few of these, and they are asked once a run."""
+"""How many times as many probes a held-out clip gets: there are few of these, and they are asked once."""
 
-HELD_OUT_DRAWS = 8
-"""How many sets of known probes the correlation on held-out clips is a mean of."""
+HELD_OUT_DRAWS = 7
+"""How many numbers of known probes, from none to `WarmStart.known`, the correlation on held-out clips is a mean of."""
 
 CONTROLS = ("random_cells", "greedy_sensitivity", "grow_and_reduce", "square_tubes")
 
@@ -172,6 +172,7 @@ class TwoAgentPPO(L.LightningModule):
         self._collector: Collector | None = None
         self._probes: list[Probes] = []
         self._held_out: dict[int, Probes] = {}
+        self._held_out_queries = 0
         self._results: dict[str, list[tuple[Tensor, AttackResult]]] = {}
 
     def settings(self) -> dict[str, Any]:
@@ -196,6 +197,10 @@ class TwoAgentPPO(L.LightningModule):
         return torch.optim.Adam(self.agents.parameters(), lr=self.ppo.lr, eps=1e-5)
 
     # -- training ------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Forgets what an earlier fit has asked about other validation clips."""
+        self._held_out = {}
 
     def on_train_start(self) -> None:
         """Builds what lives on this rank's device: the losses and the advantage estimator."""
@@ -438,26 +443,35 @@ class TwoAgentPPO(L.LightningModule):
             "val/queries": result.queries[tried].float().mean(),
             "val/l2": size[tried].mean(),
         }
-        if self.warm_start.epochs:
+        if self.warm_start.epochs and self.trainer.state.fn == "fit":
             log["val/correlation"] = self._held_out_correlation(clips, batch_idx)
         self.log_dict(log, on_epoch=True, sync_dist=True, batch_size=int(tried.sum()), prog_bar=True)
 
     def _held_out_correlation(self, clips: Tensor, batch_idx: int) -> Tensor:
         """How well the agents foretell what probes of held-out clips have shown, given none to many of them.
 
-        The probes are asked once a run, and count as training queries: they choose the checkpoint.
+        The probes are asked once, and again when a run is resumed. They count as training queries, because they choose
+        the checkpoint.
         """
+        settings = self.warm_start
         with torch.autocast(self.device.type, enabled=False):
             if batch_idx not in self._held_out:
                 before = self.victim.queries
-                count, generator = HELD_OUT_PROBES * self.warm_start.probes, torch.Generator().manual_seed(self.seed)
+                count, generator = HELD_OUT_PROBES * settings.probes, torch.Generator().manual_seed(self.seed)
                 self._held_out[batch_idx] = self._ask_probes(clips, count, self.seed, generator)
-                spent = torch.tensor(self.victim.queries - before, device=self.device)
-                self.counts[2] += self.trainer.strategy.reduce(spent, reduce_op="sum")
-            probes = self._held_out[batch_idx]
-            draws = (torch.Generator().manual_seed(draw) for draw in range(HELD_OUT_DRAWS))
-            found = [cloning_loss(self.agents, probes, self.warm_start, draw)[1] for draw in draws]
+                self._held_out_queries += self.victim.queries - before
+            found = []
+            for share in torch.linspace(0, 1, HELD_OUT_DRAWS).tolist():
+                generator = torch.Generator().manual_seed(self.seed)
+                known = round(share * settings.known)
+                found.append(cloning_loss(self.agents, self._held_out[batch_idx], settings, generator, known)[1])
         return torch.stack(found).mean()
+
+    def on_validation_epoch_end(self) -> None:
+        """Counts the probes of held-out clips, those of all ranks."""
+        spent = torch.tensor(self._held_out_queries, device=self.device)
+        self.counts[2] += self.trainer.strategy.reduce(spent, reduce_op="sum")
+        self._held_out_queries = 0
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Attacks the test clips with the trained team, the untrained team and every control."""

@@ -210,7 +210,8 @@ class Victim:
         """
         validate_clips(clips, "asking the victim")
         on_cpu = (self.device or clips.device).type == "cpu"
-        size = self.batch_size or (2 if on_cpu else max(1, PIXELS_AT_ONCE // clips[0, 0].numel()))
+        height, width = self.spec.size if self.spec is not None else clips.shape[-2:]
+        size = self.batch_size or (2 if on_cpu else max(1, PIXELS_AT_ONCE // (clips.shape[2] * height * width)))
         answers = [self._forward(chunk) for chunk in clips.split(size)]
         return torch.cat(answers).to(clips.device)
 

@@ -150,9 +150,16 @@ def examples(probes: Probes, known: int, generator: torch.Generator) -> tuple[Te
 
 
 def cloning_loss(
-    agents: Agents, probes: Probes, settings: WarmStart, generator: torch.Generator
+    agents: Agents, probes: Probes, settings: WarmStart, generator: torch.Generator, known: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """How far the team's log-probabilities of the cells are from their sensitivities, up to a constant per clip.
+
+    Args:
+        agents: the team.
+        probes: of some clips.
+        settings: of the warm start.
+        generator: of what the agents are shown.
+        known: how many of each clip's probes that is, at most half of them; None: drawn, up to `settings.known`.
 
     Returns:
         The loss, and the mean correlation between both over the clips.
@@ -162,7 +169,7 @@ def cloning_loss(
         probes, cells=probes.cells[:, mixed], signs=probes.signs[:, mixed], falls=probes.falls[:, mixed]
     )
     most = min(settings.known, probes.cells.shape[1] // 2)
-    known = int(torch.randint(most + 1, (), generator=generator))
+    known = int(torch.randint(most + 1, (), generator=generator)) if known is None else min(known, most)
     td, direction = examples(probes, known, generator)
     temporal, spatial = agents.temporal[0](td.clone()), agents.spatial[0](td.clone())
     frame = temporal["temporal", "frame_logits"].log_softmax(-1)  # n 1 t

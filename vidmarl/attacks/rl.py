@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from vidmarl.attacks.base import Attack
@@ -16,7 +17,7 @@ from vidmarl.errors import CheckpointError
 from vidmarl.files import save_tensors
 from vidmarl.pretrained import find_agents
 from vidmarl.session import Search, Searches, Session
-from vidmarl.tubelets import TubeletGrid
+from vidmarl.tubelets import Canvas, TubeletGrid
 
 if TYPE_CHECKING:
     from vidmarl.agents import Agents
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 FORMAT = "vidmarl-agents"
 VERSION = 3
-
-WAYS = 3
-"""Ways to distort everything: turning with every frame, the same everywhere, each cell at random."""
 
 POLISH = 30
 """Queries of polishing between two rounds."""
@@ -43,9 +41,11 @@ class RLAttack(Attack):
         agents: the trained team, see `from_checkpoint`; an untrained one is a control.
         step, opening: see `VideoAttackEnv`.
         insure: a clip that is not fooled after so many queries is asked about with everything distorted, in up to three
-            ways: who has to fool has fooled. The agents go on as if they had not been told. None: never.
-        give_up: where the agents have not fooled a clip after so many queries but the insurance has, they make that
-            smaller. None: they go on by themselves.
+            ways (`everything`), because most clips that resist are fooled by that. The agents' search does not build on
+            it. None: never.
+        give_up: where after so many queries, or half of the budget if that is less, the insurance alone has fooled a
+            clip, the agents' round ends and the clean-up makes that success smaller; with a limit `after` the first
+            success, at once. Without the clean-up the agents go on. None: they always go on.
         reduce: whether to clean up after success.
         rounds: whether to go on after the first clean-up, with another search from the clean clip.
         level, patience, credit: see `VideoAttackEnv`; with a patience of 0 the agents take nothing away.
@@ -142,16 +142,14 @@ class RLAttack(Attack):
             fresh = fresh_agents(agents).to(device).eval()
             actors |= {group: getattr(fresh, group) for group in self.untrained}
         td, actions = env.reset(), env.full_action_spec.zero()
-        between = torch.zeros_like(session.finished)  # clips whose last round is being cleaned up
+        in_clean_up = torch.zeros_like(session.finished)
         cleaning = Searches(session, lambda row: self._clean_up(env, row))
         while session.active.any():
-            if len(rows := self._uninsured(env)):
+            if len(rows := self._due(env)):
                 session.query(self._everything(session, rows), rows)
                 yield rows
                 continue
-            if self.give_up is not None:
-                hopeless = env.first & ~env.won & session.fooled & self._asked(session, self.give_up)
-                env.stop(hopeless.nonzero().flatten())
+            env.end_round(self._hopeless(env))
             if len(rows := env.running()):
                 with torch.no_grad():
                     seen = td[rows]
@@ -161,37 +159,46 @@ class RLAttack(Attack):
                         actions[group, "action"][rows] = seen[group, "action"]
                     td = env.step_mdp(env.step(td.update(actions)))
                 yield rows
-            ended = session.active & ~between
+            ended = session.active & ~in_clean_up
             ended[env.running()] = False
             if ended.any():
                 rows = ended.nonzero().flatten()
-                between[rows] = True
+                in_clean_up[rows] = True
                 cleaning.start(rows)
             if cleaning:
                 yield cleaning.ask()
             if len(rows := cleaning.pop_ended()):
-                between[rows] = False
+                in_clean_up[rows] = False
                 td = td.update(env.again(rows))  # of no use to those that are finished, and no harm
 
-    def _uninsured(self, env: VideoAttackEnv) -> Tensor:
+    def _due(self, env: VideoAttackEnv) -> Tensor:
         """The clips that are now to be asked about with everything distorted."""
         session, rows = env.session, env.running()
         if self.insure is None:
             return rows[:0]
-        due = self._asked(session, self.insure) & ~self._asked(session, self.insure + WAYS) & ~session.fooled
+        queries = session.queries.to(rows.device)
+        due = (queries >= self.insure) & (queries < self.insure + len(self._ways(session.canvas))) & ~session.fooled
         return rows[due[rows]]
 
-    @staticmethod
-    def _asked(session: Session, queries: int) -> Tensor:
-        return (session.queries >= queries).to(session.fooled.device)
+    def _ways(self, canvas: Canvas) -> tuple[str, ...]:
+        """The ways to distort everything, but for one that an opening has tried and those that are the same."""
+        turning = canvas.cells[0] > 1 and self.opening is None
+        return ("turning", "everywhere", "mixed") if turning else ("everywhere", "mixed")
 
     def _everything(self, session: Session, rows: Tensor) -> Tensor:
         """Maps of cells of the full distortion, each clip's in the way that is its turn."""
-        canvas = session.canvas
-        turning = canvas.turning().expand(len(rows), *canvas.cells)
-        mixed = torch.where(session.rand(rows, *canvas.cells) < 0.5, canvas.low, 1.0)
-        way = (session.queries[rows.cpu()] - (self.insure or 0)).to(rows.device).view(-1, 1, 1, 1)
-        return torch.where(way == 0, turning, torch.where(way == 1, torch.ones_like(mixed), mixed))
+        ways, begin = self._ways(session.canvas), self.insure or 0
+        asked = [(row, int(session.queries[row]) - begin) for row in rows.tolist()]
+        return torch.stack([everything(session, row, ways[turn]) for row, turn in asked])
+
+    def _hopeless(self, env: VideoAttackEnv) -> Tensor:
+        """The clips that only the insurance has fooled, and that the agents have tried long enough."""
+        session = env.session
+        rows = (session.fooled & ~env.won & env.first & session.active).nonzero().flatten()
+        if self.give_up is None or not self.reduce:
+            return rows[:0]
+        enough = 0 if self.after is not None else min(self.give_up, session.budget // 2)
+        return rows[(session.queries.to(rows.device) >= enough)[rows]]
 
     def _clean_up(self, env: VideoAttackEnv, row: int) -> Search:
         """What comes between two rounds."""
@@ -211,6 +218,24 @@ class RLAttack(Attack):
             session.finish(torch.tensor([row]))
         elif float(session.best_l2[row]) < before or env.first[row]:
             yield from polish(session, row, POLISH)
+
+
+def everything(session: Session, row: int, way: str) -> Float[Tensor, "t' y x"]:
+    """A map of cells that distorts a whole clip, as far as its distortion has directions.
+
+    Args:
+        session: the books.
+        row: the clip.
+        way: "turning" with every layer of cells (`Canvas.turning`), the same "everywhere", or "mixed": each cell up, or
+            by a coin down, which is nothing where the distortion has one direction.
+    """
+    canvas = session.canvas
+    if way == "turning":
+        return canvas.turning()
+    if way == "everywhere":
+        return canvas.clips.new_ones(canvas.cells)
+    coins = torch.rand(canvas.cells, generator=session.generator(row))
+    return torch.where(coins < 0.5, canvas.low, 1.0).to(canvas.clips)
 
 
 def fresh_agents(agents: Agents, seed: int = 0) -> Agents:
