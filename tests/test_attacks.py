@@ -18,12 +18,13 @@ from vidmarl import Misclassify, Target, TubeletGrid, Victim
 from vidmarl.attacks import Attack, AttackResult, as_attack, list_attacks
 from vidmarl.attacks.ball import BallAttack
 from vidmarl.attacks.greedy_sensitivity import probe_parts
-from vidmarl.attacks.grow_and_reduce import doubling
+from vidmarl.attacks.grow_and_reduce import growing
 from vidmarl.attacks.reduce import reduce
+from vidmarl.attacks.rounds import RoundsAttack
 from vidmarl.attacks.square_tubes import SquareTubes, set_box
 from vidmarl.distortions.base import FunctionDistortion
 from vidmarl.errors import ClipError, UnknownNameError, VictimError
-from vidmarl.session import Session
+from vidmarl.session import SLACK, Session
 from vidmarl.tubelets import Canvas
 
 GRID = TubeletGrid(frames=1, height=8, width=8)
@@ -266,6 +267,8 @@ def test_a_clip_alone_or_in_a_batch(name: str, at_once: int, clips: Tensor) -> N
 def test_finished_clips_cost_nothing_more(name: str, clips: Tensor) -> None:
     victim = Victim(Linear())
     attack = make(name, budget=60)
+    if isinstance(attack, RoundsAttack):  # with rounds it is done when the budget is
+        attack.rounds = False
     session = Session(victim, Canvas(clips, attack.distortion, GRID), budget=60)
     ended: Tensor = session.finished.clone()
     for asked in attack.run(session):
@@ -570,8 +573,8 @@ def candidates_of(name: str, model: nn.Module, distortion: Any, **kwargs: Any) -
 
 
 @given(end=st.integers(1, 5000))
-def test_doubling(end: int) -> None:
-    counts = doubling(end)
+def test_growing(end: int) -> None:
+    counts = growing(end)
     assert counts[0] == 1
     assert counts[-1] == end
     assert all(a < b <= 2 * a for a, b in pairwise(counts))
@@ -586,6 +589,40 @@ def test_grow_doubles_one_order_then_begins_another() -> None:
             assert torch.equal(more[few != 0], few[few != 0])
     assert not torch.equal(asked[5], asked[12])
     assert {-1, 1} == set(asked[6].sign().flatten().tolist())
+
+
+def test_start_and_growth_of_the_sets() -> None:
+    asked = candidates_of("grow_and_reduce", Constant(), ONE_SIDED, start=3, growth=3.0, budget=1 + 4)
+    assert [int(a.count_nonzero()) for a in asked] == [3, 9, 27, 48]
+    assert growing(5, growth=1.01) == [1, 2, 3, 4, 5], "always at least one more"
+    for wrong in ({"start": 0}, {"growth": 1.0}):
+        with pytest.raises(ValueError, match="GrowAndReduce"):
+            make("grow_and_reduce", **wrong)
+
+
+@pytest.mark.parametrize("name", ["grow_and_reduce", "random_cells", "signed_blocks", "square_tubes"])
+def test_rounds_spend_the_budget_and_never_end_larger(name: str, clips: Tensor) -> None:
+    once, again = (make(name, rounds=rounds, budget=150)(Victim(Linear()), clips) for rounds in (False, True))
+    assert torch.equal(once.success, again.success)
+    assert (once.queries[once.success] < 150).any()
+    assert (again.queries == 150).all()
+    sizes = [(r.adversarial - r.clean).flatten(1).norm(dim=1)[r.success] for r in (once, again)]
+    assert (sizes[1] <= sizes[0]).all()
+    assert (sizes[1] < sizes[0]).any()
+    for one, other, queries in zip(once.history["margin"], again.history["margin"], once.queries, strict=True):
+        torch.testing.assert_close(one[:queries], other[:queries])  # the first round is the same
+
+
+def test_a_later_round_ends_where_it_would_be_larger() -> None:
+    """Three certain tubelets fool. After a success with many more, no set is more than a query too large."""
+    needed = {3, 17, 40}
+    attack = make("grow_and_reduce", ONE_SIDED, budget=300, grid=GRID)
+    result = attack(Victim(Conjunction(needed)), GREY)
+    assert result.success.all()
+    won = (result.history["margin"][0] < 0).nonzero().flatten()
+    first = float(result.history["l2"][0, won[0]])
+    later = result.history["l2"][0, int(won[0]) + 1 :]
+    assert (later[~later.isnan()] <= 2 * SLACK * first).all(), "a set that is too large is not doubled again"
 
 
 def test_random_cells_adds_blocks() -> None:
@@ -631,12 +668,12 @@ def test_greedy_finds_directions_and_places_from_columns_and_frames() -> None:
         return torch.stack([torch.full_like(gain, 1e3), gain], 1)
 
     asked = candidates_of("greedy_sensitivity", model, SIGNED, budget=46)  # type: ignore[arg-type]
-    assert len(asked) == 3 + 16 + len(doubling(48)), "ends where nothing is left to try"
+    assert len(asked) == 3 + 16 + len(growing(48)), "ends where nothing is left to try"
     full = asked[-1]
     assert (full != 0).all()
     sure = effect.abs() > 0.05
     assert torch.equal(full.sign()[sure], effect.sign()[sure])
-    best = asked[-len(doubling(48))].flatten().nonzero().item()
+    best = asked[-len(growing(48))].flatten().nonzero().item()
     assert effect.abs().flatten()[best] > 0.98 * effect.abs().max()
 
 

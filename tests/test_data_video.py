@@ -18,7 +18,7 @@ from PIL import Image
 import vidmarl
 from vidmarl import ClipSpec, Victim
 from vidmarl.data import decode, mp4_bytes, read_video, side_by_side, video, write_lossless, write_mp4
-from vidmarl.data.video import Footage, Timeline, probe
+from vidmarl.data.video import Footage, Timeline, _resize, probe
 from vidmarl.errors import ClipError
 
 NATIVE = ClipSpec(frames=4, size=(48, 64))
@@ -477,3 +477,17 @@ def test_a_full_disk_leaves_no_half_file_and_the_old_one_in_place(tmp_path: Path
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [file.name for file in tmp_path.iterdir()] == ["clip.webm"]
     assert torch.equal(read_video(path)[0], old)
+
+
+def test_resizing_does_not_depend_on_the_number_of_threads() -> None:
+    """At simple ratios many pixels are halves, which a last bit decides."""
+    frame = torch.randint(0, 256, (3, 240, 320), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before, resized = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            resized.append(_resize(frame, (168, 224), antialias=False))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(resized[0], resized[1])
+    assert torch.equal(resized[0], resized[2])

@@ -12,7 +12,8 @@ from test_attacks import GREY, GRID, ONE_SIDED, SHAPE, SIGNED, Conjunction, Line
 from torch import Tensor, nn
 
 from vidmarl import Victim
-from vidmarl.attacks.reduce import in_cells, polish, reduce
+from vidmarl.attacks.reduce import NEAR, in_cells, moved, polish, reduce
+from vidmarl.distortions.dead_pixels import DeadPixels
 from vidmarl.session import Search, Searches, Session
 from vidmarl.tubelets import Canvas
 
@@ -189,10 +190,62 @@ def test_polishing_keeps_to_the_budget() -> None:
     assert session.queries.tolist() == [20]
 
 
-def test_one_direction_cannot_be_turned() -> None:
-    session = started(Conjunction({3}), torch.ones(SHAPE), ONE_SIDED)
-    assert session.fooled.all()
-    assert asked_by(session, polish(session, 0, 50)) == []
+@given(seed=st.integers(0, 20), queries=st.integers(1, 60))
+@settings(max_examples=10)
+def test_with_one_direction_tubelets_are_moved_or_taken_away(seed: int, queries: int) -> None:
+    start = random_map(SHAPE, 0.4, seed).abs()
+    session = started(Conjunction(set()), start, ONE_SIDED)  # anything fools
+    l2, touched = float(session.best_l2[0]), int(start.count_nonzero())
+    asked = asked_by(session, polish(session, 0, queries))
+    assert len(asked) <= queries
+    for strength in asked:
+        assert 0 < int(strength.count_nonzero()) <= touched
+        assert set(strength.unique().tolist()) <= {0.0, 1.0}
+    assert float(session.best_l2[0]) <= l2
+
+
+@given(density=st.floats(0.02, 1), seed=st.integers(0, 99))
+def test_a_move_goes_to_an_untouched_place_near_by_that_the_distortion_changes(density: float, seed: int) -> None:
+    shape = (3, 9, 9)
+    strength = random_map(shape, density, seed)
+    energy = random_map(shape, 0.5, seed + 1).abs()
+    some = strength.flatten().nonzero().flatten()[:3]
+    candidate = moved(strength, some, energy, generator(seed))
+    assert sorted(candidate.flatten().tolist()) == sorted(strength.flatten().tolist()), "nothing is lost"
+    left = ((strength != 0) & (candidate == 0)).flatten().nonzero().flatten()
+    assert set(left.tolist()) <= set(some.tolist())
+    taken = ((strength == 0) & (candidate != 0)).nonzero()
+    assert (energy[(strength == 0) & (candidate != 0)] > 0).all()
+    if len(some) == 1 and len(left):
+        step = (taken[0] - torch.stack(torch.unravel_index(left[0], shape))).abs()
+        assert (step <= torch.tensor(NEAR)).all()
+
+
+class HalfDead(nn.Module):
+    """Fooled where any pixel at all has changed; notes how many have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+
+    def forward(self, clips: Tensor) -> Tensor:
+        changed = (clips != GREY).any(1).flatten(1).sum(1)
+        self.asked += changed.tolist()
+        score = torch.where(changed > 0, -1.0, 1.0)
+        return torch.stack([score, -score], 1)
+
+
+def test_what_the_distortion_leaves_alone_is_not_asked_about() -> None:
+    victim = HalfDead()
+    session = Session(Victim(victim), Canvas(GREY, DeadPixels(rate=0.01), GRID), budget=500)
+    full = torch.ones(SHAPE)
+    alive = int((session.canvas.energy(0) > 0).sum())
+    assert 1 < alive < full.numel() // 2, "the case is meant to be one where little changes"
+    session.query(full[None], torch.tensor([0]))
+    asked = asked_by(session, reduce(session, 0, factors=(0.0,)))
+    assert all(int(strength.count_nonzero()) < alive for strength in asked)
+    assert 0 not in victim.asked[1:], "never the clean clip"
+    assert int(session.best_strength.count_nonzero()) == 1
 
 
 def test_a_single_tubelet_is_not_polished() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 import torch
 from einops import rearrange
@@ -10,12 +12,12 @@ from torch import Tensor, nn
 
 from vidmarl.agents import Agents, AgentsConfig
 from vidmarl.attacks.rl import RLAttack, save_agents
-from vidmarl.env import MAPS, SLACK, STATE, VideoAttackEnv
+from vidmarl.env import MAPS, STATE, VideoAttackEnv
 from vidmarl.features import CHANNELS
 from vidmarl.goals import Misclassify, Target
 from vidmarl.jobs import make_attack
 from vidmarl.pretrained import find_agents, list_pretrained
-from vidmarl.session import Session
+from vidmarl.session import SLACK, Session
 from vidmarl.tubelets import TubeletGrid, to_8bit
 from vidmarl.victim import Victim
 
@@ -261,6 +263,34 @@ def test_without_the_clean_up_the_agents_go_on_after_the_insurance():
     assert int(result.queries) == 60
 
 
+def test_a_clip_that_goes_on_resisting_is_insured_again_with_other_coins():
+    clip = to_8bit(clips(1))
+    victim = Whole(clip, 65)  # never
+    attack(50, insure=12, distortion=DEAD)(Victim(victim), clip)
+    by_coins = [victim.shown[query] for query in (14, 24, 36, 48)]
+    assert all(16 < int(cells.sum()) < 48 for cells in by_coins)
+    assert not any(torch.equal(one, other) for one, other in combinations(by_coins, 2))
+    small = [int(cells.sum()) for query, cells in enumerate(victim.shown) if query not in (12, 13, 14, 24, 36, 48)]
+    assert max(small) < 32, "the agents go on with what they had"
+
+
+def test_a_temperature_spreads_the_additions():
+    """Agents that are sure of one cell name others too at a high temperature, until the clip is fooled."""
+    certain = torch.zeros(1, 1, 4, 16)
+    certain[..., 5] = 20
+    flat = torch.zeros(1, 1, 4, 16)
+    settings = {"insure": None, "level": 0, "distortion": DEAD}
+    tried = {}
+    for temperature in (1.0, 50.0):
+        team = attack(40, **settings, temperature=temperature)
+        team.agents.spatial[0].module.infer = lambda *seen: (certain.expand(len(seen[0]), -1, -1, -1), flat)
+        clip = to_8bit(clips(1))
+        victim = Whole(clip, 65)
+        team(Victim(victim), clip)
+        tried[temperature] = int(torch.stack(victim.shown[1:]).amax(0).sum())
+    assert tried[50.0] > 1.5 * tried[1.0]
+
+
 def test_the_insurance_asks_nothing_that_is_known():
     clip = to_8bit(clips(1))
     opened, flat = Whole(clip, 65), Whole(clip[:, :, :1], 65)
@@ -303,6 +333,7 @@ def test_so_many_queries_are_spent_after_the_first_success(after):
         ({"opening": 0}, "number of a query"),
         ({"insure": 0}, "insure is the number of a query"),
         ({"give_up": 0}, "give_up is the number of a query"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
     ],
 )
 def test_settings_of_the_search_are_checked_before_anything_is_asked(wrong, message):

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from vidmarl.distortions import as_distortion
 from vidmarl.distortions.base import Distortion, State
+from vidmarl.distortions.dead_pixels import DeadPixels
+from vidmarl.distortions.gaussian_blur import GaussianBlur
+from vidmarl.distortions.gaussian_noise import GaussianNoise
 from vidmarl.tubelets import Canvas, TubeletGrid, clip_seeds, draw_noise, to_8bit
 
 grids = st.builds(TubeletGrid, st.integers(1, 5), st.integers(1, 9), st.integers(1, 9))
@@ -207,3 +210,23 @@ def test_a_gpu_renders_what_the_cpu_renders(name: str) -> None:
     assert torch.allclose(
         here.render(strength, rows), there.render(strength.cuda(), rows.cuda()).cpu(), atol=1.01 / 255
     )
+
+
+@pytest.mark.parametrize("distortion", [GaussianNoise(std=0.3), GaussianBlur(sigma=2.0), DeadPixels(rate=0.05)])
+def test_the_energies_of_tubelets_add_up_to_the_squared_norm(distortion: Distortion) -> None:
+    clips = torch.rand(2, 3, 5, 18, 20, generator=torch.Generator().manual_seed(0))
+    canvas = Canvas(clips, distortion, TubeletGrid(2, 4, 4))
+    for row in range(2):
+        energy = canvas.energy(row)
+        assert energy.shape == canvas.shape
+        full = [
+            canvas.render(torch.full((1, *canvas.shape), end), torch.tensor([row])) for end in {canvas.low or 1.0, 1.0}
+        ]
+        squared = [(clip[0] - canvas.clips[row]).square() for clip in full]
+        for each in squared:
+            changed = canvas.grid.pool(each.sum(0)[None, None])[0, 0] > 0
+            assert (energy[changed] > 0).all()
+            assert float(energy.sum()) >= float(each.sum()) * (1 - 1e-5)
+        if canvas.low == 0:
+            assert float(energy.sum()) == pytest.approx(float(squared[0].sum()), rel=1e-5)
+            assert torch.equal(energy > 0, changed)

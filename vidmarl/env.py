@@ -26,7 +26,7 @@ from vidmarl.credit import learn, scaled
 from vidmarl.features import CHANNELS, describe
 from vidmarl.proposals import COUNTS, DRAWS, WIDTHS, directions
 from vidmarl.reward import Reward, strength_flicker
-from vidmarl.session import Session
+from vidmarl.session import SLACK, Session
 
 MAPS = 4
 STATE = ("margin", "own", "rival", "spent", "size", "kept", "fall", "won", "touched", "level", "failures")
@@ -34,9 +34,6 @@ STATE = ("margin", "own", "rival", "spent", "size", "kept", "fall", "won", "touc
 
 LEVELS = len(COUNTS) + len(WIDTHS) - 1
 """Sizes of a proposal, each twice the one before: first in tubelets, then in frames that each of them lasts."""
-
-SLACK = 1.1
-"""A later round may be so many times as large as the smallest that was won: another place of the same size will do."""
 
 GIVE_UP = 12
 """Additions that may fail in a row in a later round."""

@@ -45,6 +45,10 @@ class Reply:
         return Reply(self.margin.cpu(), self.success.cpu(), self.l2.cpu(), self.log_probs.cpu())
 
 
+SLACK = 1.1
+"""A later round may be so many times as large as the smallest success found so far: another place of the same size
+will do."""
+
 Search = Generator[Tensor, Reply, None]
 """A search on one clip: yields strength maps, or maps of cells, is sent a scalar `Reply` for each, ends when done.
 

@@ -64,9 +64,18 @@ class TubeletGrid:
 
     def pool(self, pixels: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c t' gh gw"]:
         """The mean of every tubelet's pixels, ragged ones included."""
-        t, h, w = pixels.shape[-3:]
-        cell = (min(self.frames, t), min(self.height, h), min(self.width, w))  # a cell may be larger than the clip
+        cell = self._cell(pixels)
         return torch.nn.functional.avg_pool3d(pixels, cell, cell, ceil_mode=True, count_include_pad=False)
+
+    def total(self, pixels: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c t' gh gw"]:
+        """The sum of every tubelet's pixels, ragged ones included."""
+        cell = self._cell(pixels)
+        return torch.nn.functional.avg_pool3d(pixels, cell, cell, ceil_mode=True, divisor_override=1)
+
+    def _cell(self, pixels: Tensor) -> tuple[int, int, int]:
+        """The sides of a tubelet, which may be larger than the clip."""
+        t, h, w = pixels.shape[-3:]
+        return min(self.frames, t), min(self.height, h), min(self.width, w)
 
 
 def to_8bit(clips: Float[Tensor, "*shape"], out: Tensor | None = None) -> Float[Tensor, "*shape"]:
@@ -179,6 +188,15 @@ class Canvas:
         """
         t, y, x = self.cells
         return self.clips.new_tensor([1.0, self.low]).repeat(-(-t // 2))[:t, None, None].expand(t, y, x)
+
+    def energy(self, row: int) -> Float[Tensor, "t' gh gw"]:
+        """What each tubelet of a clip adds to the squared L2 norm at full strength, in the direction in which it is
+        more. Where it is 0 the distortion leaves the tubelet alone, and asking about it is of no use. No query."""
+        at = torch.tensor([row], device=self.clips.device)
+        ends = self.clips.new_tensor([1.0, self.low or 1.0])
+        full = self.render(ends.view(-1, 1, 1, 1).expand(2, *self.shape), at.expand(2))
+        squared = (full - self.clips[at]).square().sum(1, keepdim=True)
+        return self.grid.total(squared).amax((0, 1))
 
     def refine(self, strength: Float[Tensor, "n t' y x"]) -> Float[Tensor, "n t' gh gw"]:
         """The strength map of a map of cells, each tubelet with its cell's strength; a strength map stays itself."""

@@ -17,7 +17,7 @@ from vidmarl.errors import UnknownNameError
 
 __all__ = ["Attack", "AttackResult", "as_attack", "list_attacks"]
 
-_HELPERS = {"ball", "base", "gradients", "image_prior", "reduce", "result"}
+_HELPERS = {"ball", "base", "gradients", "image_prior", "reduce", "result", "rounds"}
 
 
 def list_attacks() -> list[str]:

@@ -10,7 +10,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from vidmarl.attacks.base import Attack
-from vidmarl.attacks.grow_and_reduce import doubling
+from vidmarl.attacks.grow_and_reduce import growing
 from vidmarl.attacks.random_cells import first_cells
 from vidmarl.attacks.reduce import reduce
 from vidmarl.session import Reply, Search, Session
@@ -75,7 +75,7 @@ class GreedySensitivity(Attack):
 def _shortest_beginning(full: Tensor, order: Tensor) -> Search:
     """Doubles the number of tubelets until the goal holds, then halves the doubt about how few are enough."""
     enough = too_few = 0
-    for count in doubling(len(order)):
+    for count in growing(len(order)):
         reply = yield first_cells(full, order, count)
         if reply.success:
             enough = count

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from vidmarl.attacks.base import Attack
 from vidmarl.attacks.random_cells import first_cells, random_order
-from vidmarl.attacks.reduce import reduce
-from vidmarl.session import Search, Session
+from vidmarl.attacks.rounds import Find, RoundsAttack
+from vidmarl.session import Session
 
 
-class GrowAndReduce(Attack):
+class GrowAndReduce(RoundsAttack):
     """Finds some success in a logarithmic number of queries, and spends the budget on making it smaller.
 
     1, 2, 4, ... random tubelets are distorted at full strength (in random directions, where the distortion has two) up
@@ -19,25 +18,38 @@ class GrowAndReduce(Attack):
 
     Args:
         distortion: see `Attack`.
-        reduce: whether the success is made smaller with the rest of the budget.
-        **common: see `Attack`.
+        start: tubelets of the first query.
+        growth: how many times as many each query distorts as the one before, above 1.
+        **common: see `RoundsAttack`.
     """
 
-    def __init__(self, distortion: Any = "gaussian_noise", *, reduce: bool = True, **common: Any) -> None:
+    def __init__(
+        self, distortion: Any = "gaussian_noise", *, start: int = 1, growth: float = 2.0, **common: Any
+    ) -> None:
         super().__init__(distortion, **common)
-        self.reduce = reduce
+        if start < 1 or growth <= 1:
+            raise ValueError(
+                f"GrowAndReduce: expected a start of at least 1 tubelet and a growth above 1, got {start} and {growth}."
+            )
+        self.start = start
+        self.growth = growth
 
-    def search(self, session: Session, row: int) -> Search:
-        while not session.fooled[row]:
-            order, full = random_order(session, row)
-            for count in doubling(len(order)):
-                reply = yield first_cells(full, order, count)
-                if reply.success:
-                    break
-        if self.reduce:
-            yield from reduce(session, row)
+    def find(self, session: Session, row: int, room: float) -> Find:
+        order, full = random_order(session, row)
+        for count in growing(len(order), self.start, self.growth):
+            strength = first_cells(full, order, count)
+            reply = yield strength
+            if reply.l2 >= room:
+                break
+            if reply.success:
+                return strength, float(reply.l2)
+        return None
 
 
-def doubling(end: int) -> list[int]:
-    """1, 2, 4, ... and at last `end`."""
-    return [*(1 << i for i in range((end - 1).bit_length())), end]
+def growing(end: int, start: int = 1, growth: float = 2.0) -> list[int]:
+    """`start`, then each time `growth` times as many, and at last `end`."""
+    counts, count = [], float(start)
+    while count < end:
+        counts.append(int(count))
+        count = max(count * growth, int(count) + 1)
+    return [*counts, end]

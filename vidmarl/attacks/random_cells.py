@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidmarl.attacks.base import Attack
-from vidmarl.attacks.reduce import reduce
-from vidmarl.session import Search, Session
+from vidmarl.attacks.rounds import Find, RoundsAttack
+from vidmarl.session import Session
 
 
-class RandomCells(Attack):
+class RandomCells(RoundsAttack):
     """Distorts random tubelets at full strength, a block more with each query, until the goal holds.
 
     Nothing that the victim says is used, but whether the goal holds. Where the distortion has two directions each
@@ -25,30 +24,27 @@ class RandomCells(Attack):
     Args:
         distortion: see `Attack`.
         block: tubelets added with each query; None: as many as it takes to get through all in half of the budget.
-        reduce: whether the success is made smaller with the rest of the budget.
-        **common: see `Attack`.
+        **common: see `RoundsAttack`.
     """
 
-    def __init__(
-        self, distortion: Any = "gaussian_noise", *, block: int | None = None, reduce: bool = True, **common: Any
-    ) -> None:
+    def __init__(self, distortion: Any = "gaussian_noise", *, block: int | None = None, **common: Any) -> None:
         super().__init__(distortion, **common)
         if block is not None and block < 1:
             raise ValueError(f"RandomCells: a block needs at least 1 tubelet, got {block}.")
         self.block = block
-        self.reduce = reduce
 
-    def search(self, session: Session, row: int) -> Search:
+    def find(self, session: Session, row: int, room: float) -> Find:
         cells = math.prod(session.canvas.cells)
         block = self.block or -(-cells // max(self.budget // 2, 1))
-        while not session.fooled[row]:
-            order, full = random_order(session, row)
-            for count in [*range(block, cells, block), cells]:
-                reply = yield first_cells(full, order, count)
-                if reply.success:
-                    break
-        if self.reduce:
-            yield from reduce(session, row)
+        order, full = random_order(session, row)
+        for count in [*range(block, cells, block), cells]:
+            strength = first_cells(full, order, count)
+            reply = yield strength
+            if reply.l2 >= room:
+                break
+            if reply.success:
+                return strength, float(reply.l2)
+        return None
 
 
 def random_order(session: Session, row: int) -> tuple[Tensor, Tensor]:

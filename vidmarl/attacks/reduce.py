@@ -15,6 +15,12 @@ FACTORS = (0.0, 0.5, 0.75)
 TURNED = 0.15
 """The share of the tubelets whose direction is turned at a time."""
 
+NEAR = (1, 3, 3)
+"""How far a tubelet may be moved, in tubelets over time, height and width."""
+
+IDLE = 100
+"""Changes in a row that are not worth a query, after which a polish ends."""
+
 ROUNDING = 1.01
 """How much the norm may grow in a turn, by pixels that are cut or rounded another way."""
 
@@ -51,6 +57,7 @@ def reduce(
         if not session.fooled[row]:
             return
         strength, l2 = session.best_strength[row].cpu(), float(session.best_l2[row])
+    strength = session.canvas.refine(strength[None])[0] * (session.canvas.energy(row).cpu() > 0)
     for factor in factors:
         strength, l2 = yield from _weaken(session, row, strength, l2, factor, groups)
 
@@ -96,24 +103,28 @@ def in_cells(strength: Tensor, zoom: int, generator: torch.Generator) -> Tensor:
 
 
 def polish(session: Session, row: int, queries: int) -> Search:
-    """Makes the best success of a clip smaller by turning tubelets round, where the distortion has two directions.
+    """Makes the best success of a clip smaller by changes that keep its size, and removals in between.
 
-    A pattern of noise and its negative look alike, but the victim minds the difference. Turning the directions of some
-    tubelets does not change the size, so it is kept where the margin falls; the slack so won is spent on taking
-    neighbouring tubelets away. Both take turns; the groups taken away are halved when six have failed in a row.
+    Where the distortion has two directions, some tubelets are turned round: a pattern of noise and its negative look
+    alike, but the victim minds the difference. Where it has one, some are moved to a place near by. Either is kept
+    where the margin falls; the slack so won is spent on taking neighbouring tubelets away. Both take turns; the groups
+    taken away are halved when six have failed in a row.
 
     Args:
         session: the books.
         row: the clip.
         queries: at most so many.
     """
-    if not session.fooled[row] or session.canvas.low == 0:
+    if not session.fooled[row]:
         return
+    energy = session.canvas.energy(row).cpu()
     generator = session.generator(row)
     strength, margin = session.best_strength[row].cpu(), float(session.best_margin[row])
     l2 = float(session.best_l2[row])
     size, failures = session.canvas.zoom**2, 0
-    for turn in range(queries):
+    asked, idle, turn = 0, 0, -1
+    while asked < queries and idle < IDLE:
+        turn, idle = turn + 1, idle + 1
         touched = in_cells(strength, session.canvas.zoom, generator)
         if len(touched) < 2:
             return
@@ -123,11 +134,17 @@ def polish(session: Session, row: int, queries: int) -> Search:
             begin = int(torch.randint(len(touched), (), generator=generator))
             candidate.view(-1)[touched[begin : begin + size]] = 0
         else:
-            some = torch.rand(len(touched), generator=generator) < max(TURNED, 1 / len(touched))
-            candidate.view(-1)[touched[some]] *= -1
+            some = touched[torch.rand(len(touched), generator=generator) < max(TURNED, 1 / len(touched))]
+            if session.canvas.low < 0:
+                candidate.view(-1)[some] *= -1
+            else:
+                candidate = moved(strength, some, energy, generator)
+                if (candidate.square() * energy).sum() > ROUNDING * (strength.square() * energy).sum():
+                    continue  # no query is needed to see that it is larger
         if torch.equal(candidate, strength):
             continue
         reply = yield candidate
+        asked, idle = asked + 1, 0
         # Turning keeps the norm but where pixels meet the end of their range.
         better = reply.l2 <= l2 if removing else reply.l2 <= ROUNDING * l2 and reply.margin < margin
         if reply.success and better:
@@ -137,3 +154,20 @@ def polish(session: Session, row: int, queries: int) -> Search:
             failures += 1
             if failures == PATIENCE:
                 size, failures = max(1, size // 2), 0
+
+
+def moved(strength: Tensor, some: Tensor, energy: Tensor, generator: torch.Generator) -> Tensor:
+    """A copy of a map float[t' gh gw] with some of its touched tubelets (flat indices) each moved to a place near by,
+    which is untouched and is not one that the distortion leaves alone; those without such a place stay."""
+    candidate, shape = strength.clone(), torch.tensor(strength.shape)
+    reach = torch.tensor(NEAR)
+    for index in some.tolist():
+        at = torch.stack(torch.unravel_index(torch.tensor(index), strength.shape))
+        step = (torch.rand(8, 3, generator=generator) * (2 * reach + 1)).long() - reach
+        for t, y, x in (at + step).tolist():
+            inside = 0 <= t < shape[0] and 0 <= y < shape[1] and 0 <= x < shape[2]
+            if inside and candidate[t, y, x] == 0 and energy[t, y, x] > 0:
+                candidate[t, y, x] = strength.view(-1)[index]
+                candidate.view(-1)[index] = 0
+                break
+    return candidate

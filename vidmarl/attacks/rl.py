@@ -20,6 +20,8 @@ from vidmarl.session import Search, Searches, Session
 from vidmarl.tubelets import Canvas, TubeletGrid
 
 if TYPE_CHECKING:
+    from tensordict import TensorDictBase
+
     from vidmarl.agents import Agents
     from vidmarl.env import VideoAttackEnv
 
@@ -41,14 +43,17 @@ class RLAttack(Attack):
         agents: the trained team, see `from_checkpoint`; an untrained one is a control.
         step, opening: see `VideoAttackEnv`.
         insure: a clip that is not fooled after so many queries is asked about with everything distorted, in up to three
-            ways (`everything`), because most clips that resist are fooled by that. The agents' search does not build on
-            it. None: never.
+            ways (`everything`), because most clips that resist are fooled by that; and once more, with other coins,
+            whenever as many queries have passed again. The agents' search does not build on it. None: never.
         give_up: where after so many queries, or half of the budget if that is less, the insurance alone has fooled a
             clip, the agents' round ends and the clean-up makes that success smaller; with a limit `after` the first
             success, at once. Without the clean-up the agents go on. None: they always go on.
         reduce: whether to clean up after success.
         rounds: whether to go on after the first clean-up, with another search from the clean clip.
         level, patience, credit: see `VideoAttackEnv`; with a patience of 0 the agents take nothing away.
+        temperature: of the agents' choice of frames and cells until the clip is fooled; above 1 they spread more. The
+            warm start teaches them where a clean clip gives way, which says less about one that is distorted already
+            (`opening`).
         untrained: the groups, of "spatial" and "temporal", whose agent starts afresh: what is the other worth alone?
         **kwargs: see `Attack`.
     """
@@ -66,6 +71,7 @@ class RLAttack(Attack):
         level: int = 3,
         patience: int = 2,
         credit: bool = True,
+        temperature: float = 1.0,
         untrained: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
@@ -75,6 +81,8 @@ class RLAttack(Attack):
         for name, query in (("insure", insure), ("give_up", give_up)):
             if query is not None and query < 1:
                 raise ValueError(f"RLAttack: {name} is the number of a query, at least 1, or None; got {query}.")
+        if temperature <= 0:
+            raise ValueError(f"RLAttack: the temperature must be above 0, got {temperature}.")
         from vidmarl.env import check_step_and_opening
 
         check_step_and_opening(step, opening)  # before anything is asked
@@ -88,6 +96,7 @@ class RLAttack(Attack):
         self.level = level
         self.patience = patience
         self.credit = credit
+        self.temperature = temperature
         self.untrained = list(untrained)
 
     @classmethod
@@ -154,7 +163,7 @@ class RLAttack(Attack):
                 with torch.no_grad():
                     seen = td[rows]
                     for group, actor in actors.items():
-                        dist = actor.get_dist(seen)
+                        dist = actor[-1].get_dist(self._tempered(group, actor[0](seen), ~env.won[rows]))
                         seen[group, "action"] = dist.draw(session.rand(rows, 1, dist.uniforms_needed))
                         actions[group, "action"][rows] = seen[group, "action"]
                     td = env.step_mdp(env.step(td.update(actions)))
@@ -171,14 +180,24 @@ class RLAttack(Attack):
                 in_clean_up[rows] = False
                 td = td.update(env.again(rows))  # of no use to those that are finished, and no harm
 
+    def _tempered(self, group: str, seen: TensorDictBase, adding: Tensor) -> TensorDictBase:
+        """The actor's outputs with the logits of frames and cells divided by the temperature, where it adds."""
+        if self.temperature != 1:
+            key = (group, {"temporal": "frame_logits", "spatial": "cell_logits"}[group])
+            logits = seen[key]
+            over = torch.where(adding, 1 / self.temperature, 1.0)
+            seen[key] = logits * over.view(-1, *[1] * (logits.ndim - 1))
+        return seen
+
     def _due(self, env: VideoAttackEnv) -> Tensor:
         """The clips that are now to be asked about with everything distorted."""
         session, rows = env.session, env.running()
         if self.insure is None:
             return rows[:0]
         queries = session.queries.to(rows.device)
-        due = (queries >= self.insure) & (queries < self.insure + len(self._ways(session.canvas))) & ~session.fooled
-        return rows[due[rows]]
+        turn = queries - self.insure
+        due = (turn < len(self._ways(session.canvas))) | (turn % self.insure == 0)
+        return rows[(due & (turn >= 0) & ~session.fooled)[rows]]
 
     def _ways(self, canvas: Canvas) -> tuple[str, ...]:
         """The ways to distort everything, but for one that an opening has tried and those that are the same."""
@@ -189,7 +208,7 @@ class RLAttack(Attack):
         """Maps of cells of the full distortion, each clip's in the way that is its turn."""
         ways, begin = self._ways(session.canvas), self.insure or 0
         asked = [(row, int(session.queries[row]) - begin) for row in rows.tolist()]
-        return torch.stack([everything(session, row, ways[turn]) for row, turn in asked])
+        return torch.stack([everything(session, row, ways[min(turn, len(ways) - 1)]) for row, turn in asked])
 
     def _hopeless(self, env: VideoAttackEnv) -> Tensor:
         """The clips that only the insurance has fooled, and that the agents have tried long enough."""
@@ -216,7 +235,7 @@ class RLAttack(Attack):
             yield from polish(session, row, session.budget)
             yield from reduce(session, row)
             session.finish(torch.tensor([row]))
-        elif float(session.best_l2[row]) < before or env.first[row]:
+        elif session.canvas.low < 0 and (float(session.best_l2[row]) < before or env.first[row]):
             yield from polish(session, row, POLISH)
 
 

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidmarl.attacks.base import Attack
-from vidmarl.attacks.reduce import reduce
-from vidmarl.session import Search, Session
+from vidmarl.attacks.rounds import Find, RoundsAttack
+from vidmarl.session import Session
 
 
-class SignedBlocks(Attack):
+class SignedBlocks(RoundsAttack):
     """Random blocks of tubelets in random directions, kept where the margin falls (Guo et al. 2019, arXiv 1905.07121).
 
     SimBA walks along random orthogonal directions; here a direction is a block of untouched tubelets, each at full
@@ -23,7 +22,7 @@ class SignedBlocks(Attack):
     or where there is one direction, those that are on go off. So later passes revise the earlier ones.
 
     What differs from the paper: the directions are tubelets of a given distortion instead of pixels or frequencies, a
-    step goes to the end of the strength range at once, and after the first success the rest of the budget reduces it.
+    step goes to the end of the strength range at once, and a success is made smaller.
 
     Args:
         distortion: see `Attack`.
@@ -31,8 +30,7 @@ class SignedBlocks(Attack):
             a few queries at both sizes; much larger blocks succeed sooner still, but on fewer clips.
         opposite: whether a block that failed is tried with its signs turned, as in the paper. False: the next query
             goes to a fresh block.
-        reduce: whether the success is made smaller with the rest of the budget.
-        **common: see `Attack`.
+        **common: see `RoundsAttack`.
     """
 
     def __init__(
@@ -41,7 +39,6 @@ class SignedBlocks(Attack):
         *,
         block: int | None = None,
         opposite: bool = True,
-        reduce: bool = True,
         **common: Any,
     ) -> None:
         super().__init__(distortion, **common)
@@ -49,14 +46,13 @@ class SignedBlocks(Attack):
             raise ValueError(f"SignedBlocks: a block needs at least 1 tubelet, got {block}.")
         self.block = block
         self.opposite = opposite
-        self.reduce = reduce
 
-    def search(self, session: Session, row: int) -> Search:
+    def find(self, session: Session, row: int, room: float) -> Find:
         strength = torch.zeros(session.canvas.cells)
         block = self.block or -(-strength.numel() // 50)
         margin = float(session.history["margin"][row, 0])
         asked = True
-        while asked and not session.fooled[row]:  # a pass that found nothing to ask about is the last
+        while asked:  # a pass that found nothing to ask about is the last
             asked = False
             order = torch.randperm(strength.numel(), generator=session.generator(row))
             for cells in order.split(block):
@@ -67,13 +63,14 @@ class SignedBlocks(Attack):
                         continue
                     asked = True
                     reply = yield candidate
+                    if reply.l2 >= room:
+                        return None
+                    if reply.success:
+                        return candidate, float(reply.l2)
                     if reply.margin < margin:
                         strength, margin = candidate, float(reply.margin)
                         break
-                if session.fooled[row]:
-                    break
-        if self.reduce:
-            yield from reduce(session, row)
+        return None
 
     def _values(self, session: Session, row: int, before: Tensor) -> list[Tensor]:
         """What a block's tubelets, float[k], are set to, one try after another."""

@@ -7,15 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidmarl.attacks.base import Attack
-from vidmarl.attacks.reduce import reduce
-from vidmarl.session import Search, Session
+from vidmarl.attacks.rounds import Find, RoundsAttack
+from vidmarl.session import Session
 
 HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
 """The iterations, of 10,000, at which the paper halves the size of its squares."""
 
 
-class SquareTubes(Attack):
+class SquareTubes(RoundsAttack):
     """Random search with boxes of tubelets at the extremes of strength (Andriushchenko et al. 2020, arXiv 1912.00049).
 
     It starts from vertical stripes, each at one extreme of the strength range at random: -1 or 1, or 0 or 1 where the
@@ -24,27 +23,22 @@ class SquareTubes(Attack):
 
     What differs from the paper: the search runs on the strength map of a given distortion instead of on pixels in an
     Linf ball; the squares are boxes in time, height and width, equal fractions of each axis; there is one strength for
-    the three channels; boxes that would change nothing are drawn again; and after the first success the rest of the
-    budget reduces it.
+    the three channels; boxes that would change nothing are drawn again; and a success is made smaller.
 
     Args:
         distortion: see `Attack`.
         p: fraction of the tubelets that the first boxes take up. The paper's 0.05 is meant for 10,000 queries; within a
             hundred, larger boxes succeed sooner.
-        reduce: whether the success is made smaller with the rest of the budget.
-        **common: see `Attack`.
+        **common: see `RoundsAttack`.
     """
 
-    def __init__(
-        self, distortion: Any = "gaussian_noise", *, p: float = 0.3, reduce: bool = True, **common: Any
-    ) -> None:
+    def __init__(self, distortion: Any = "gaussian_noise", *, p: float = 0.3, **common: Any) -> None:
         super().__init__(distortion, **common)
         if not 0 < p <= 1:
             raise ValueError(f"SquareTubes: p is a fraction of the clip, expected 0 < p <= 1, got {p}.")
         self.p = p
-        self.reduce = reduce
 
-    def search(self, session: Session, row: int) -> Search:
+    def find(self, session: Session, row: int, room: float) -> Find:
         shape, generator = session.canvas.cells, session.generator(row)
         extremes = torch.tensor([session.canvas.low, 1.0])
         strength = extremes[torch.randint(2, shape[-1:], generator=generator)].expand(shape)
@@ -53,11 +47,10 @@ class SquareTubes(Attack):
         while not reply.success:
             candidate = set_box(strength, self._fraction(iteration), extremes, generator)
             reply = yield candidate
-            if reply.margin < margin:
+            if reply.success or reply.margin < margin:
                 strength, margin = candidate, reply.margin
             iteration += 1
-        if self.reduce:
-            yield from reduce(session, row)
+        return strength, float(reply.l2)
 
     def _fraction(self, iteration: int) -> float:
         """The fraction of the clip that a box takes up, by the paper's schedule."""

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
+_TIE = 1e-6
+"""Added before pixels are rounded: halves, which are frequent at simple ratios of sizes, come out a last bit above or
+below with another number of threads, and a clip must not depend on that. In double precision no other value is so near
+to a half."""
+
 _HELD_BYTES = 256 * 2**20  # decoded frames kept between choosing and converting; a longer video is decoded twice
 
 
@@ -335,7 +340,8 @@ def _resize(frame: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
     if antialias and size[1] > 1:  # to a width of one pixel torch (2.14) scales bytes wrongly
         # in bytes, rounded after each of the two axes, as PIL and most pipelines of training do it
         return F.interpolate(frame[None], size, mode="bilinear", antialias=True)[0]
-    return F.interpolate(frame[None].float(), size, mode="bilinear", antialias=antialias)[0].round().to(torch.uint8)
+    pixels = F.interpolate(frame[None].double(), size, mode="bilinear", antialias=antialias)[0]
+    return (pixels + _TIE).round().to(torch.uint8)
 
 
 def _rgb(frame: VideoFrame, reformatter: VideoReformatter) -> Tensor:
