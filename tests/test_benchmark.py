@@ -18,7 +18,7 @@ import torch
 from test_report import Page
 
 import vidmarl.benchmark
-from vidmarl import GrowAndReduce, Victim, metrics
+from vidmarl import GrowAndReduce, Victim, load_victim, metrics
 from vidmarl.benchmark import Benchmark, VictimChoice, pays_after, read_shard, run_benchmark
 from vidmarl.cli import main
 from vidmarl.data.encode import write_mp4
@@ -259,6 +259,18 @@ def test_targets_are_the_same_for_all_attacks_and_none_is_the_prediction(tmp_pat
     assert rows["goal"].nunique() > 1
 
 
+def test_the_runner_up_is_the_second_class_of_the_clean_prediction(tmp_path: Path) -> None:
+    benchmark = tiny(tmp_path, goal="runner_up")
+    rows = run(benchmark)
+    victim = load_victim("demo", weights="random", device="cpu")
+    victim.spec = dataclasses.replace(victim.spec, frames=4, size=(32, 32))
+    seconds = victim(make_clips(CLIPS, seed=1, frames=4, size=32)[0]).topk(2).indices[:, 1].tolist()
+    assert victim.labels is not None
+    assert sorted(rows["goal"].unique()) == sorted({victim.labels[second] for second in seconds})
+    assert (rows["goal"] != rows["prediction"]).all()
+    assert (rows.groupby("clip")["goal"].nunique() == 1).all()
+
+
 def test_labels_of_the_dataset_and_clips_that_were_wrong_from_the_start(tmp_path: Path) -> None:
     rows = run(tiny(tmp_path, labels="dataset"))
     assert (rows["goal"] == rows["label"]).all()
@@ -377,6 +389,7 @@ def test_agents_by_file_or_name_trained_and_untrained(tmp_path: Path, monkeypatc
         ({"max_clips": 0}, "max_clips must be at least 1"),
         ({"budgets": []}, "budgets must be at least one"),
         ({"goal": "targeted", "labels": "dataset"}, "labels must be 'prediction'"),
+        ({"goal": "runner_up", "labels": "dataset"}, "labels must be 'prediction'"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_asked(

@@ -89,7 +89,8 @@ class Benchmark:
         budgets: where the tables are read off the histories.
         coherence: how random patterns go on in time.
         grid: the tubelets; None: those that the agents were trained with, and the default of other attacks.
-        goal: anything but the label under attack, or one class, drawn for each clip by the seed.
+        goal: anything but the label under attack ("untargeted"); one class, drawn for each clip by the seed
+            ("targeted"); or the class that comes second in the clean prediction ("runner_up").
         labels: the label under attack: the victim's clean prediction, or that of the dataset, whose class names the
             victim must know; then clips that the victim gets wrong are skipped.
         reference: the attack that the others are compared with, clip by clip; None: the first.
@@ -111,7 +112,7 @@ class Benchmark:
     budgets: list[int] = dataclasses.field(default_factory=lambda: list(metrics.BUDGETS))
     coherence: Coherence = "static"
     grid: TubeletGrid | None = None
-    goal: Literal["untargeted", "targeted"] = "untargeted"
+    goal: Literal["untargeted", "targeted", "runner_up"] = "untargeted"
     labels: Literal["prediction", "dataset"] = "prediction"
     reference: str | None = None
     controls: list[str] | None = None
@@ -144,9 +145,9 @@ class Benchmark:
                     f"Benchmark: the attack {label!r} has {sorted(unknown)}; an attack may have class_path, init_args,"
                     " ckpt and untrained."
                 )
-        if self.goal == "targeted" and self.labels == "dataset":
+        if self.goal != "untargeted" and self.labels == "dataset":
             raise ValueError(
-                "Benchmark: targets are drawn apart from the clean prediction, so labels must be 'prediction'."
+                "Benchmark: targets are chosen apart from the clean prediction, so labels must be 'prediction'."
             )
 
     @property
@@ -406,11 +407,13 @@ class Arena:
 
     def _classes(self) -> list[int | None]:
         """The class of each clip's goal, or None where it is the victim's to say."""
-        if self.benchmark.goal == "targeted":
-            # one look at each clip to know its class, which no attack is charged with: each pays for its own
+        if self.benchmark.goal != "untargeted":
+            # one look at each clip to know its classes, which no attack is charged with: each pays for its own
             with self._precision():
-                said = [int(self.victim(as_floats(clip.pixels[None])).argmax()) for clip in self.clips]
-            return [self._target(clip, own) for clip, own in zip(self.clips, said, strict=True)]
+                said = [self.victim(as_floats(clip.pixels[None]))[0].topk(2).indices.tolist() for clip in self.clips]
+            if self.benchmark.goal == "runner_up":
+                return [second for _, second in said]
+            return [self._target(clip, own) for clip, (own, _) in zip(self.clips, said, strict=True)]
         if self.benchmark.labels == "dataset":
             return [self._known(clip) for clip in self.clips]
         return [None] * len(self.clips)
@@ -495,7 +498,7 @@ class Arena:
         classes = [self.classes[i] for i in rows]
         if None in classes:
             return None
-        return (Target if self.benchmark.goal == "targeted" else Misclassify)(torch.tensor(classes))
+        return (Misclassify if self.benchmark.goal == "untargeted" else Target)(torch.tensor(classes))
 
 
 def finished(series: Sequence[Series]) -> dict[tuple[str, str], dict[str, Trials]]:
