@@ -199,11 +199,18 @@ class TestSignedBlocks:
             pass
         assert session.best_strength[0].flatten()[:2].tolist() == [0, 1], "the second without the first is best"
 
-    def test_ends_where_nothing_is_left_to_ask(self) -> None:
-        clip = GREY[:, :, :1, :8, :8]
-        victim = Victim(lambda clips: torch.stack([3 + clips.flatten(1).mean(1), clips.new_zeros(len(clips))], 1))
-        result = make(SignedBlocks, ONE_SIDED, block=3)(victim, clip)
-        assert result.queries.tolist() == [2]
+    def test_a_pass_with_nothing_left_to_ask_ends_the_round(self) -> None:
+        """One tubelet that can only be on: each round asks about it once, and never about the clean clip."""
+        clip, asked = GREY[:, :, :1, :8, :8], []
+
+        def model(clips: Tensor) -> Tensor:
+            asked.extend(clips)
+            return torch.stack([3 + clips.flatten(1).mean(1), clips.new_zeros(len(clips))], 1)
+
+        result = make(SignedBlocks, ONE_SIDED, block=3, budget=6)(Victim(model), clip)
+        assert not result.success.any()
+        assert all(torch.equal(one, asked[1]) for one in asked[1:])
+        assert not torch.equal(asked[0], asked[1])
 
     def test_targeted(self) -> None:
         result = make(SignedBlocks, budget=100)(Victim(Effects(effects(), lead=0.3)), GREY, Target([1]))
