@@ -321,6 +321,16 @@ def test_the_level_follows_the_step_size_rule() -> None:
     assert td["temporal", "level"].tolist() == [[1]]  # 2 of 6
 
 
+@pytest.mark.parametrize(("falls", "spread", "level"), [(1, 2, 5), (-1, 2, 1), (1, 0, 3), (-1, 0, 3)])
+def test_until_the_clip_is_fooled_the_level_stays_within_its_spread(falls: int, spread: int, level: int) -> None:
+    margins = [20 - falls * i for i in range(20)]
+    env = opened(Scripted(margins), FAINT, budget=50, n=1, level=3, spread=spread)
+    td = env.reset()
+    for i in range(6):
+        td = env.step_mdp(env.step(act(td, 1, 1, [(i % 4, i, 0)])))
+    assert td["temporal", "level"].tolist() == [[level]]
+
+
 @pytest.mark.parametrize(("falls", "level"), [(1, LEVELS - 1), (-1, 0)])
 def test_the_level_stays_within_its_range(falls: int, level: int) -> None:
     margins = [20 - falls * i for i in range(20)]

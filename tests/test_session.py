@@ -279,6 +279,20 @@ def test_searches_may_join_others_and_do_not_finish_their_clips(clips: Tensor) -
     assert heard == [0, 0, 1, 0]
 
 
+def test_a_search_that_is_dropped_asks_nothing_more_and_has_not_ended(clips: Tensor) -> None:
+    session = open_session(clips)
+    heard: list[int] = []
+    searches = Searches(session, lambda row: steps(session, row, [3, 3, 3, 3][row], heard))
+    searches.start(torch.tensor([0, 1, 2]))
+    searches.drop(torch.tensor([1, 3]))  # the last has none
+    assert searches.ask().tolist() == [0, 2]
+    assert searches.pop_ended().tolist() == []
+    searches.start(torch.tensor([1]))
+    assert searches.ask().tolist() == [0, 2, 1]
+    searches.drop(torch.tensor([0, 1, 2]))
+    assert not searches
+
+
 def test_drive_passes_a_search_s_own_error_on(clips: Tensor) -> None:
     session = open_session(clips)
 

@@ -83,6 +83,8 @@ class VideoAttackEnv(EnvBase):
             or not at all where the distortion has one direction. It is kept like any proposal. None: no query does.
             Not for training, which would credit the agents with what they did not say.
         level: the first proposal's.
+        spread: how far from it the level may go in the first round until the clip is fooled; 0: it stays, for
+            distortions of which small sets say nothing. None: as far as it gets.
         patience: removals that may fail in a row.
         credit: whether the agents see the credit maps; without, they look untouched.
     """
@@ -98,6 +100,7 @@ class VideoAttackEnv(EnvBase):
         step: float = 1.0,
         opening: int | None = None,
         level: int = 3,
+        spread: int | None = None,
         patience: int = 2,
         credit: bool = True,
     ) -> None:
@@ -113,6 +116,7 @@ class VideoAttackEnv(EnvBase):
         self.step_size = step
         self.opening = opening
         self.level = level
+        self.spread = LEVELS if spread is None else spread
         self.patience = patience
         self.credit = credit
         self.shape_of_cells = session.canvas.cells
@@ -328,6 +332,8 @@ class VideoAttackEnv(EnvBase):
     def _suggest(self, rows: Tensor, keep: Tensor) -> None:
         """The next level: one up after a proposal that was kept, else one down; half of what is there to remove."""
         level = self._level[rows] + torch.where(keep, 1, -1)
+        within = level.clamp(self.level - self.spread, self.level + self.spread)
+        level = torch.where(self.first[rows], within, level)
         half = self._half(rows)
         removal = torch.minimum(torch.where(keep, half, self._level[rows] - 1), half)
         level = torch.where(self.won[rows], removal, level)

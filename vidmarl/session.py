@@ -326,6 +326,12 @@ class Searches:
             self._advance(row, reply[i])
         return rows
 
+    def drop(self, rows: Int64[Tensor, " n"]) -> None:
+        """Leaves the searches of some clips where they are, if they have one."""
+        for row in rows.tolist():
+            self._running.pop(row, None)
+            self._proposals.pop(row, None)
+
     def pop_ended(self) -> Int64[Tensor, " n"]:
         """The clips whose search has ended since this was last asked."""
         rows = torch.tensor(self._ended, dtype=torch.int64, device=self._session.canvas.clips.device)

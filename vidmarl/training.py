@@ -103,7 +103,7 @@ class TwoAgentPPO(L.LightningModule):
         coherence: how random patterns go on in time.
         budget: queries per clip in training episodes; the agents see the fraction that is left.
         steps: steps per rollout, at most `budget - 1` of one episode; rows that end sooner take the next clip.
-        step: how far an addition moves the strength.
+        step, level, spread: see `vidmarl.env.VideoAttackEnv`.
         zoom: a cell of the agents is `zoom` x `zoom` tubelets.
         width: hidden channels of the nets.
         depth: residual blocks of the nets.
@@ -130,6 +130,8 @@ class TwoAgentPPO(L.LightningModule):
         budget: int = 50,
         steps: int = 32,
         step: float = 1.0,
+        level: int = 3,
+        spread: int | None = None,
         zoom: int = 1,
         width: int = 32,
         depth: int = 2,
@@ -150,7 +152,7 @@ class TwoAgentPPO(L.LightningModule):
         self.coherence: Coherence = coherence
         self.budget = budget
         self.steps = steps
-        self.step = step
+        self.search: dict[str, Any] = {"step": step, "level": level, "spread": spread}
         self.zoom = zoom
         self.reward = reward
         self.ppo = ppo
@@ -183,7 +185,7 @@ class TwoAgentPPO(L.LightningModule):
             "grid": [self.grid.frames, self.grid.height, self.grid.width],
             "coherence": self.coherence,
             "budget": self.budget,
-            "step": self.step,
+            **self.search,
             "zoom": self.zoom,
             "training_frames": int(self.counts[1]),
             "training_queries": int(self.counts[2]),
@@ -275,7 +277,7 @@ class TwoAgentPPO(L.LightningModule):
         self.victim.to(self.device)
         canvas = Canvas(clips, self.distortion, self.grid, self.coherence, seed, self.zoom)
         session = Session(self.victim, canvas, budget=count + 1, seed=seed)
-        return probe(VideoAttackEnv(session, step=self.step), count, generator)
+        return probe(VideoAttackEnv(session, **self.search), count, generator)
 
     def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         """One gradient step."""
@@ -300,7 +302,7 @@ class TwoAgentPPO(L.LightningModule):
         self._pool = itertools.cycle(clips)
         canvas = Canvas(clips, self.distortion, self.grid, self.coherence, seed, self.zoom)
         session = Session(self.victim, canvas, budget=self.budget, seed=seed)
-        self._env = VideoAttackEnv(session, self._supply, reward=self.reward, step=self.step)
+        self._env = VideoAttackEnv(session, self._supply, reward=self.reward, **self.search)
         self._collector = Collector(
             self._env,
             TensorDictSequential(self.agents.temporal, self.agents.spatial),
@@ -399,7 +401,7 @@ class TwoAgentPPO(L.LightningModule):
 
     def attack(self, budget: int | None = None) -> RLAttack:
         """The attack with the agents as they are now."""
-        return RLAttack(self.agents, step=self.step, **self._common(budget or self.eval_budget))
+        return RLAttack(self.agents, **self.search, **self._common(budget or self.eval_budget))
 
     def _common(self, budget: int) -> dict[str, Any]:
         return {
@@ -413,7 +415,7 @@ class TwoAgentPPO(L.LightningModule):
         }
 
     def _untrained(self) -> RLAttack:
-        return RLAttack(fresh_agents(self.agents, self.seed), step=self.step, **self._common(max(self.eval_budgets)))
+        return RLAttack(fresh_agents(self.agents, self.seed), **self.search, **self._common(max(self.eval_budgets)))
 
     def _attacks(self) -> dict[str, Attack]:
         """All that the test compares, by name."""

@@ -45,12 +45,13 @@ class RLAttack(Attack):
         insure: a clip that is not fooled after so many queries is asked about with everything distorted, in up to three
             ways (`everything`), because most clips that resist are fooled by that; and once more, with other coins,
             whenever as many queries have passed again. The agents' search does not build on it. None: never.
-        give_up: where after so many queries, or half of the budget if that is less, the insurance alone has fooled a
-            clip, the agents' round ends and the clean-up makes that success smaller; with a limit `after` the first
-            success, at once. Without the clean-up the agents go on. None: they always go on.
+        give_up: where the insurance alone has fooled a clip, every second query makes that success smaller. After so
+            many queries, or half of the budget if that is less, the agents' round ends, and the clean-up has them all;
+            with a limit `after` the first success, at once. Without the clean-up the agents go on. None: they always
+            go on.
         reduce: whether to clean up after success.
         rounds: whether to go on after the first clean-up, with another search from the clean clip.
-        level, patience, credit: see `VideoAttackEnv`; with a patience of 0 the agents take nothing away.
+        level, spread, patience, credit: see `VideoAttackEnv`; with a patience of 0 the agents take nothing away.
         temperature: of the agents' choice of frames and cells until the clip is fooled; above 1 they spread more. The
             warm start teaches them where a clean clip gives way, which says less about one that is distorted already
             (`opening`).
@@ -69,6 +70,7 @@ class RLAttack(Attack):
         reduce: bool = True,
         rounds: bool = True,
         level: int = 3,
+        spread: int | None = None,
         patience: int = 2,
         credit: bool = True,
         temperature: float = 1.0,
@@ -94,6 +96,7 @@ class RLAttack(Attack):
         self.reduce = reduce
         self.rounds = rounds
         self.level = level
+        self.spread = spread
         self.patience = patience
         self.credit = credit
         self.temperature = temperature
@@ -103,8 +106,8 @@ class RLAttack(Attack):
     def from_checkpoint(cls, path: str | os.PathLike[str], **kwargs: Any) -> RLAttack:
         """Loads a trained team from a training checkpoint or from a file of `save_agents`.
 
-        Distortion, grid, zoom, coherence and step are those that it was trained with, unless given. On another grid the
-        agents' cells keep the size that they were trained with, as nearly as the grid allows.
+        Distortion, grid, zoom, coherence, step, level and spread are those that it was trained with, unless given. On
+        another grid the agents' cells keep the size that they were trained with, as nearly as the grid allows.
 
         Args:
             path: the file; nothing in it is executed (`weights_only=True`).
@@ -116,7 +119,9 @@ class RLAttack(Attack):
         """
         agents, settings = load_agents(path)
         trained: dict[str, Any] = {
-            key: settings[key] for key in ("distortion", "coherence", "step", "zoom") if key in settings
+            key: settings[key]
+            for key in ("distortion", "coherence", "step", "level", "spread", "zoom")
+            if key in settings
         }
         trained["grid"] = TubeletGrid(*settings["grid"])
         if grid := kwargs.get("grid"):
@@ -144,15 +149,16 @@ class RLAttack(Attack):
 
         device = session.canvas.clips.device
         agents = self.agents.to(device).eval()
-        settings = {key: getattr(self, key) for key in ("step", "opening", "level", "patience", "credit")}
+        settings = {key: getattr(self, key) for key in ("step", "opening", "level", "spread", "patience", "credit")}
         env = VideoAttackEnv(session, **settings)
         actors = {"temporal": agents.temporal, "spatial": agents.spatial}
         if self.untrained:
             fresh = fresh_agents(agents).to(device).eval()
             actors |= {group: getattr(fresh, group) for group in self.untrained}
         td, actions = env.reset(), env.full_action_spec.zero()
-        in_clean_up = torch.zeros_like(session.finished)
+        in_clean_up, insured = torch.zeros_like(session.finished), torch.zeros_like(session.finished)
         cleaning = Searches(session, lambda row: self._clean_up(env, row))
+        beside = Searches(session, lambda row: reduce(session, row, factors=(0.0,), groups=16))
         while session.active.any():
             if len(rows := self._due(env)):
                 session.query(self._everything(session, rows), rows)
@@ -170,6 +176,13 @@ class RLAttack(Attack):
                 yield rows
             ended = session.active & ~in_clean_up
             ended[env.running()] = False
+            only = session.fooled & ~env.won & env.first & ~in_clean_up & ~ended
+            if self.reduce and (only | insured).any():
+                beside.drop((insured & ~only).nonzero().flatten())
+                beside.start((only & ~insured).nonzero().flatten())
+                insured = only
+                if beside:
+                    yield beside.ask()
             if ended.any():
                 rows = ended.nonzero().flatten()
                 in_clean_up[rows] = True
@@ -226,10 +239,10 @@ class RLAttack(Attack):
             session.finish(torch.tensor([row]))
             return
         before = float(session.best_l2[row])
-        if env.won[row]:
+        if env.won[row] and not (env.first[row] and before < float(env.l2[row])):
             strength = session.canvas.refine(env.strength[row][None])[0].cpu()
             yield from reduce(session, row, strength, float(env.l2[row]), factors=(0.0,), groups=16)
-        elif env.first[row]:  # nothing but the insurance has fooled it
+        elif env.first[row]:  # nothing but the insurance has fooled it, or it was made smaller meanwhile
             yield from reduce(session, row, factors=(0.0,), groups=16)
         if not self.rounds or not env.has_room(row):
             yield from polish(session, row, session.budget)
