@@ -242,8 +242,8 @@ class RLAttack(Attack):
         if env.won[row] and not (env.first[row] and before < float(env.l2[row])):
             strength = session.canvas.refine(env.strength[row][None])[0].cpu()
             yield from reduce(session, row, strength, float(env.l2[row]), factors=(0.0,), groups=16)
-        elif env.first[row]:  # nothing but the insurance has fooled it, or it was made smaller meanwhile
-            yield from reduce(session, row, factors=(0.0,), groups=16)
+        elif env.first[row]:  # it was fooled by the insurance alone, or that was made smaller meanwhile
+            yield from reduce(session, row)  # all the way: where the agents have found nothing they hardly will
         if not self.rounds or not env.has_room(row):
             yield from polish(session, row, session.budget)
             yield from reduce(session, row)
