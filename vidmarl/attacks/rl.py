@@ -45,10 +45,10 @@ class RLAttack(Attack):
         insure: a clip that is not fooled after so many queries is asked about with everything distorted, in up to three
             ways (`everything`), because most clips that resist are fooled by that; and once more, with other coins,
             whenever as many queries have passed again. The agents' search does not build on it. None: never.
-        give_up: where the insurance alone has fooled a clip, every second query makes that success smaller. After so
-            many queries, or half of the budget if that is less, the agents' round ends, and the clean-up has them all;
-            with a limit `after` the first success, at once. Without the clean-up the agents go on. None: they always
-            go on.
+        give_up: where the insurance alone has fooled a clip, every second query makes that success smaller, until the
+            agents have found one themselves. After so many queries, or half of the budget if that is less, their first
+            round ends, and the next ones look for something smaller than that. With a limit `after` the first success
+            the clean-up has all queries, and at once. Without the clean-up the agents go on. None: they always go on.
         reduce: whether to clean up after success.
         rounds: whether to go on after the first clean-up, with another search from the clean clip.
         level, spread, patience, credit: see `VideoAttackEnv`; with a patience of 0 the agents take nothing away.
@@ -156,9 +156,9 @@ class RLAttack(Attack):
             fresh = fresh_agents(agents).to(device).eval()
             actors |= {group: getattr(fresh, group) for group in self.untrained}
         td, actions = env.reset(), env.full_action_spec.zero()
-        in_clean_up, insured = torch.zeros_like(session.finished), torch.zeros_like(session.finished)
+        in_clean_up, insured, agents_won = (torch.zeros_like(session.finished) for _ in range(3))
         cleaning = Searches(session, lambda row: self._clean_up(env, row))
-        beside = Searches(session, lambda row: reduce(session, row, factors=(0.0,), groups=16))
+        beside = Searches(session, lambda row: reduce(session, row))
         while session.active.any():
             if len(rows := self._due(env)):
                 session.query(self._everything(session, rows), rows)
@@ -176,11 +176,11 @@ class RLAttack(Attack):
                 yield rows
             ended = session.active & ~in_clean_up
             ended[env.running()] = False
-            only = session.fooled & ~env.won & env.first & ~in_clean_up & ~ended
-            if self.reduce and (only | insured).any():
-                beside.drop((insured & ~only).nonzero().flatten())
-                beside.start((only & ~insured).nonzero().flatten())
-                insured = only
+            agents_won |= env.won
+            if self.reduce and self.after is None:
+                beside.drop((insured & agents_won).nonzero().flatten())
+                beside.start((session.fooled & ~agents_won & ~insured).nonzero().flatten())
+                insured = session.fooled & ~agents_won
                 if beside:
                     yield beside.ask()
             if ended.any():
@@ -242,8 +242,8 @@ class RLAttack(Attack):
         if env.won[row] and not (env.first[row] and before < float(env.l2[row])):
             strength = session.canvas.refine(env.strength[row][None])[0].cpu()
             yield from reduce(session, row, strength, float(env.l2[row]), factors=(0.0,), groups=16)
-        elif env.first[row]:  # it was fooled by the insurance alone, or that was made smaller meanwhile
-            yield from reduce(session, row)  # all the way: where the agents have found nothing they hardly will
+        elif env.won[row] or self.after is not None:  # the insurance's success is the smaller one
+            yield from reduce(session, row)
         if not self.rounds or not env.has_room(row):
             yield from polish(session, row, session.budget)
             yield from reduce(session, row)
