@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from vidmarl.attacks.random_cells import first_cells, random_order
+from vidmarl.attacks.random_cells import in_random_order
 from vidmarl.attacks.rounds import Find, RoundsAttack
 from vidmarl.session import Session
 
@@ -35,15 +36,8 @@ class GrowAndReduce(RoundsAttack):
         self.growth = growth
 
     def find(self, session: Session, row: int, room: float) -> Find:
-        order, full = random_order(session, row)
-        for count in growing(len(order), self.start, self.growth):
-            strength = first_cells(full, order, count)
-            reply = yield strength
-            if reply.l2 >= room:
-                break
-            if reply.success:
-                return strength, float(reply.l2)
-        return None
+        counts = growing(math.prod(session.canvas.cells), self.start, self.growth)
+        return (yield from in_random_order(session, row, counts, room))
 
 
 def growing(end: int, start: int = 1, growth: float = 2.0) -> list[int]:

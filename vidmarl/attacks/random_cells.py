@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,15 +37,21 @@ class RandomCells(RoundsAttack):
     def find(self, session: Session, row: int, room: float) -> Find:
         cells = math.prod(session.canvas.cells)
         block = self.block or -(-cells // max(self.budget // 2, 1))
-        order, full = random_order(session, row)
-        for count in [*range(block, cells, block), cells]:
-            strength = first_cells(full, order, count)
-            reply = yield strength
-            if reply.l2 >= room:
-                break
-            if reply.success:
-                return strength, float(reply.l2)
-        return None
+        return (yield from in_random_order(session, row, [*range(block, cells, block), cells], room))
+
+
+def in_random_order(session: Session, row: int, counts: Sequence[int], room: float) -> Find:
+    """Asks about the first so many tubelets of a random order, one count after the other, until the goal holds, or
+    until they are as large as `room`."""
+    order, full = random_order(session, row)
+    for count in counts:
+        strength = first_cells(full, order, count)
+        reply = yield strength
+        if reply.l2 >= room:
+            break
+        if reply.success:
+            return strength, float(reply.l2)
+    return None
 
 
 def random_order(session: Session, row: int) -> tuple[Tensor, Tensor]:

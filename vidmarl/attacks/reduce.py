@@ -48,7 +48,7 @@ def reduce(
     Args:
         session: the books.
         row: the clip.
-        strength: the success, float[t' gh gw]; None: the best of the session.
+        strength: the success, float[t' gh gw] or a map of cells; None: the best of the session.
         l2: its norm.
         factors: what a group is multiplied by, one after another.
         groups: no smaller groups than that so many make up what is left; None: down to single tubelets.
@@ -117,7 +117,7 @@ def polish(session: Session, row: int, queries: int) -> Search:
     """
     if not session.fooled[row]:
         return
-    energy = session.canvas.energy(row).cpu()
+    energy = session.canvas.energy(row).cpu() if session.canvas.low == 0 else None  # of the places to move to
     generator = session.generator(row)
     strength, margin = session.best_strength[row].cpu(), float(session.best_margin[row])
     l2 = float(session.best_l2[row])
@@ -135,7 +135,7 @@ def polish(session: Session, row: int, queries: int) -> Search:
             candidate.view(-1)[touched[begin : begin + size]] = 0
         else:
             some = touched[torch.rand(len(touched), generator=generator) < max(TURNED, 1 / len(touched))]
-            if session.canvas.low < 0:
+            if energy is None:
                 candidate.view(-1)[some] *= -1
             else:
                 candidate = moved(strength, some, energy, generator)

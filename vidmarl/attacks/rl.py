@@ -240,8 +240,7 @@ class RLAttack(Attack):
             return
         before = float(session.best_l2[row])
         if env.won[row] and not (env.first[row] and before < float(env.l2[row])):
-            strength = session.canvas.refine(env.strength[row][None])[0].cpu()
-            yield from reduce(session, row, strength, float(env.l2[row]), factors=(0.0,), groups=16)
+            yield from reduce(session, row, env.strength[row].cpu(), float(env.l2[row]), factors=(0.0,), groups=16)
         elif env.won[row] or self.after is not None:  # the insurance's success is the smaller one
             yield from reduce(session, row)
         if not self.rounds or not env.has_room(row):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Generator
 from typing import Any
 
@@ -45,8 +44,9 @@ class RoundsAttack(Attack):
         self.polish = polish
 
     def search(self, session: Session, row: int) -> Search:
-        smallest, asked = math.inf, -1
-        while asked < (asked := int(session.queries[row])):  # a round that found nothing to ask about is the last
+        smallest = math.inf
+        while True:
+            before = int(session.queries[row])
             found = yield from self.find(session, row, SLACK * smallest)
             if found is not None and self.reduce:
                 smallest = min(smallest, found[1])
@@ -54,10 +54,10 @@ class RoundsAttack(Attack):
                 if self.polish:
                     yield from polish(session, row, self.polish)
                     yield from reduce(session, row)
-            if session.fooled[row] and not (self.reduce and self.rounds):
+            once = session.fooled[row] and not (self.reduce and self.rounds)
+            if once or int(session.queries[row]) == before:  # a round that found nothing to ask about is the last
                 return
 
-    @abstractmethod
     def find(self, session: Session, row: int, room: float) -> Find:
         """Looks for a success from the clean clip; gives up (None) where it would be no smaller than `room`.
 
@@ -66,3 +66,4 @@ class RoundsAttack(Attack):
             row: the clip.
             room: the norm below which a success is of use; infinite where there is none yet.
         """
+        raise NotImplementedError

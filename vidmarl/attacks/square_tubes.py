@@ -39,6 +39,7 @@ class SquareTubes(RoundsAttack):
         self.p = p
 
     def find(self, session: Session, row: int, room: float) -> Find:
+        # `room` cuts nothing: everywhere at an extreme, all candidates are about equally large
         shape, generator = session.canvas.cells, session.generator(row)
         extremes = torch.tensor([session.canvas.low, 1.0])
         strength = extremes[torch.randint(2, shape[-1:], generator=generator)].expand(shape)
@@ -47,7 +48,7 @@ class SquareTubes(RoundsAttack):
         while not reply.success:
             candidate = set_box(strength, self._fraction(iteration), extremes, generator)
             reply = yield candidate
-            if reply.success or reply.margin < margin:
+            if reply.margin < margin:
                 strength, margin = candidate, reply.margin
             iteration += 1
         return strength, float(reply.l2)
