@@ -25,6 +25,7 @@ from vidmarl.data.encode import write_mp4
 from vidmarl.data.folder import Folder
 from vidmarl.data.synthetic import CLASSES, Synthetic, make_clips
 from vidmarl.errors import CheckpointError, ClipError, UnknownNameError
+from vidmarl.report.html import number
 from vidmarl.trials import Trials, is_done
 from vidmarl.tubelets import TubeletGrid
 
@@ -316,6 +317,9 @@ def test_the_report_is_one_page_that_loads_nothing(whole: Path) -> None:
     names = {trace["name"] for trace in data["curves"][0]["data"] if trace.get("name")}
     assert names == {"grow_and_reduce", "random_cells"}
     assert "L2, grow_and_reduce / this" in page.text
+    shares = pd.read_csv(whole / "summary.csv")["flicker_share"].dropna()
+    assert len(shares) == 2  # of two attacks at their whole budget, of which some clip was fooled
+    assert all(number(share) in page.text for share in shares)
 
 
 def test_the_best_control_is_marked_and_agents_are_none(tmp_path: Path, whole: Path) -> None:
@@ -436,6 +440,18 @@ def test_a_mistake_on_the_command_line(here: Path, capsys: pytest.CaptureFixture
     said = capsys.readouterr().err
     assert "missing.ckpt" in said
     assert "Traceback" not in said
+
+
+def test_data_that_is_not_there_is_looked_for_and_no_dump_of_settings_follows(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VIDMARL_DATA", str(here))
+    with pytest.raises(SystemExit) as stop:
+        main(["benchmark", "-c", str(CONFIG / "natural.yaml")])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert f"Looked for 'clips/ucf101' in {here}" in said
+    assert "Namespace" not in said
 
 
 def test_what_is_no_trial_is_said_so(tmp_path: Path) -> None:

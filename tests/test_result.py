@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import os
 import re
@@ -60,6 +61,8 @@ class TestTable:
         assert table["queries"].tolist() == result.queries.tolist()
         assert table["prediction"].tolist() == ["grey <b>&", "grey <b>&", "dark"]
         assert table["goal"].tolist() == ["grey <b>&"] * 3
+        changed = table["adversarial_prediction"] != table["prediction"]
+        assert changed.tolist() == result.success.tolist()
         assert table["l2"][0] == pytest.approx(float((result.adversarial - result.clean)[0].norm()))
         wins = table.index[table["success"]]
         assert len(wins) >= 1
@@ -124,6 +127,7 @@ class TestSavingAndLoading:
             strength=torch.randn(b, t, 1, 1, generator=random),
             classes=torch.zeros(b, dtype=torch.int64),
             prediction=torch.zeros(b, dtype=torch.int64),
+            adversarial_prediction=torch.ones(b, dtype=torch.int64),
             full_l2=torch.rand(b, generator=random),
             history={"margin": history, "l2": history.abs(), "score": -history},
             settings={"labels": ["é", "<script>"], "nested": {"list": [1, 2.5, None, True]}},
@@ -212,7 +216,7 @@ class TestSavingAndLoading:
     @pytest.mark.parametrize(
         ("change", "says"),
         [
-            ({"format": 99}, "expected format 1, got 99"),
+            ({"format": 99}, "expected format 2, got 99"),
             ({"format": None}, "another version"),
             ({"settings": "DELETE"}, "not those of a result"),
         ],
@@ -253,8 +257,10 @@ class TestInANotebook:
         cells = [re.findall(r"<td>(.*?)</td>", row) for row in rows]
         assert result.outcomes[2] == "skipped"
         assert [row[2] for row in cells] == result.outcomes
-        assert [int(row[3]) for row in cells] == result.queries.tolist()
-        assert cells[2][4:] == ["—"] * len(cells[2][4:])  # a clip that was not attacked has no numbers
+        now = [html.escape(result.label(c)) for c in result.adversarial_prediction.tolist()]
+        assert [row[3] for row in cells] == now
+        assert [int(row[4]) for row in cells] == result.queries.tolist()
+        assert cells[2][5:] == ["—"] * len(cells[2][5:])  # a clip that was not attacked has no numbers
 
     def test_html_of_an_attack_with_targets_names_them(self) -> None:
         victim = Victim(Brightness(), labels=["dark", "grey", "bright"])

@@ -47,6 +47,15 @@ def test_opening_costs_the_clean_prediction(clips: Tensor) -> None:
     assert torch.equal(session.best, session.canvas.clips)
 
 
+def test_what_the_victim_says_of_the_best_is_that_of_its_own_query(clips: Tensor) -> None:
+    """Not of the last one: here the smallest success is followed by a failure, and by a larger success."""
+    session = open_session(clips[:2])
+    assert session.best_prediction.tolist() == [0, 0]
+    for value in (0.9, 0.1, 1.0):
+        session.query(*everywhere(session, value, [0]))
+    assert session.best_prediction.tolist() == session.victim.model(session.best).argmax(1).tolist() == [1, 0]
+
+
 def test_only_the_rows_asked_pay(clips: Tensor) -> None:
     session = open_session(clips)
     reply = session.query(*everywhere(session, 0.5, [3, 1]))

@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except expected as error:
         if os.environ.get("VIDMARL_DEBUG", "0") not in ("", "0"):
             raise
-        _fail(str(error) or type(error).__name__, 2)
+        told = str(error).partition("\nGiven value type: ")[0]  # jsonargparse ends with a dump of all settings
+        _fail(told or type(error).__name__, 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
 

@@ -78,6 +78,7 @@ class Session:
         best_strength: float[b t' gh gw], its strength map.
         best_l2: float[b], its L2 norm; before a success, that of the candidate of the lowest margin.
         best_margin: float[b], its margin.
+        best_prediction: int64[b], what the victim says of it.
         history: of each query, float[b budget] with NaN beyond the last: "score" (log-probability of the goal's
             class), "margin", "l2" (both NaN for a probe, see `probe_clips`). Column 0 is the clean prediction.
     """
@@ -104,6 +105,7 @@ class Session:
         self.best_strength = canvas.zeros()
         self.best_l2 = new(b)
         self.best_margin = new(b)
+        self.best_prediction = self.clean.argmax(1)
         self.history = {key: new(b, budget) for key in ("score", "margin", "l2")}
         self._generators: list[torch.Generator] = [torch.Generator() for _ in range(b)]
         self._begin(rows)
@@ -122,6 +124,7 @@ class Session:
         self.best_strength[rows] = 0
         self.best_l2[rows] = 0
         self.best_margin[rows] = margin
+        self.best_prediction[rows] = self.clean[rows].argmax(1)
         for values in self.history.values():
             values[rows] = torch.nan
         self.history["score"][rows, 0] = self.clean[rows].gather(1, own_class[:, None]).squeeze(1)
@@ -265,6 +268,7 @@ class Session:
         self.best_strength[kept] = strength[better]
         self.best_l2[kept] = reply.l2[better]
         self.best_margin[kept] = reply.margin[better]
+        self.best_prediction[kept] = reply.log_probs[better].argmax(1)
 
     def drive(self, search: Callable[[int], Search]) -> Iterator[Int64[Tensor, " n"]]:
         """Runs one search per active clip, in step: each round asks all of them at once, in one batch.

@@ -32,7 +32,8 @@ FORMAT = 1
 SUFFIX = ".safetensors"
 
 _HISTORY = ("score", "margin", "l2")
-_OUTCOME = ("clip", "prediction", "goal", "success", "skipped", "queries", "first_success")
+_SAID = ("prediction", "adversarial_prediction", "goal")
+_OUTCOME = ("clip", *_SAID, "success", "skipped", "queries", "first_success")
 """Columns of `AttackResult.metrics` that are no measure of the perturbation."""
 
 
@@ -68,7 +69,7 @@ def save_trials(
             "success": bool(result.success[i]),
             "skipped": bool(result.skipped[i]),
             "full_l2": float(result.full_l2[i]),
-            "facts": {**known, "prediction": row["prediction"], "goal": row["goal"]},
+            "facts": {**known, **{name: row[name] for name in _SAID}},
             "measured": {key: value if math.isfinite(value) else str(value) for key, value in measured.items()},
         }
         header = {"trial": json.dumps(record, ensure_ascii=False, allow_nan=False)}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-FORMAT = 1
+FORMAT = 2
 """Version of the saved form; a change that older readers cannot read raises it."""
 
 _TENSORS = "result.safetensors"
@@ -55,6 +55,7 @@ class AttackResult:
         strength: float32[b t' gh gw], the strength map of `adversarial`.
         classes: int64[b], the classes of the goal: labels under attack, or targets.
         prediction: int64[b], the victim's prediction on the clean clip.
+        adversarial_prediction: int64[b], the victim's prediction on `adversarial`, from the query that asked about it.
         full_l2: float32[b], norm of the full distortion, with which a failure counts.
         history: "score", "margin" and "l2" after each query, float32[b q], NaN beyond a clip's last query;
             column 0 is the clean prediction. A query is a success where its margin is below 0.
@@ -69,6 +70,7 @@ class AttackResult:
     strength: Float[Tensor, "b t' gh gw"]
     classes: Int64[Tensor, " b"]
     prediction: Int64[Tensor, " b"]
+    adversarial_prediction: Int64[Tensor, " b"]
     full_l2: Float[Tensor, " b"]
     history: dict[str, Float[Tensor, "b q"]]
     settings: dict[str, Any]
@@ -86,6 +88,7 @@ class AttackResult:
             strength=session.best_strength.cpu(),
             classes=session.goal.classes.cpu(),
             prediction=session.clean.argmax(1).cpu(),
+            adversarial_prediction=session.best_prediction.cpu(),
             full_l2=session.full_l2().cpu(),
             history={key: values[:, :last].cpu() for key, values in session.history.items()},
             settings=settings
@@ -163,8 +166,10 @@ class AttackResult:
         table.insert(0, "outcome", self.outcomes)
         table["first_success"] = table["first_success"].astype("string").fillna("—")  # pandas would write <NA>
         goal = ["goal"] if self.settings.get("targeted") else []  # else the prediction itself, but for skipped clips
-        names = ["clip", "prediction", *goal, "outcome", "queries", "first_success", "l2", "frames", "cells", "ssim"]
-        return table[names].rename(columns=lambda name: "target" if name == "goal" else name.replace("_", " "))
+        clips = ["clip", "prediction", *goal, "outcome", "adversarial_prediction"]
+        names = [*clips, "queries", "first_success", "l2", "frames", "cells", "ssim"]
+        shown = {"goal": "target", "adversarial_prediction": "now"}
+        return table[names].rename(columns=lambda name: shown.get(name, name.replace("_", " ")))
 
     @property
     def outcomes(self) -> list[str]:
@@ -184,9 +189,10 @@ class AttackResult:
             perceptual: whether to add the metrics that cost seconds a clip, see `vidmarl.metrics.perturbation_metrics`.
 
         Returns:
-            "clip", "prediction" (on the clean clip), "goal" (the label to lead away from, or the target), "success",
-            "skipped", "queries", "first_success" (the query; missing where there is none), then the names of
-            `perturbation_metrics`. These are missing where the clip was skipped: nothing was done to it.
+            "clip", "prediction" (on the clean clip), "adversarial_prediction" (on `adversarial`), "goal" (the label to
+            lead away from, or the target), "success", "skipped", "queries", "first_success" (the query; missing where
+            there is none), then the names of `perturbation_metrics`. These are missing where the clip was skipped:
+            nothing was done to it.
         """
         import pandas as pd
 
@@ -194,6 +200,7 @@ class AttackResult:
         table: dict[str, Any] = {
             "clip": range(len(self)),
             "prediction": [self.label(c) for c in self.prediction.tolist()],
+            "adversarial_prediction": [self.label(c) for c in self.adversarial_prediction.tolist()],
             "goal": [self.label(c) for c in self.classes.tolist()],
             "success": self.success.numpy(),
             "skipped": self.skipped.numpy(),

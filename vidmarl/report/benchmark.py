@@ -93,7 +93,7 @@ def _row(row: dict[Any, Any]) -> dict[str, Any]:
         number(row["AQ+ first"]),
         _with_interval(row, "L2", " low", " high"),
         *(text for name in ("L2", "AQ") for text in _comparison(row, name)),
-        *(number(row.get(key)) for key in ("map", "ssim", "stlpips", "flicker", "warping")),
+        *(number(row.get(key)) for key in ("map", "ssim", "stlpips", "flicker_share", "warping_share")),
         number(int(row["training queries"])),
     ]
     return {"attack": row["attack"], "cells": cells, "best": bool(row["best control"])}

@@ -213,6 +213,7 @@ def _clip(i: int, name: str, results: Mapping[str, AttackResult]) -> dict[str, A
                 "outcome": one.outcomes[0],
                 "queries": int(one.queries),
                 "l2": number(float(metrics.l2(one.clean, one.adversarial))),
+                "prediction": one.label(int(one.adversarial_prediction)),
                 "goal": one.label(int(one.classes)),
                 "targeted": bool(one.settings.get("targeted")),
             }
