@@ -322,6 +322,18 @@ def test_the_report_is_one_page_that_loads_nothing(whole: Path) -> None:
     assert all(number(share) in page.text for share in shares)
 
 
+def test_the_tables_for_people_are_those_of_the_summary(whole: Path) -> None:
+    summary = pd.read_csv(whole / "summary.csv")
+    lines = [line.strip("| ").split(" | ") for line in (whole / "summary.md").read_text("utf-8").splitlines()]
+    for name, rows in summary.groupby("attack"):
+        sizes, *others = ([cell.strip("*") for cell in line[1:]] for line in lines if line[0] == name)
+        assert sizes == [f"{row['L2']:.2f} ({row['FR']:.0%})" for row in rows.to_dict("records")]
+        assert len(others) == (2 if name == "grow_and_reduce" else 3)  # the reference is compared with nothing
+        if len(others) == 3:
+            assert [float(cell.split()[0]) for cell in others[0]] == pytest.approx(rows["L2 ratio"].tolist(), abs=6e-3)
+    assert lines[-1] == [f"{CLIPS} clips, 0 skipped."]
+
+
 def test_the_best_control_is_marked_and_agents_are_none(tmp_path: Path, whole: Path) -> None:
     summary = pd.read_csv(whole / "summary.csv")
     for _, rows in summary.groupby("budget"):

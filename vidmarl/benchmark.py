@@ -550,9 +550,10 @@ def write_tables(benchmark: Benchmark, tables: Mapping[tuple[str, str], Mapping[
     summary = summary[["victim", "distortion", *summary.columns.drop(["victim", "distortion"])]]
     write_atomically(out / "rows.csv", pd.concat(rows).to_csv(index=False))
     write_atomically(out / "summary.csv", summary.to_csv(index=False))
-    text = "\n".join(f"## {v}, {d}\n\n{markdown(table)}" for (v, d), table in summaries.items())
+    reference = _reference(benchmark)
+    text = "\n".join(f"## {v}, {d}\n\n{markdown(table, reference)}" for (v, d), table in summaries.items())
     write_atomically(out / "summary.md", text)
-    return write_benchmark_report(out / "report.html", tables, summaries, reference=_reference(benchmark))
+    return write_benchmark_report(out / "report.html", tables, summaries, reference=reference)
 
 
 def summarise(benchmark: Benchmark, results: Mapping[str, Trials]) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,54 +73,87 @@ def stack(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return table[["attack", *table.columns.drop("attack")]]
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A summary as a Markdown table, for docs/results.md; intervals are 95 % bootstrap intervals over clips.
+def markdown(table: pd.DataFrame, reference: str | None = None) -> str:
+    """A summary for people, as Markdown: sizes, comparisons and queries by budget, then what else is known at the end.
+
+    What stands in brackets are 95 % bootstrap intervals over clips. All columns and intervals are in the CSV.
 
     Args:
         table: of `compare`; with a column "training queries" where agents have been trained, or of
-            `vidmarl.benchmark.summarise`, where the attacks are compared with one of them.
+            `vidmarl.benchmark.summarise`.
+        reference: the attack that the table compares the others with; None: it compares none.
     """
-    names = ["attack", "queries", "fooled", "AQ", "AQ+", "median L2"]
-    paired = "L2 ratio" in table
-    names += ["L2: reference / this", "p", "AQ first", "AQ first: reference / this", "p"] if paired else []
-    names += ["MAP", "SSIM", "flicker", "flicker share"]
-    slow = [(name, key) for name, key in (("ST-LPIPS", "stlpips"), ("warping share", "warping_share")) if key in table]
-    names += [name for name, _ in slow] + ["training queries"]
-    lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
-    for row in table.to_dict("records"):
-        size = f"{row['L2']:.2f} [{row['L2 low']:.2f}, {row['L2 high']:.2f}]"
-        cells = [
+    parts = [_by_budget(table, "Median L2 (fooled)", _size)]
+    others = table[table["attack"] != reference]
+    if reference and len(others):
+        named = f"L2 of {reference} / L2 of the attack on the same clip: median [interval], p"
+        parts.append(_by_budget(others, named, lambda row: _ratio(row, "L2")))
+    parts.append(_by_budget(table, "Queries to the first success (AQ first)", _first))
+    clips, skipped = int(table["clips"].max()), int(table["skipped"].max())
+    return "\n".join([*parts, _at_the_end(table, reference), f"{clips} clips, {skipped} skipped.", ""])
+
+
+def _by_budget(table: pd.DataFrame, title: str, cell: Callable[[dict[Hashable, Any]], str]) -> str:
+    """A row for each attack, a column for each budget."""
+    budgets = sorted(table["budget"].unique())
+    lines = [
+        [attack, *(cell(row) for row in rows.sort_values("budget").to_dict("records"))]
+        for attack, rows in table.groupby("attack", sort=False)
+    ]
+    return _lines([title, *(f"{budget} queries" for budget in budgets)], lines)
+
+
+def _at_the_end(table: pd.DataFrame, reference: str | None) -> str:
+    """What is known at the whole budget alone."""
+    end = table[table["budget"] == table["budget"].max()]
+    pictures = [(name, *how) for name, how in PICTURES.items() if how[0] in table]
+    lines = [
+        [
             row["attack"],
-            f"{row['budget']}",
-            f"{row['FR']:.0%}",
             f"{row['AQ']:.0f}",
             _figure(row["AQ+"], ".0f"),
-            f"**{size}**" if row.get("best control") else size,
-        ]
-        if paired:
-            asked = f"{row['AQ first']:.0f} [{row['AQ first low']:.0f}, {row['AQ first high']:.0f}]"
-            cells += [*_ratio(row, "L2"), asked, *_ratio(row, "AQ")]
-        cells += [
-            _figure(row.get("map", math.nan), ".3f"),
-            _figure(row.get("ssim", math.nan), ".4f"),
-            _figure(row.get("flicker", math.nan), ".1e"),
-            _figure(row.get("flicker_share", math.nan), ".2f"),
-            *(_figure(row[key], ".2g") for _, key in slow),
+            *([_ratio(row, "AQ")] if reference else []),
+            *(_figure(row[key], form) for _, key, form in pictures),
             f"{row.get('training queries', 0)}",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    clips, skipped = int(table["clips"].max()), int(table["skipped"].max())
-    return "\n".join([*lines, "", f"{clips} clips, {skipped} skipped.", ""])
+        for row in end.to_dict("records")
+    ]
+    ratio = [f"AQ first of {reference} / of this, p"] if reference else []
+    names = [f"At {end['budget'].max()} queries", "AQ", "AQ+", *ratio, *(name for name, *_ in pictures)]
+    return _lines([*names, "training queries"], lines)
 
 
-def _ratio(row: dict[Hashable, Any], of: str) -> list[str]:
+PICTURES = {
+    "MAP": ("map", ".3f"),
+    "SSIM": ("ssim", ".4f"),
+    "ST-LPIPS": ("stlpips", ".2g"),
+    "flicker share": ("flicker_share", ".2f"),
+    "warping share": ("warping_share", ".2g"),
+}
+"""Means over the fooled clips that the tables for people show: name, column and format."""
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]) + "\n"
+
+
+def _size(row: dict[Hashable, Any]) -> str:
+    text = f"{row['L2']:.2f} ({row['FR']:.0%})"
+    return f"**{text}**" if row.get("best control") else text
+
+
+def _first(row: dict[Hashable, Any]) -> str:
+    return f"{row['AQ first']:.0f} [{row['AQ first low']:.0f}, {row['AQ first high']:.0f}]"
+
+
+def _ratio(row: dict[Hashable, Any], of: str) -> str:
     """How the reference compares, with its interval, and the p."""
     ratio, low, high, p = (row[f"{of} {what}"] for what in ("ratio", "ratio low", "ratio high", "p"))
-    return ["", ""] if math.isnan(ratio) else [f"{ratio:.2f} [{low:.2f}, {high:.2f}]", _figure(p, ".2g")]
+    return "" if math.isnan(ratio) else f"{ratio:.2f} [{low:.2f}, {high:.2f}], {_figure(p, '.2g')}".rstrip(", ")
 
 
 def _figure(value: float, form: str) -> str:
-    return "" if value != value else format(value, form)  # NaN: only the final clips have pictures
+    return "" if value != value else format(value, form)  # NaN: nothing was fooled
 
 
 def write_comparison(
