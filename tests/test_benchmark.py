@@ -124,14 +124,16 @@ def test_the_small_configuration_through_the_command_line(
     assert set(pd.read_csv(here / "out" / "summary.csv")["attack"]) == {"square_tubes"}
 
 
-@pytest.mark.parametrize("names", ["natural", "natural bounded", "natural unseen", "natural ablations training"])
-def test_the_configurations_of_the_tracks_can_be_read(names: str) -> None:
+@pytest.mark.parametrize("on_top", ["", "bounded", "unseen", "ablations training", "visibility"])
+def test_the_configurations_of_the_tracks_can_be_read(on_top: str) -> None:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("-c", action="config")
     parser.add_class_arguments(Benchmark)
-    read = parser.parse_args([word for name in names.split() for word in ("-c", str(CONFIG / f"{name}.yaml"))])
+    read = parser.parse_args(
+        [word for name in ("natural", *on_top.split()) for word in ("-c", str(CONFIG / f"{name}.yaml"))]
+    )
     assert next(iter(read.attacks)) == "rl"
     assert read.budget == max(read.budgets)
 
@@ -345,6 +347,26 @@ def test_the_best_control_is_marked_and_agents_are_none(tmp_path: Path, whole: P
     assert set(marked) == {"random_cells"}
 
 
+def test_a_bound_is_no_control(tmp_path: Path) -> None:
+    run(tiny(tmp_path, attacks={"random_cells": {}, "sensitivity_order": {}}))
+    summary = pd.read_csv(tmp_path / "summary.csv")
+    assert set(summary.query("`best control`")["attack"]) == {"random_cells"}
+    assert set(summary["attack"]) == {"random_cells", "sensitivity_order"}
+
+
+def test_tables_of_several_devices_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tiny(tmp_path, max_clips=1))
+    save = vidmarl.benchmark.save_trials
+
+    def elsewhere(paths, result, facts, **wanted):
+        save(paths, result, [known | {"device": "cuda"} for known in facts], **wanted)
+
+    monkeypatch.setattr(vidmarl.benchmark, "save_trials", elsewhere)
+    with pytest.warns(UserWarning, match="cpu and cuda"):
+        rows = run(tiny(tmp_path, max_clips=2))
+    assert sorted(rows["device"]) == ["cpu", "cpu", "cuda", "cuda"]
+
+
 def test_an_attack_may_have_tubelets_of_its_own(tmp_path: Path) -> None:
     coarse = {"class_path": "grow_and_reduce", "init_args": {"grid": {"frames": 2, "height": 16}}}
     run(tiny(tmp_path, attacks={"fine": {"class_path": "grow_and_reduce"}, "coarse": coarse}, max_clips=1))
@@ -396,6 +418,8 @@ def test_agents_by_file_or_name_trained_and_untrained(tmp_path: Path, monkeypatc
         ({"attacks": {"rl": {}}, "distortions": ["glare"]}, "none ship with vidmarl for the distortion 'glare'"),
         ({"attacks": {"rl": {"ckpt": "missing.ckpt"}}}, "missing.ckpt"),
         ({"attacks": {"random_cells": {"init_arg": {}}}}, "class_path, init_args, ckpt and untrained"),
+        ({"attacks": {"random_cells": {"init_args": {"budget": 2}}}}, "'random_cells' has .'budget'. of its own"),
+        ({"attacks": {"stde": {}}}, "depends on the clips beside it"),
         ({"attacks": {"random_cells": {"init_args": {"blok": 2}}}}, "'random_cells' under 'gaussian_noise'.*blok"),
         ({"distortions": ["gaussian_nose"]}, "did you mean gaussian_noise"),
         ({"distortions": ["gaussian_blur", "gaussian_blur"]}, "two of the distortions are called 'gaussian_blur'"),

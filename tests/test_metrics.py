@@ -419,6 +419,13 @@ class TestPaired:
         below, above = np.mean([s <= seen for s in sums]), np.mean([s >= seen for s in sums])
         assert metrics.wilcoxon(np.array(differences)) == pytest.approx(min(1, 2 * min(below, above)))
 
+    def test_wilcoxon_knows_equal_ratios_of_counts(self) -> None:
+        """log 6 - log 3 is log 2 - log 1 but for the last bit."""
+        counts = [(6, 3), (2, 1), (3, 6), (10, 5), (7, 14), (3, 9), (30, 10), (5, 15), (12, 4)]
+        differences = np.array([math.log(a) - math.log(b) for a, b in counts])
+        ranks = np.array([1, 1, -1, 1, -1, -2, 2, -2, 2])
+        assert metrics.wilcoxon(differences) == metrics.wilcoxon(ranks)
+
     def test_wilcoxon_of_a_published_table(self) -> None:
         """n = 8, rank sum 3: two-sided p = 0.0391 in the tables (5 of 256 sign patterns, doubled)."""
         assert metrics.wilcoxon(np.array([-1, -2, 3, 4, 5, 6, 7, 8.0])) == pytest.approx(2 * 5 / 256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from vidmarl import Target, TubeletGrid, Victim
+from vidmarl import ClipSpec, Target, TubeletGrid, Victim
 from vidmarl.attacks import Attack, AttackResult, as_attack
 from vidmarl.attacks.ast_focus import (
     Agent,
@@ -29,6 +30,7 @@ from vidmarl.attacks.sensitivity_order import SensitivityOrder
 from vidmarl.attacks.signed_blocks import SignedBlocks
 from vidmarl.attacks.simba_dct import SimbaDCT, wave
 from vidmarl.attacks.stde import STDE, Patch, random_patch, shrink
+from vidmarl.data.encode import write_lossless
 from vidmarl.distortions.base import FunctionDistortion
 from vidmarl.distortions.sign_noise import SignNoise
 from vidmarl.errors import ClipError
@@ -601,6 +603,12 @@ class TestSTDE:
         donors = torch.cat([BRIGHT, DARK])
         together = make(STDE, donors=donors)(Victim(Corner()), clips)
         assert same(together[1], make(STDE, donors=donors)(Victim(Corner()), clips[1:]))
+
+    def test_donors_may_be_videos(self, tmp_path: Path) -> None:
+        write_lossless(tmp_path / "bright.webm", BRIGHT[0], fps=5)
+        spec = ClipSpec(frames=3, size=(32, 32), sampling="uniform")
+        by_file = make(STDE, donors=[tmp_path / "bright.webm"])(Victim(Corner(), spec=spec), GREY)
+        assert same(by_file, make(STDE, donors=BRIGHT)(Victim(Corner(), spec=spec), GREY))
 
     def test_donors_are_tried_until_one_holds(self) -> None:
         donors = torch.cat([GREY * 0.9, GREY * 0.8, BRIGHT])

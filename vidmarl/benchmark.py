@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+COMMON = {"distortion", "budget", "coherence", "seed", "clips_at_once", "progress"}
+"""Arguments of `Attack` that the benchmark itself sets."""
+
 RATIO = ("ratio", "ratio low", "ratio high", "p")
 """What is said of an attack beside the reference, of its L2 and of its queries."""
 
@@ -145,10 +148,20 @@ class Benchmark:
                     f"Benchmark: the attack {label!r} has {sorted(unknown)}; an attack may have class_path, init_args,"
                     " ckpt and untrained."
                 )
+            if common := set((thing or {}).get("init_args") or {}) & COMMON:
+                raise ValueError(
+                    f"Benchmark: the attack {label!r} has {sorted(common)} of its own; these are the benchmark's, the"
+                    " same for all attacks."
+                )
         if self.goal != "untargeted" and self.labels == "dataset":
             raise ValueError(
                 "Benchmark: targets are chosen apart from the clean prediction, so labels must be 'prediction'."
             )
+
+    @property
+    def wanted(self) -> dict[str, bool]:
+        """What a trial must hold besides the history, see `is_done`."""
+        return {"perceptual": self.perceptual, "keep_clips": self.keep_clips}
 
     @property
     def points(self) -> list[int]:
@@ -265,15 +278,23 @@ def run_benchmark(
         if not summarise_only:
             arena.fight(of_victim, shard, progress)
         series += of_victim
-    missing = sum(not path.exists() for one in series for path in one.paths)
+    missing = sum(not is_done(path, **benchmark.wanted) for one in series for path in one.paths)
     if missing and not summarise_only:
         return None
-    tables = finished(series)
+    tables = finished(series, benchmark.wanted)
     if missing:
         warnings.warn(
             f"Benchmark: {missing} trials are missing; the tables hold the clips that all attacks have tried.",
             stacklevel=2,
         )
+    for (name, distortion), results in tables.items():
+        devices = {facts["device"] for trials in results.values() for facts in trials.facts if "device" in facts}
+        if len(devices) > 1:
+            warnings.warn(
+                f"Benchmark: the trials of {name} under {distortion} were made on {' and '.join(sorted(devices))},"
+                " which round differently: see the column device of rows.csv.",
+                stacklevel=2,
+            )
     return write_tables(benchmark, tables)
 
 
@@ -315,6 +336,11 @@ def _contests(benchmark: Benchmark) -> list[Contest]:
                 )
             except ValueError as error:
                 raise ValueError(f"Benchmark, attack {label!r} under {distortion!r}: {error}") from error
+            if not attack.alone:
+                raise ValueError(
+                    f"Benchmark, attack {label!r}: what it does to a clip depends on the clips beside it, and these are"
+                    " others when a run is resumed. Give it donors of its own, init_args: {donors: [VIDEO, ...]}."
+                )
             untrained = ckpt is not None and bool(thing.get("untrained"))
             if untrained:
                 attack.agents = fresh_agents(attack.agents, benchmark.seed)  # type: ignore[attr-defined]
@@ -466,7 +492,7 @@ class Arena:
 
     def fight(self, series: list[Series], shard: tuple[int, int], progress: bool) -> None:
         """Makes what is missing, clips in the outer loop: a run cut short has tried all attacks on the same clips."""
-        wanted = {"perceptual": self.benchmark.perceptual, "keep_clips": self.benchmark.keep_clips}
+        wanted = self.benchmark.wanted
         own = range(shard[0], len(self.clips), shard[1])
         todo = [[i for i in own if not is_done(one.paths[i], **wanted)] for one in series]
         total, left = len(own) * len(series), sum(map(len, todo))
@@ -489,6 +515,7 @@ class Arena:
                 "path": self.clips[i].path,
                 "label": self.clips[i].label_name,
                 "seed": self.benchmark.seed,
+                "device": str((self.victim.device or torch.device("cpu")).type),
             }
             for i in rows
         ]
@@ -501,8 +528,12 @@ class Arena:
         return (Misclassify if self.benchmark.goal == "untargeted" else Target)(torch.tensor(classes))
 
 
-def finished(series: Sequence[Series]) -> dict[tuple[str, str], dict[str, Trials]]:
+def finished(series: Sequence[Series], wanted: Mapping[str, bool]) -> dict[tuple[str, str], dict[str, Trials]]:
     """The trials by (victim, distortion) and attack, of the clips that every attack there has been tried on.
+
+    Args:
+        series: of all victims, distortions and attacks.
+        wanted: what the trials must hold, see `is_done`.
 
     Raises:
         ClipError: there is no such clip.
@@ -515,7 +546,7 @@ def finished(series: Sequence[Series]) -> dict[tuple[str, str], dict[str, Trials
         tried = [
             i
             for i, paths in enumerate(zip(*[one.paths for one in rivals], strict=True))
-            if all(p.exists() for p in paths)
+            if all(is_done(path, **wanted) for path in paths)
         ]
         if tried:
             tables[key] = {
@@ -576,7 +607,8 @@ def summarise(benchmark: Benchmark, results: Mapping[str, Trials]) -> pd.DataFra
                 figures = compared.ratio, compared.low, compared.high, compared.p
                 table.loc[i, [f"{name} {what}" for what in RATIO]] = figures
     table = table.reindex(columns=[*dict.fromkeys([*table, *(f"{n} {what}" for n in ("L2", "AQ") for what in RATIO)])])
-    controls = table["attack"].isin(_controls(benchmark))
+    bounds = {name for name, trials in results.items() if "bound" in trials.settings}
+    controls = table["attack"].isin(set(_controls(benchmark)) - bounds)
     best = table["L2"].where(controls).groupby(table["budget"]).transform("min")
     table["best control"] = controls & (table["L2"] == best)
     table["training queries"] = [results[name].settings["training_queries"] for name in table["attack"]]

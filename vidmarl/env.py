@@ -183,7 +183,7 @@ class VideoAttackEnv(EnvBase):
         self.margin, self.l2, self._full_l2, self._kept, self._fall = (new(b) for _ in range(5))
         self._clean_margin, self._own, self._rival = (new(b) for _ in range(3))
         self._level, self._failures = (new(b, dtype=torch.int64) for _ in range(2))
-        self.won, self.first, self._stopped = (new(b, dtype=torch.bool) for _ in range(3))
+        self.won, self.first, self._stopped, self._opened = (new(b, dtype=torch.bool) for _ in range(4))
         self._smallest = new(b) + torch.inf
 
     def _set_seed(self, seed: int | None) -> None:
@@ -211,7 +211,7 @@ class VideoAttackEnv(EnvBase):
         session = self.session
         for values in (self._credit, self._signed_credit, self._trials):
             values[rows] = 0
-        self._level[rows], self.first[rows] = self.level, True
+        self._level[rows], self.first[rows], self._opened[rows] = self.level, True, False
         self._clean_margin[rows] = session.goal.margin(session.clean[rows], rows)
         self._start_clean(rows)
         self._features[rows] = describe(session.canvas.clips[rows], session.canvas.coarse)
@@ -252,9 +252,15 @@ class VideoAttackEnv(EnvBase):
         left = torch.where(named == 0, self.strength, 0)
         proposal = torch.where(self.won.view(-1, 1, 1, 1), left, added)
         if self.opening is not None:
-            opens = ~self.won & (self.session.queries == self.opening).to(self.device)
-            proposal = torch.where(opens.view(-1, 1, 1, 1), self.session.canvas.turning(), proposal)
+            proposal = torch.where(self._opens.view(-1, 1, 1, 1), self.session.canvas.turning(), proposal)
         return proposal
+
+    @property
+    def _opens(self) -> Tensor:
+        """The clips whose opening is due: at the agents' first question from that query on, if they have not won."""
+        if self.opening is None:
+            return torch.zeros_like(self.won)
+        return ~self.won & ~self._opened & (self.session.queries >= self.opening).to(self.device)
 
     def running(self) -> Int64[Tensor, " n"]:
         """The rows whose episodes go on."""
@@ -296,6 +302,7 @@ class VideoAttackEnv(EnvBase):
         if len(rows):
             when, where = (tensordict[group, "action"].squeeze(1) for group in ("temporal", "spatial"))
             proposal = self.propose(when, where)[rows]
+            self._opened[rows] |= self._opens[rows]
             was_fooled = self.won[rows]
             reply = session.query(proposal, rows)
             fall = self.margin[rows] - reply.margin

@@ -286,7 +286,7 @@ def perturbation_metrics(
     Returns:
         A perturbation of twice the norm flickers four times as much, so what compares attacks at equal norm is
         "flicker_share": the flicker over the mean squared perturbation, 0 where it stands still, 2 where every frame is
-        another, at most 4. "warping_share" is the added warping error, likewise.
+        another, at most 4 t / (t - 1). "warping_share" is the added warping error, likewise.
 
     Raises:
         ValueError: the two have different shapes.
@@ -566,7 +566,8 @@ def wilcoxon(differences: Float[np.ndarray, " n"]) -> float:
     differences = differences[differences != 0]
     if len(differences) == 0:
         return math.nan
-    _, group, size = np.unique(np.abs(differences), return_inverse=True, return_counts=True)
+    magnitudes = np.abs(differences).round(9)  # log 6 - log 3 and log 2 - log 1 are the same but for the last bit
+    _, group, size = np.unique(magnitudes, return_inverse=True, return_counts=True)
     doubled = (2 * np.cumsum(size) - size + 1)[group]  # twice the mean rank is a whole number
     chance = np.zeros(int(doubled.sum()) + 1)
     chance[0] = 1
@@ -616,7 +617,7 @@ def summary_table(
         "budget", "clips" (attacked), "skipped", "FR", "AQ", "AQ+", "AQ first", "AQ+ first", "L2" (median over the
         attacked clips, failures at `full_l2`), the intervals of FR, AQ first and L2, and the means of the other metrics
         of `perturbation_metrics` over the fooled clips, to be read beside FR. Only the smallest success is kept of each
-        clip, so these stand in the last row only, where its budget is all that was spent; else they are NaN.
+        clip, so these stand only where the budget is all that was spent; else they are NaN.
     """
     import pandas as pd
 

@@ -163,7 +163,7 @@ class TwoAgentPPO(L.LightningModule):
         self.seed = seed
         self.out = out
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), width, depth))
         self.value_norm = PopArtValueNorm(shape=1, beta=0.999)
         self.register_buffer("counts", torch.zeros(3, dtype=torch.int64))  # rollouts, frames, queries, all ranks

@@ -96,7 +96,7 @@ class AstFocus(BallAttack):
         windows = all_windows(clip.shape[-2], clip.shape[-1], self.window)
         edges, typical, motion = edges_in(windows, clip), representativeness(seen), seen[:, -(PLACES**2) :].mean(1)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             spatial = Agent(seen.shape[1], PLACES**2, TEAM_SHARE_SPATIAL, self.learning_rate)
             temporal = Agent(seen.shape[1], 2, TEAM_SHARE_TEMPORAL, self.learning_rate)
         current, step = clip, StepSize(self.step, self.smallest_step, self.patience)

@@ -106,6 +106,11 @@ class Attack:
                 parts.append(AttackResult.from_session(session, self.describe()))
         return AttackResult.cat(parts)
 
+    @property
+    def alone(self) -> bool:
+        """Whether what is done to a clip depends on nothing but that clip, whatever is attacked beside it."""
+        return True
+
     def run(self, session: Session) -> Iterator[Tensor]:
         """Attacks the active clips of a session; yields the rows asked, once a round, for the progress bar.
 

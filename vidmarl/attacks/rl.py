@@ -191,7 +191,7 @@ class RLAttack(Attack):
                 yield cleaning.ask()
             if len(rows := cleaning.pop_ended()):
                 in_clean_up[rows] = False
-                td = td.update(env.again(rows))  # of no use to those that are finished, and no harm
+                td[rows] = td[rows].update(env.again(rows)[rows])  # the other clips have seen what they would alone
 
     def _tempered(self, group: str, seen: TensorDictBase, adding: Tensor) -> TensorDictBase:
         """The actor's outputs with the logits of frames and cells divided by the temperature, where it adds."""
@@ -274,7 +274,7 @@ def fresh_agents(agents: Agents, seed: int = 0) -> Agents:
     from vidmarl.agents import Agents
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # a GPU's generator stays as it is
         return Agents(agents.config)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidmarl.attacks.base import Attack
+from vidmarl.data.video import load_clips
 from vidmarl.session import Session
 from vidmarl.tubelets import to_8bit
 from vidmarl.victim import validate_clips
@@ -65,9 +67,10 @@ class STDE(Attack):
 
     Args:
         distortion: only gives the norm that a failure counts with.
-        donors: float[n 3 t h w] in [0, 1], of the frames and size of the clips. They are tried in a random order, a
-            query each, until the goal holds on one. None: the clips of the batch with a fitting clean prediction,
-            which is known already: the target, or any other label than the one to leave.
+        donors: float[n 3 t h w] in [0, 1], of the frames and size of the clips, or video files, which are cut as the
+            victim's spec says. They are tried in a random order, a query each, until the goal holds on one. None: the
+            clips of the batch with a fitting clean prediction, which is known already: the target, or any other label
+            than the one to leave.
         population: number of patches.
         factor: how much of the difference of two patches is added (F), in (0, 2].
         crossover: how likely each side and each frame comes from the offspring rather than from its parent (CR).
@@ -78,23 +81,28 @@ class STDE(Attack):
         self,
         distortion: Any = "gaussian_noise",
         *,
-        donors: Float[Tensor, "n 3 t h w"] | None = None,
+        donors: Float[Tensor, "n 3 t h w"] | Sequence[str | Path] | None = None,
         population: int = 15,
         factor: float = 0.5,
         crossover: float = 0.7,
         **common: Any,
     ) -> None:
         super().__init__(distortion, **common)
-        if donors is not None:
+        if isinstance(donors, Tensor):
             validate_clips(donors, "giving STDE its donors")
+            donors = to_8bit(donors.float())
         if population < 4:
             raise ValueError(f"STDE: differential evolution needs at least 4 patches, got {population}.")
         if not 0 < factor <= 2 or not 0 < crossover <= 1:
             raise ValueError(f"STDE: expected 0 < factor <= 2 and 0 < crossover <= 1, got {factor} and {crossover}.")
-        self._donors = None if donors is None else to_8bit(donors.float())
+        self._donors = donors
         self.population = population
         self.factor = factor
         self.crossover = crossover
+
+    @property
+    def alone(self) -> bool:
+        return self._donors is not None
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"donors": "batch" if self._donors is None else len(self._donors)}
@@ -105,7 +113,12 @@ class STDE(Attack):
         Raises:
             ValueError: there is no donor for a clip, or the donors have another shape than the clips.
         """
-        searches = {row: self._search(session, row, self._donors_of(session, row)) for row in session.rows.tolist()}
+        donors = self._donors
+        if donors is not None and not isinstance(donors, Tensor):
+            donors = load_clips(donors, session.victim)
+        searches = {
+            row: self._search(session, row, self._donors_of(session, row, donors)) for row in session.rows.tolist()
+        }
         asks = {row: next(search) for row, search in searches.items()}
         while asks:
             rows = torch.tensor(list(asks), device=session.canvas.clips.device)
@@ -120,16 +133,16 @@ class STDE(Attack):
             active = session.active.tolist()
             asks = {row: ask for row, ask in asks.items() if active[row]}
 
-    def _donors_of(self, session: Session, row: int) -> Tensor:
+    def _donors_of(self, session: Session, row: int, donors: Tensor | None) -> Tensor:
         """The clips that the patches of a clip can be cut from, in random order, float[n 3 t h w]."""
         clips, goal = session.canvas.clips, session.goal
-        if self._donors is not None:
-            if self._donors.shape[1:] != clips.shape[1:]:
+        if donors is not None:
+            if donors.shape[1:] != clips.shape[1:]:
                 raise ValueError(
                     f"STDE: donors must have the shape of the clips {tuple(clips.shape[1:])}, got"
-                    f" {tuple(self._donors.shape[1:])}. Load them with the same spec."
+                    f" {tuple(donors.shape[1:])}. Load them with the same spec."
                 )
-            donors = self._donors.to(clips)
+            donors = donors.to(clips)
         else:
             labels, wanted = session.clean.argmax(1).cpu(), int(goal.classes[row])
             fitting = (labels == wanted) if goal.targeted else (labels != wanted)
