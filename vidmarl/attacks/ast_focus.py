@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from vidmarl.attacks.ball import Ask, BallAttack, PixelSearch
-from vidmarl.attacks.gradients import StepSize, nes
+from vidmarl.attacks.ball import Ask, PixelSearch
+from vidmarl.attacks.gradients import NESAttack, nes
 from vidmarl.goals import Goal
 from vidmarl.session import Session
 
@@ -29,7 +29,7 @@ DRAWS = 3
 """Times that the frames are drawn before their number is made to fit."""
 
 
-class AstFocus(BallAttack):
+class AstFocus(NESAttack):
     """Gradient estimation in the windows and frames that two agents choose (Wei et al., "Efficient Robustness
     Assessment via Adversarial Spatial-Temporal Focus on Videos", TPAMI 2023).
 
@@ -55,13 +55,9 @@ class AstFocus(BallAttack):
     Args:
         distortion: see `BallAttack`.
         window: side of the window, px; no more than the frame's.
-        samples: queries for one gradient, an even number.
-        sigma: standard deviation of a probe.
-        step: size of the first steps, in [0, 1] pixels.
-        smallest_step: size of the last steps.
-        patience: margins that are looked at together before the step is halved.
+        samples: probes of an iteration, an even number.
         learning_rate: of both agents.
-        **common: see `BallAttack`.
+        **common: see `NESAttack` and `Attack`.
     """
 
     def __init__(
@@ -70,24 +66,13 @@ class AstFocus(BallAttack):
         *,
         window: int = 65,
         samples: int = 60,
-        sigma: float = 1e-3,
-        step: float = 1e-2,
-        smallest_step: float = 1e-3,
-        patience: int = 20,
         learning_rate: float = 3e-3,
         **common: Any,
     ) -> None:
-        super().__init__(distortion, **common)
-        if samples < 2 or samples % 2:
-            raise ValueError(f"AstFocus: samples come in pairs, expected an even number above 0, got {samples}.")
+        super().__init__(distortion, samples=samples, **common)
         if window < 1:
             raise ValueError(f"AstFocus: the window needs at least 1 px, got {window}.")
         self.window = window
-        self.samples = samples
-        self.sigma = sigma
-        self.step = step
-        self.smallest_step = smallest_step
-        self.patience = patience
         self.learning_rate = learning_rate
 
     def search_pixels(self, session: Session, row: int) -> PixelSearch:
@@ -99,7 +84,7 @@ class AstFocus(BallAttack):
             torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             spatial = Agent(seen.shape[1], PLACES**2, TEAM_SHARE_SPATIAL, self.learning_rate)
             temporal = Agent(seen.shape[1], 2, TEAM_SHARE_TEMPORAL, self.learning_rate)
-        current, step = clip, StepSize(self.step, self.smallest_step, self.patience)
+        current, step = clip, self.step_size()
         size = step.now
         lead = advantage(session.goal, row, session.clean[row])
         rewards: list[float] = []

@@ -82,6 +82,44 @@ def bandit(
     return slope + learning_rate * rise * direction
 
 
+class NESAttack(BallAttack):
+    """What attacks by `nes` have in common: the probes, and a step that becomes smaller.
+
+    Args:
+        distortion: see `BallAttack`.
+        samples: probes of an iteration, an even number.
+        sigma: standard deviation of the probes, in [0, 1] pixels.
+        step: the first step in [0, 1] pixels.
+        smallest_step: the last one.
+        patience: margins that are looked at together before the step is halved, see `StepSize`.
+        **common: see `Attack`.
+    """
+
+    def __init__(
+        self,
+        distortion: Any = "sign_noise",
+        *,
+        samples: int = 48,
+        sigma: float = 1e-3,
+        step: float = 1e-2,
+        smallest_step: float = 1e-3,
+        patience: int = 20,
+        **common: Any,
+    ) -> None:
+        super().__init__(distortion, **common)
+        if samples < 2 or samples % 2:
+            raise ValueError(f"{type(self).__name__}: probes come in pairs, so samples must be even, got {samples}.")
+        self.samples = samples
+        self.sigma = sigma
+        self.step = step
+        self.smallest_step = smallest_step
+        self.patience = patience
+
+    def step_size(self) -> StepSize:
+        """The steps of one search."""
+        return StepSize(self.step, self.smallest_step, self.patience)
+
+
 class BanditAttack(BallAttack):
     """Descent by the signs of a `bandit` estimate; a subclass says along which directions it explores.
 

@@ -57,11 +57,14 @@ def as_prior(prior: str | Prior) -> tuple[str, Prior]:
 
     Raises:
         UnknownNameError: there is no prior of that name.
+        ModuleNotFoundError: its weights are not installed.
     """
     if callable(prior):
         return getattr(prior, "__name__", type(prior).__name__), prior
     if prior not in PRIORS:
         raise UnknownNameError("prior", prior, PRIORS)
+    if prior == "efficientnet_lite0":
+        _lite0()  # its weights are missed before anything is asked
     return prior, PRIORS[prior]
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vidmarl.attacks.ball import Ask, PixelSearch
-from vidmarl.attacks.gradients import StepSize, nes, over_patches, random_start
+from vidmarl.attacks.gradients import nes, over_patches, random_start
 from vidmarl.attacks.vbad import VBAD
 from vidmarl.session import Session
 
@@ -75,7 +75,7 @@ class SparseNES(VBAD):
         agent = FrameAgent(t, min(self.n_frames, t), self.agent_step, generator)
         chosen = representative(clip, agent.size) if self.frames == "representative" else agent.draw()
         varied = torch.arange(t) if self.frames == "learned" else chosen
-        step = StepSize(self.step, self.smallest_step, self.patience)
+        step = self.step_size()
         iterate = self.project(clip + mask(chosen, clip) * (random_start(clip, self.epsilon, generator) - clip), clip)
         while True:
             reply = yield Ask(iterate[None])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from vidmarl.attacks.ball import Ask, BallAttack, PixelSearch
-from vidmarl.attacks.gradients import StepSize, nes, over_patches, random_start
+from vidmarl.attacks.ball import Ask, PixelSearch
+from vidmarl.attacks.gradients import NESAttack, nes, over_patches, random_start
 from vidmarl.attacks.image_prior import Prior, as_prior
 from vidmarl.session import Session
 
 
-class VBAD(BallAttack):
+class VBAD(NESAttack):
     """Tentative directions per frame, rectified by one weight per patch (Jiang et al., ACM MM 2019, arXiv 1904.05181).
 
     Each iteration makes a tentative direction for every pixel, asks `samples` probes for the gradient with respect to
@@ -29,13 +29,8 @@ class VBAD(BallAttack):
         distortion: see `BallAttack`.
         prior: where the directions come from: "random", "efficientnet_lite0" (needs the extra `vidmarl[priors]`; one
             forward and one backward pass per frame and iteration), or a function, see `image_prior.Prior`.
-        samples: probes of an iteration, an even number.
         patches: the rows and columns of patches in a frame.
-        sigma: standard deviation of the probes, in [0, 1] pixels.
-        step: the first step in [0, 1] pixels.
-        smallest_step: the last one.
-        patience: iterations without gain after which the step is halved.
-        **common: see `Attack`.
+        **common: see `NESAttack` and `Attack`.
     """
 
     def __init__(
@@ -43,29 +38,17 @@ class VBAD(BallAttack):
         distortion: Any = "sign_noise",
         *,
         prior: str | Prior = "random",
-        samples: int = 48,
         patches: int = 8,
-        sigma: float = 1e-3,
-        step: float = 1e-2,
-        smallest_step: float = 1e-3,
-        patience: int = 20,
         **common: Any,
     ) -> None:
         super().__init__(distortion, **common)
-        if samples < 2 or samples % 2:
-            raise ValueError(f"{type(self).__name__}: probes come in pairs, so samples must be even, got {samples}.")
         self.prior, self._prior = as_prior(prior)
-        self.samples = samples
         self.patches = patches
-        self.sigma = sigma
-        self.step = step
-        self.smallest_step = smallest_step
-        self.patience = patience
 
     def search_pixels(self, session: Session, row: int) -> PixelSearch:
         clip, generator = session.canvas.clips[row], session.generator(row)
         t, h, w = clip.shape[1:]
-        step = StepSize(self.step, self.smallest_step, self.patience)
+        step = self.step_size()
         iterate = self.project(random_start(clip, self.epsilon, generator), clip)
         while True:
             reply = yield Ask(iterate[None])
