@@ -78,8 +78,8 @@ class VideoAttackEnv(EnvBase):
         supply: where fresh clips come from at later resets; without it only the first reset is possible.
         reward: the weights of the reward's terms.
         step: how far a kept addition moves the strength; up to 2, which turns a tubelet round at once.
-        opening: the query, counted after the clean prediction, that asks about full strength everywhere whatever the
-            agents say, unless the clip is fooled by then: up in every second layer of tubelets, and in the others down,
+        opening: the query, counted after the clean prediction, from which on the next proposal is full strength
+            everywhere whatever the agents say, once, unless they have fooled the clip by then: up in every second layer of tubelets, and in the others down,
             or not at all where the distortion has one direction. It is kept like any proposal. None: no query does.
             Not for training, which would credit the agents with what they did not say.
         level: the first proposal's.
