@@ -124,7 +124,9 @@ def test_the_small_configuration_through_the_command_line(
     assert set(pd.read_csv(here / "out" / "summary.csv")["attack"]) == {"square_tubes"}
 
 
-@pytest.mark.parametrize("on_top", ["", "unseen", "bounded earlier_variants", "ablations training", "visibility"])
+@pytest.mark.parametrize(
+    "on_top", ["", "bounded", "bounded earlier_variants", "unseen", "ablations training", "visibility"]
+)
 def test_the_configurations_of_the_tracks_can_be_read(on_top: str) -> None:
     from jsonargparse import ArgumentParser
 

@@ -24,6 +24,10 @@ from vidmarl.victim import Victim
 DEAD = {"class_path": "DeadPixels", "init_args": {"rate": 1.0}}  # has one direction only
 
 
+OPENING = torch.tensor([1.0, 0, 1, 0]).view(4, 1, 1).expand(4, 4, 4)
+"""The cells that an opening touches under `DEAD`: those of every second frame."""
+
+
 class Weighed(nn.Module):
     """Weighs the brightness of every tubelet, so that many of them matter; counts what it is shown."""
 
@@ -308,12 +312,10 @@ def test_the_insurance_asks_nothing_that_is_known():
 
 def test_an_opening_comes_even_if_the_insurance_has_fooled():
     clip = to_8bit(clips(1))
-    victim = Whole(clip, 33)
-    opening = torch.tensor([1.0, 0, 1, 0]).view(4, 1, 1).expand(4, 4, 4)
     for due in (15, 16):  # the agents have every second query, so it waits for theirs
         victim = Whole(clip, 33)
         attack(30, insure=5, opening=due, give_up=None, distortion=DEAD)(Victim(victim), clip)
-        assert [q for q, cells in enumerate(victim.shown) if torch.equal(cells, opening)] == [16]
+        assert [q for q, cells in enumerate(victim.shown) if torch.equal(cells, OPENING)] == [16]
 
 
 @pytest.mark.parametrize("due", [11, 12, 13, 14, 24])
@@ -321,10 +323,18 @@ def test_an_opening_waits_for_the_insurance(due):
     clip = to_8bit(clips(1))
     victim = Whole(clip, 65)  # never
     attack(30, insure=12, opening=due, distortion=DEAD)(Victim(victim), clip)
-    opening = torch.tensor([1.0, 0, 1, 0]).view(4, 1, 1).expand(4, 4, 4)
-    insured = {12: "everywhere", 13: "mixed", 24: "mixed"}
-    asked = [q for q, cells in enumerate(victim.shown) if torch.equal(cells, opening)]
+    asked = [q for q, cells in enumerate(victim.shown) if torch.equal(cells, OPENING)]
+    insured = (12, 13, 24)
     assert asked == [min(q for q in range(due, 30) if q not in insured)]
+
+
+@pytest.mark.parametrize("due", [10, 40])
+def test_an_opening_never_comes_in_a_later_round(due):
+    clip = to_8bit(clips(1))
+    victim = Whole(clip, 6)
+    result = attack(80, opening=due, insure=None, distortion=DEAD)(Victim(victim), clip)
+    assert result.history["margin"][0, :10].lt(0).any()
+    assert not any(torch.equal(cells, OPENING) for cells in victim.shown)
 
 
 def test_with_the_insurance_a_clip_alone_gives_what_it_gives_in_a_batch():

@@ -20,7 +20,7 @@ import math
 import re
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,9 +47,6 @@ from vidmarl.victim import ClipSpec, Victim
 if TYPE_CHECKING:
     import pandas as pd
 
-
-COMMON = {"distortion", "budget", "coherence", "seed", "clips_at_once", "progress"}
-"""Arguments of `Attack` that the benchmark itself sets."""
 
 RATIO = ("ratio", "ratio low", "ratio high", "p")
 """What is said of an attack beside the reference, of its L2 and of its queries."""
@@ -147,11 +144,6 @@ class Benchmark:
                 raise ValueError(
                     f"Benchmark: the attack {label!r} has {sorted(unknown)}; an attack may have class_path, init_args,"
                     " ckpt and untrained."
-                )
-            if common := set((thing or {}).get("init_args") or {}) & COMMON:
-                raise ValueError(
-                    f"Benchmark: the attack {label!r} has {sorted(common)} of its own; these are the benchmark's, the"
-                    " same for all attacks."
                 )
         if self.goal != "untargeted" and self.labels == "dataset":
             raise ValueError(
@@ -278,10 +270,12 @@ def run_benchmark(
         if not summarise_only:
             arena.fight(of_victim, shard, progress)
         series += of_victim
-    missing = sum(not is_done(path, **benchmark.wanted) for one in series for path in one.paths)
+    paths = [path for one in series for path in one.paths]
+    done = {path for path in paths if is_done(path, **benchmark.wanted)}
+    missing = len(paths) - len(done)
     if missing and not summarise_only:
         return None
-    tables = finished(series, benchmark.wanted)
+    tables = finished(series, done)
     if missing:
         warnings.warn(
             f"Benchmark: {missing} trials are missing; the tables hold the clips that all attacks have tried.",
@@ -319,6 +313,19 @@ def _contests(benchmark: Benchmark) -> list[Contest]:
         for label, thing in benchmark.attacks.items():
             thing = thing or {}
             path, init_args = thing.get("class_path") or label, thing.get("init_args") or {}
+            common = {
+                "distortion": described,
+                "budget": benchmark.budget,
+                "coherence": benchmark.coherence,
+                "seed": benchmark.seed,
+                "clips_at_once": benchmark.clips_at_once,
+                "progress": False,
+            }
+            if own := init_args.keys() & common:
+                raise ValueError(
+                    f"Benchmark: the attack {label!r} has {sorted(own)} of its own; these are the benchmark's, the"
+                    " same for all attacks."
+                )
             ckpt = None if thing.get("ckpt") is None else str(thing["ckpt"]).replace("{distortion}", distortion)
             try:
                 if ckpt is None and is_learned(path):
@@ -326,13 +333,8 @@ def _contests(benchmark: Benchmark) -> list[Contest]:
                 attack = make_attack(
                     {"class_path": path, "init_args": init_args},
                     ckpt=ckpt,
-                    distortion=described,
-                    budget=benchmark.budget,
-                    coherence=benchmark.coherence,
                     grid=_grid(benchmark, init_args),
-                    seed=benchmark.seed,
-                    clips_at_once=benchmark.clips_at_once,
-                    progress=False,
+                    **common,
                 )
             except ValueError as error:
                 raise ValueError(f"Benchmark, attack {label!r} under {distortion!r}: {error}") from error
@@ -528,12 +530,12 @@ class Arena:
         return (Misclassify if self.benchmark.goal == "untargeted" else Target)(torch.tensor(classes))
 
 
-def finished(series: Sequence[Series], wanted: Mapping[str, bool]) -> dict[tuple[str, str], dict[str, Trials]]:
+def finished(series: Sequence[Series], done: Collection[Path]) -> dict[tuple[str, str], dict[str, Trials]]:
     """The trials by (victim, distortion) and attack, of the clips that every attack there has been tried on.
 
     Args:
         series: of all victims, distortions and attacks.
-        wanted: what the trials must hold, see `is_done`.
+        done: the trials that are there with all that is wanted of them.
 
     Raises:
         ClipError: there is no such clip.
@@ -546,7 +548,7 @@ def finished(series: Sequence[Series], wanted: Mapping[str, bool]) -> dict[tuple
         tried = [
             i
             for i, paths in enumerate(zip(*[one.paths for one in rivals], strict=True))
-            if all(is_done(path, **wanted) for path in paths)
+            if all(path in done for path in paths)
         ]
         if tried:
             tables[key] = {

@@ -252,15 +252,16 @@ class VideoAttackEnv(EnvBase):
         left = torch.where(named == 0, self.strength, 0)
         proposal = torch.where(self.won.view(-1, 1, 1, 1), left, added)
         if self.opening is not None:
-            proposal = torch.where(self._opens.view(-1, 1, 1, 1), self.session.canvas.turning(), proposal)
+            opens = self._opening_due & ~self._opened & self.first & ~self.won
+            proposal = torch.where(opens.view(-1, 1, 1, 1), self.session.canvas.turning(), proposal)
         return proposal
 
     @property
-    def _opens(self) -> Tensor:
-        """The clips whose opening is due: at the agents' first question from that query on, if they have not won."""
+    def _opening_due(self) -> Tensor:
+        """The clips that have spent as many queries as the opening waits for."""
         if self.opening is None:
             return torch.zeros_like(self.won)
-        return ~self.won & ~self._opened & (self.session.queries >= self.opening).to(self.device)
+        return (self.session.queries >= self.opening).to(self.device)
 
     def running(self) -> Int64[Tensor, " n"]:
         """The rows whose episodes go on."""
@@ -302,7 +303,7 @@ class VideoAttackEnv(EnvBase):
         if len(rows):
             when, where = (tensordict[group, "action"].squeeze(1) for group in ("temporal", "spatial"))
             proposal = self.propose(when, where)[rows]
-            self._opened[rows] |= self._opens[rows]
+            self._opened[rows] |= self._opening_due[rows]
             was_fooled = self.won[rows]
             reply = session.query(proposal, rows)
             fall = self.margin[rows] - reply.margin

@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from lightning import Trainer
 
+PICTURES = {
+    "MAP": ("map", ".3f"),
+    "SSIM": ("ssim", ".4f"),
+    "ST-LPIPS": ("stlpips", ".2g"),
+    "flicker share": ("flicker_share", ".2f"),
+    "warping share": ("warping_share", ".2g"),
+}
+"""Means over the fooled clips that the tables for people show: name, column and format."""
+
 Parts = dict[str, list[tuple[Tensor, AttackResult]]]
 """Per attack: the indices of some clips, and the result on them."""
 
@@ -121,16 +130,6 @@ def _at_the_end(table: pd.DataFrame, reference: str | None) -> str:
     ratio = [f"AQ first of {reference} / of this, p"] if reference else []
     names = [f"At {end['budget'].max()} queries", "AQ", "AQ+", *ratio, *(name for name, *_ in pictures)]
     return _lines([*names, "training queries"], lines)
-
-
-PICTURES = {
-    "MAP": ("map", ".3f"),
-    "SSIM": ("ssim", ".4f"),
-    "ST-LPIPS": ("stlpips", ".2g"),
-    "flicker share": ("flicker_share", ".2f"),
-    "warping share": ("warping_share", ".2g"),
-}
-"""Means over the fooled clips that the tables for people show: name, column and format."""
 
 
 def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

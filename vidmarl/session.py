@@ -105,7 +105,7 @@ class Session:
         self.best_strength = canvas.zeros()
         self.best_l2 = new(b)
         self.best_margin = new(b)
-        self.best_prediction = self.clean.argmax(1)
+        self.best_prediction = new(b, dtype=torch.int64)
         self.history = {key: new(b, budget) for key in ("score", "margin", "l2")}
         self._generators: list[torch.Generator] = [torch.Generator() for _ in range(b)]
         self._begin(rows)

@@ -34,6 +34,7 @@ from vidmarl.distortions import as_distortion
 from vidmarl.distortions.base import Distortion
 from vidmarl.env import MAPS, STATE, VideoAttackEnv
 from vidmarl.features import CHANNELS
+from vidmarl.randomness import seeded
 from vidmarl.reward import Reward
 from vidmarl.session import Session
 from vidmarl.tubelets import Canvas, Coherence, TubeletGrid
@@ -162,8 +163,7 @@ class TwoAgentPPO(L.LightningModule):
         self.controls = controls
         self.seed = seed
         self.out = out
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             self.agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), width, depth))
         self.value_norm = PopArtValueNorm(shape=1, beta=0.999)
         self.register_buffer("counts", torch.zeros(3, dtype=torch.int64))  # rollouts, frames, queries, all ranks

@@ -14,6 +14,7 @@ from torch.distributions import Categorical
 from vidmarl.attacks.ball import Ask, PixelSearch
 from vidmarl.attacks.gradients import NESAttack, nes
 from vidmarl.goals import Goal
+from vidmarl.randomness import seeded
 from vidmarl.session import Session
 
 PLACES = 7
@@ -80,8 +81,7 @@ class AstFocus(NESAttack):
         seen = observe(clip)
         windows = all_windows(clip.shape[-2], clip.shape[-1], self.window)
         edges, typical, motion = edges_in(windows, clip), representativeness(seen), seen[:, -(PLACES**2) :].mean(1)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        with seeded(int(torch.randint(2**62, (), generator=generator))):
             spatial = Agent(seen.shape[1], PLACES**2, TEAM_SHARE_SPATIAL, self.learning_rate)
             temporal = Agent(seen.shape[1], 2, TEAM_SHARE_TEMPORAL, self.learning_rate)
         current, step = clip, self.step_size()

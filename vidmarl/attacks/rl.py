@@ -16,6 +16,7 @@ from vidmarl.attacks.reduce import polish, reduce
 from vidmarl.errors import CheckpointError
 from vidmarl.files import save_tensors
 from vidmarl.pretrained import find_agents
+from vidmarl.randomness import seeded
 from vidmarl.session import Search, Searches, Session
 from vidmarl.tubelets import Canvas, TubeletGrid
 
@@ -273,8 +274,7 @@ def fresh_agents(agents: Agents, seed: int = 0) -> Agents:
     """An untrained team of the same shape."""
     from vidmarl.agents import Agents
 
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # a GPU's generator stays as it is
+    with seeded(seed):
         return Agents(agents.config)
 
 

@@ -113,9 +113,7 @@ class STDE(Attack):
         Raises:
             ValueError: there is no donor for a clip, or the donors have another shape than the clips.
         """
-        donors = self._donors
-        if donors is not None and not isinstance(donors, Tensor):
-            donors = load_clips(donors, session.victim)
+        donors = self._given(session)
         searches = {
             row: self._search(session, row, self._donors_of(session, row, donors)) for row in session.rows.tolist()
         }
@@ -133,17 +131,23 @@ class STDE(Attack):
             active = session.active.tolist()
             asks = {row: ask for row, ask in asks.items() if active[row]}
 
+    def _given(self, session: Session) -> Tensor | None:
+        """The donors of its own, beside the clips."""
+        if self._donors is None:
+            return None
+        clips = session.canvas.clips
+        donors = self._donors if isinstance(self._donors, Tensor) else load_clips(self._donors, session.victim)
+        if donors.shape[1:] != clips.shape[1:]:
+            raise ValueError(
+                f"STDE: donors must have the shape of the clips {tuple(clips.shape[1:])}, got"
+                f" {tuple(donors.shape[1:])}. Load them with the same spec."
+            )
+        return donors.to(clips)
+
     def _donors_of(self, session: Session, row: int, donors: Tensor | None) -> Tensor:
         """The clips that the patches of a clip can be cut from, in random order, float[n 3 t h w]."""
         clips, goal = session.canvas.clips, session.goal
-        if donors is not None:
-            if donors.shape[1:] != clips.shape[1:]:
-                raise ValueError(
-                    f"STDE: donors must have the shape of the clips {tuple(clips.shape[1:])}, got"
-                    f" {tuple(donors.shape[1:])}. Load them with the same spec."
-                )
-            donors = donors.to(clips)
-        else:
+        if donors is None:
             labels, wanted = session.clean.argmax(1).cpu(), int(goal.classes[row])
             fitting = (labels == wanted) if goal.targeted else (labels != wanted)
             by_content = torch.tensor(session.canvas.seeds).argsort()  # whatever their order in the batch

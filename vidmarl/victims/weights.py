@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vidmarl.data.paths import data_root
 from vidmarl.errors import CheckpointError
+from vidmarl.randomness import seeded
 
 RANDOM = "random"
 SUFFIXES = (".pt", ".pth", ".pyth", ".safetensors")
@@ -203,8 +204,7 @@ def build(
         CheckpointError: see `find`, `read` and `fill`.
     """
     path = None if weights == RANDOM else find(name, weights, own)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         model = make()
         if path is None:
             if weights is None:
