@@ -1,4 +1,5 @@
-"""What several tests need: the real data where they are present, small real videos made on the spot, a victim."""
+"""What several tests need: the real data where they are present, small real videos made on the
+spot, a victim."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they bring, and tests may run side by side
 
-# CI says of a commit what it would say of it tomorrow; new examples are looked for on developers' machines. None is
-# timed: how long it takes says how busy the machine is.
+# CI says of a commit what it would say of it tomorrow; new examples are looked for on developers'
+# machines. None is timed: how long it takes says how busy the machine is.
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
@@ -43,7 +44,8 @@ def data_root() -> Path:
 
 @pytest.fixture
 def make_video(tmp_path: Path) -> MakeVideo:
-    """Makes a video file whose frame `k` has red = 10 k, green rising downwards, blue rising to the right."""
+    """Makes a video file whose frame `k` has red = 10 k, green rising downwards, blue rising to the
+    right."""
     import av
 
     def make(

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 import vidmarl.attacks
 from vidmarl import Misclassify, Target, TubeletGrid, Victim
 from vidmarl.attacks import Attack, AttackResult, as_attack, list_attacks
-from vidmarl.attacks.ball import BallAttack
 from vidmarl.attacks.greedy_sensitivity import probe_parts
 from vidmarl.attacks.grow_and_reduce import growing
-from vidmarl.attacks.reduce import reduce
-from vidmarl.attacks.rounds import RoundsAttack
+from vidmarl.attacks.search.linf_ball import BallAttack
+from vidmarl.attacks.search.minimize import reduce
+from vidmarl.attacks.search.restarts import RoundsAttack
 from vidmarl.attacks.square_tubes import SquareTubes, set_box
 from vidmarl.distortions.base import FunctionDistortion
 from vidmarl.errors import ClipError, UnknownNameError, VictimError
-from vidmarl.session import SLACK, Session
-from vidmarl.tubelets import Canvas
+from vidmarl.perturbations.renderer import Renderer
+from vidmarl.queries.session import SLACK, Session
 
 GRID = TubeletGrid(frames=1, height=8, width=8)
 SHAPE = (3, 4, 4)  # tubelets of the clips below
@@ -81,7 +81,8 @@ class Conjunction(nn.Module):
 
 
 class Counted:
-    """A model in a victim, and the clips that have reached the model as the model itself sees them."""
+    """A model in a victim, and the clips that have reached the model as the model itself sees
+    them."""
 
     def __init__(self, model: nn.Module, **kwargs: Any) -> None:
         self.seen = 0
@@ -145,7 +146,7 @@ def test_adversarial_is_8_bit_and_what_the_strength_renders(name: str, distortio
     low, high = result.adversarial.aminmax()
     assert 0 <= low <= high <= 1
     assert torch.equal(result.adversarial, (result.adversarial * 255).round() / 255)
-    again = Canvas(clips, distortion, GRID).render(result.strength)
+    again = Renderer(clips, distortion, GRID).render(result.strength)
     assert torch.equal(again, result.adversarial)
 
 
@@ -269,12 +270,12 @@ def test_finished_clips_cost_nothing_more(name: str, clips: Tensor) -> None:
     attack = make(name, budget=60)
     if isinstance(attack, RoundsAttack):  # with rounds it is done when the budget is
         attack.rounds = False
-    session = Session(victim, Canvas(clips, attack.distortion, GRID), budget=60)
+    session = Session(victim, Renderer(clips, attack.distortion, GRID), budget=60)
     ended: Tensor = session.finished.clone()
     for asked in attack.run(session):
         assert not ended[asked].any()
         ended = session.finished.clone()
-    assert (session.finished | (session.ledger.left == 0)).all()
+    assert (session.finished | (session.query_budget.left == 0)).all()
     assert (session.queries < 60).any(), "the case is meant to end early for some clip"
     before = victim.queries
     assert list(attack.run(session)) == []
@@ -401,9 +402,9 @@ def test_a_search_works_with_cells_and_the_clean_up_with_tubelets(
     query = Session.query
 
     def noted(session: Session, strength: Tensor, rows: Tensor) -> Any:
-        reply = query(session, strength, rows)
-        asked.extend(zip(rows.tolist(), session.canvas.refine(strength), reply.success.tolist(), strict=True))
-        return reply
+        response = query(session, strength, rows)
+        asked.extend(zip(rows.tolist(), session.renderer.refine(strength), response.success.tolist(), strict=True))
+        return response
 
     monkeypatch.setattr(Session, "query", noted)
     counted = Counted(Linear())
@@ -414,7 +415,7 @@ def test_a_search_works_with_cells_and_the_clean_up_with_tubelets(
     assert result.success.any()
     assert result.strength.shape[1:] == SHAPE
     assert torch.equal(counted.victim(result.adversarial).argmax(1) != result.classes, result.success)
-    assert torch.equal(Canvas(clips, distortion, GRID).render(result.strength), result.adversarial)
+    assert torch.equal(Renderer(clips, distortion, GRID).render(result.strength), result.adversarial)
     assert result.settings["zoom"] == 2
     for row in range(len(clips)):
         for _, strength, success in (entry for entry in asked if entry[0] == row):
@@ -483,7 +484,7 @@ def test_unknown_name_offers_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    "thing", [3, None, Victim, "vidmarl.victim.Victim", {"init_args": {}}, {"class_path": "x", "y": 1}]
+    "thing", [3, None, Victim, "vidmarl.victims.victim.Victim", {"init_args": {}}, {"class_path": "x", "y": 1}]
 )
 def test_what_is_no_attack(thing: Any) -> None:
     with pytest.raises(TypeError, match="as_attack"):
@@ -508,7 +509,7 @@ GREY = torch.full((1, *CLIP), 128 / 255)
 
 def reduced(model: nn.Module, start: Tensor, distortion: Any, budget: int = 2000) -> Session:
     """A session whose first candidate was `start`, after reduction."""
-    session = Session(Victim(model), Canvas(GREY, distortion, GRID), budget=budget)
+    session = Session(Victim(model), Renderer(GREY, distortion, GRID), budget=budget)
     session.query(start[None], torch.tensor([0]))
     for _ in session.drive(lambda row: reduce(session, row)):
         pass
@@ -549,7 +550,7 @@ def test_reduction_keeps_to_the_budget_and_never_grows(budget: int) -> None:
 
 
 def test_reduction_without_a_success_asks_nothing() -> None:
-    session = Session(Victim(Constant()), Canvas(GREY, ONE_SIDED, GRID), budget=9)
+    session = Session(Victim(Constant()), Renderer(GREY, ONE_SIDED, GRID), budget=9)
     assert list(session.drive(lambda row: reduce(session, row))) == []
     assert session.queries.tolist() == [1]
     assert session.finished.all()
@@ -614,7 +615,8 @@ def test_rounds_spend_the_budget_and_never_end_larger(name: str, clips: Tensor) 
 
 
 def test_a_later_round_ends_where_it_would_be_larger() -> None:
-    """Three certain tubelets fool. After a success with many more, no set is more than a query too large."""
+    """Three certain tubelets fool. After a success with many more, no set is more than a query too
+    large."""
     needed = {3, 17, 40}
     attack = make("grow_and_reduce", ONE_SIDED, budget=300, grid=GRID)
     result = attack(Victim(Conjunction(needed)), GREY)

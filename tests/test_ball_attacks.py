@@ -1,4 +1,5 @@
-"""What every attack in an Linf ball promises, driven by one table; then what each of them promises alone."""
+"""What every attack in an Linf ball promises, driven by one table; then what each of them promises
+alone."""
 
 from __future__ import annotations
 
@@ -15,16 +16,16 @@ from torch import Tensor, nn
 
 from vidmarl import Misclassify, Target, Victim
 from vidmarl.attacks import as_attack, list_attacks
-from vidmarl.attacks import image_prior as priors
-from vidmarl.attacks.ball import TOGETHER, BallAttack
 from vidmarl.attacks.geo_trap import warped
-from vidmarl.attacks.gradients import Estimate, StepSize, bandit, nes, over_patches, random_start
-from vidmarl.attacks.image_prior import as_prior, random_signs
 from vidmarl.attacks.motion_sampler import origins
+from vidmarl.attacks.search import image_prior as priors
+from vidmarl.attacks.search.gradient_estimation import Estimate, StepSize, bandit, nes, over_patches, random_start
+from vidmarl.attacks.search.image_prior import as_prior, random_signs
+from vidmarl.attacks.search.linf_ball import TOGETHER, BallAttack
 from vidmarl.attacks.sparse_nes import FrameAgent, representative
 from vidmarl.errors import UnknownNameError
-from vidmarl.session import Session
-from vidmarl.tubelets import Canvas
+from vidmarl.perturbations.renderer import Renderer
+from vidmarl.queries.session import Session
 
 BALLS = [name for name in list_attacks() if name != "rl" and isinstance(as_attack(name), BallAttack)]
 SMALL: dict[str, dict[str, Any]] = {"vbad": {"patches": 4}, "sparse_nes": {"patches": 4, "n_frames": 2}}
@@ -154,10 +155,10 @@ def test_a_budget_that_ends_within_an_iteration(name: str, budget: int, clips: T
     result = attack(counted.victim, clips)
     assert (result.queries <= budget).all()
     assert result.queries.sum() == counted.seen
-    session = Session(counted.victim, Canvas(clips, attack.distortion, attack.grid), budget=budget)
+    session = Session(counted.victim, Renderer(clips, attack.distortion, attack.grid), budget=budget)
     for _ in attack.run(session):
         pass
-    assert (session.finished | (session.ledger.left == 0)).all()
+    assert (session.finished | (session.query_budget.left == 0)).all()
     asked = counted.seen
     assert list(attack.run(session)) == []
     assert counted.seen == asked
@@ -219,7 +220,7 @@ def test_no_more_candidates_at_once_than_bounded(name: str, clips: Tensor) -> No
     sizes: list[int] = []
     victim = Victim(Stubborn())
     attack = make(name, budget=70)
-    session = Session(victim, Canvas(clips, attack.distortion, attack.grid), budget=70)
+    session = Session(victim, Renderer(clips, attack.distortion, attack.grid), budget=70)
     for asked in attack.run(session):
         sizes.append(len(asked))
     assert 0 < max(sizes) <= TOGETHER
@@ -230,15 +231,15 @@ def test_no_more_candidates_at_once_than_bounded(name: str, clips: Tensor) -> No
 
 def asks_of(attack: BallAttack, model: Any, clip: Tensor, rounds: int) -> list[tuple[int, Tensor]]:
     """The first asks of a search on one clip: how many (negative: probes), and the candidates."""
-    session = Session(Victim(model), Canvas(clip[None], attack.distortion, attack.grid), budget=10_000)
-    search, reply = attack.search_pixels(session, 0), None
+    session = Session(Victim(model), Renderer(clip[None], attack.distortion, attack.grid), budget=10_000)
+    search, response = attack.search_pixels(session, 0), None
     asks = []
     for _ in range(rounds):
-        ask = search.send(reply)  # type: ignore[arg-type]
+        ask = search.send(response)  # type: ignore[arg-type]
         count = len(ask.candidates)
         asks.append((-count if ask.probe else count, ask.candidates))
         query = session.probe_clips if ask.probe else session.query_clips
-        reply = query(ask.candidates, torch.zeros(count, dtype=torch.int64))
+        response = query(ask.candidates, torch.zeros(count, dtype=torch.int64))
     return asks
 
 
@@ -277,9 +278,9 @@ def answers(estimate: Estimate, gradient: Tensor) -> Tensor:
     """Runs an estimate on a margin that is linear with this gradient."""
     ask = next(estimate)
     assert ask.probe
-    reply = torch.einsum("ncthw,cthw->n", ask.candidates.double(), gradient.double())
+    response = torch.einsum("ncthw,cthw->n", ask.candidates.double(), gradient.double())
     try:
-        estimate.send(type("", (), {"margin": reply.float()}))  # type: ignore[arg-type]
+        estimate.send(type("", (), {"margin": response.float()}))  # type: ignore[arg-type]
     except StopIteration as end:
         return end.value
     raise AssertionError("an estimate asks once")

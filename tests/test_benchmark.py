@@ -17,17 +17,18 @@ import pytest
 import torch
 from test_report import Page
 
-import vidmarl.benchmark
+import vidmarl.benchmark.runner
 from vidmarl import GrowAndReduce, Victim, load_victim, metrics
-from vidmarl.benchmark import Benchmark, VictimChoice, pays_after, read_shard, run_benchmark
+from vidmarl.benchmark.runner import Benchmark, VictimChoice, pays_after, read_shard, run_benchmark
+from vidmarl.benchmark.trials import Trials, is_done
 from vidmarl.cli import main
 from vidmarl.data.encode import write_mp4
 from vidmarl.data.folder import Folder
 from vidmarl.data.synthetic import CLASSES, Synthetic, make_clips
 from vidmarl.errors import CheckpointError, ClipError, UnknownNameError
+from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.pipeline import load_victim_as
 from vidmarl.report.html import number
-from vidmarl.trials import Trials, is_done
-from vidmarl.tubelets import TubeletGrid
 
 CONFIG = Path(__file__).resolve().parent.parent / "conf" / "benchmark"
 CLIPS = 4
@@ -157,7 +158,7 @@ def test_the_summary_is_that_of_the_attack_itself(whole: Path) -> None:
     attack = GrowAndReduce(
         benchmark.named_distortions()[0][1], budget=10, grid=TubeletGrid(1, 8, 8), seed=0, progress=False
     )
-    victim = vidmarl.benchmark.load_victim_as("demo", "random", "cpu", {"frames": 4, "size": [32, 32]})
+    victim = load_victim_as("demo", "random", "cpu", {"frames": 4, "size": [32, 32]})
     result = attack(victim, make_clips(CLIPS, 1, 4, 32)[0])
     expected = metrics.summarise(result, [5, 10])
     summary = pd.read_csv(whole / "summary.csv").query("attack == 'grow_and_reduce'")
@@ -358,12 +359,12 @@ def test_a_bound_is_no_control(tmp_path: Path) -> None:
 
 def test_tables_of_several_devices_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tiny(tmp_path, max_clips=1))
-    save = vidmarl.benchmark.save_trials
+    save = vidmarl.benchmark.runner.save_trials
 
     def elsewhere(paths, result, facts, **wanted):
         save(paths, result, [known | {"device": "cuda"} for known in facts], **wanted)
 
-    monkeypatch.setattr(vidmarl.benchmark, "save_trials", elsewhere)
+    monkeypatch.setattr(vidmarl.benchmark.runner, "save_trials", elsewhere)
     with pytest.warns(UserWarning, match="cpu and cuda"):
         rows = run(tiny(tmp_path, max_clips=2))
     assert sorted(rows["device"]) == ["cpu", "cpu", "cuda", "cuda"]
@@ -383,11 +384,11 @@ def test_an_attack_may_have_tubelets_of_its_own(tmp_path: Path) -> None:
 
 
 def test_agents_by_file_or_name_trained_and_untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vidmarl import pretrained
-    from vidmarl.agents import Agents, AgentsConfig
-    from vidmarl.attacks.rl import save_agents
-    from vidmarl.env import MAPS, STATE
-    from vidmarl.features import CHANNELS
+    from vidmarl.agents import checkpoint as pretrained
+    from vidmarl.agents.checkpoint import save_agents
+    from vidmarl.agents.environment import MAPS, STATE
+    from vidmarl.agents.features import CHANNELS
+    from vidmarl.agents.networks import Agents, AgentsConfig
 
     settings = {"grid": [1, 8, 8], "training_queries": 123}
     agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), 8, 1))

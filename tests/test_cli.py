@@ -19,11 +19,11 @@ import yaml
 from vidmarl import AttackResult
 from vidmarl.cli import main
 from vidmarl.data.encode import write_mp4
+from vidmarl.data.spec import ClipSpec
 from vidmarl.data.synthetic import make_clips
 from vidmarl.data.video import decode
 from vidmarl.distortions import as_distortion
 from vidmarl.errors import UnknownNameError
-from vidmarl.victim import ClipSpec
 
 VICTIM = ("--victim", "r2plus1d_light", "--weights", "random", "--device", "cpu")
 SPEC = ("--spec", '{"frames": 8, "size": [64, 64], "sampling": "uniform"}')

@@ -1,4 +1,5 @@
-"""`vidmarl fit`, `validate`, `test`, `predict` and `attack --attack rl`, one after the other as a user runs them."""
+"""`vidmarl fit`, `validate`, `test`, `predict` and `attack --attack rl`, one after the other as a
+user runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The credit map explains every reply, learns a linear margin, and shares what it learns with the neighbours."""
+"""The credit map explains every response, learns a linear margin, and shares what it learns with
+the neighbours."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vidmarl.credit import OWN, learn, scaled
+from vidmarl.agents.credit import OWN, learn, scaled
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 6), st.integers(1, 6))
 
@@ -56,8 +57,8 @@ def test_neighbours_share_credit_less_with_distance_and_alike_on_both_sides() ->
 
 def test_what_one_cell_says_of_another_is_what_that_says_of_it() -> None:
     one, other = (1, 2, 3), (3, 5, 2)
-    zero, reply = torch.zeros(1, 5, 7, 7), torch.tensor([1.0])
-    there, back = learn(zero, single(one), reply)[0], learn(zero, single(other), reply)[0]
+    zero, response = torch.zeros(1, 5, 7, 7), torch.tensor([1.0])
+    there, back = learn(zero, single(one), response)[0], learn(zero, single(other), response)[0]
     assert there[other] == pytest.approx(float(back[one]))
 
 

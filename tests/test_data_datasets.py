@@ -1,4 +1,5 @@
-"""Datasets list what is there with the right labels, clips are drawn reproducibly, and training and test never mix."""
+"""Datasets list what is there with the right labels, clips are drawn reproducibly, and training and
+test never mix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Video files become the clips that were asked for, bad files say what is wrong, and what is written reads back."""
+"""Video files become the clips that were asked for, bad files say what is wrong, and what is
+written reads back."""
 
 from __future__ import annotations
 

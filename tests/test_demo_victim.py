@@ -1,4 +1,5 @@
-"""The victim of the demo: built of pytorchvideo's blocks, trained by Lightning, kept in a file that is safe to load."""
+"""The victim of the demo: built of pytorchvideo's blocks, trained by Lightning, kept in a file that
+is safe to load."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from vidmarl import load_victim
-from vidmarl.cache import cache_root
+from vidmarl.data.paths import cache_root
 from vidmarl.data.synthetic import CLASSES, make_clips, split_seed
 from vidmarl.errors import CheckpointError
 from vidmarl.victims import demo

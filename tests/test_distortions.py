@@ -24,7 +24,9 @@ from vidmarl.distortions.jpeg import coarser, jpeg
 from vidmarl.distortions.ladder import climb
 from vidmarl.distortions.motion_blur import line_kernel
 from vidmarl.errors import UnknownNameError
-from vidmarl.tubelets import Canvas, Coherence, TubeletGrid
+from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.perturbations.noise import Coherence
+from vidmarl.perturbations.renderer import Renderer
 
 NAMES = list_distortions()
 SIGNED = [name for name in NAMES if as_distortion(name).signed]
@@ -43,63 +45,65 @@ def moving_clips(b: int = 2, t: int = 6, h: int = 28, w: int = 36) -> Tensor:
 
 
 CLIPS = moving_clips()
-CANVASES = {name: Canvas(CLIPS, as_distortion(name), GRID) for name in NAMES}
+CANVASES = {name: Renderer(CLIPS, as_distortion(name), GRID) for name in NAMES}
 
 
 @pytest.fixture(params=NAMES)
-def canvas(request: pytest.FixtureRequest) -> Canvas:
+def renderer(request: pytest.FixtureRequest) -> Renderer:
     return CANVASES[request.param]
 
 
-def change(canvas: Canvas, strength: Tensor) -> Tensor:
-    return canvas.render(strength) - canvas.clips
+def change(renderer: Renderer, strength: Tensor) -> Tensor:
+    return renderer.render(strength) - renderer.clips
 
 
-def test_full_strength_changes_every_clip_and_keeps_shape_and_type(canvas: Canvas) -> None:
-    out = canvas.render(torch.ones_like(canvas.zeros()))
+def test_full_strength_changes_every_clip_and_keeps_shape_and_type(renderer: Renderer) -> None:
+    out = renderer.render(torch.ones_like(renderer.zeros()))
     assert out.shape == CLIPS.shape
     assert out.dtype == torch.float32
-    assert ((out - canvas.clips).flatten(1).norm(dim=1) > 0.5).all()
+    assert ((out - renderer.clips).flatten(1).norm(dim=1) > 0.5).all()
 
 
-def test_zero_strength_is_bit_identical(canvas: Canvas) -> None:
-    assert torch.equal(canvas.render(canvas.zeros()), canvas.clips)
+def test_zero_strength_is_bit_identical(renderer: Renderer) -> None:
+    assert torch.equal(renderer.render(renderer.zeros()), renderer.clips)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**32), density=st.floats(0, 1))
 def test_any_map_gives_8_bit_clips_and_spares_untouched_tubelets(name: str, seed: int, density: float) -> None:
-    canvas = CANVASES[name]
-    values, chosen = torch.rand(2, *canvas.zeros().shape, generator=torch.Generator().manual_seed(seed))
-    strength = (canvas.low + (1 - canvas.low) * values) * (chosen < density)
-    out = canvas.render(strength)
+    renderer = CANVASES[name]
+    values, chosen = torch.rand(2, *renderer.zeros().shape, generator=torch.Generator().manual_seed(seed))
+    strength = (renderer.low + (1 - renderer.low) * values) * (chosen < density)
+    out = renderer.render(strength)
     assert out.min() >= 0
     assert out.max() <= 1
     assert torch.equal((out * 255).round() / 255, out)
     untouched = (GRID.expand(strength, *CLIPS.shape[-3:]) == 0).expand_as(out)
-    assert torch.equal(out[untouched], canvas.clips[untouched])
+    assert torch.equal(out[untouched], renderer.clips[untouched])
 
 
-def test_same_map_same_clip_and_removal_undoes_addition(canvas: Canvas) -> None:
-    before = torch.zeros_like(canvas.zeros())
+def test_same_map_same_clip_and_removal_undoes_addition(renderer: Renderer) -> None:
+    before = torch.zeros_like(renderer.zeros())
     before[:, 1, 1, 2] = 0.6
-    first = canvas.render(before)
+    first = renderer.render(before)
     after = before.clone()
     after[:, 2, 2, 1] = 1.0
-    assert not torch.equal(canvas.render(after), first)
+    assert not torch.equal(renderer.render(after), first)
     after[:, 2, 2, 1] = 0.0
-    assert torch.equal(canvas.render(after), first)
+    assert torch.equal(renderer.render(after), first)
 
 
-def test_a_second_canvas_gives_the_same_clip(canvas: Canvas) -> None:
-    strength = torch.full_like(canvas.zeros(), 0.8)
-    again = Canvas(CLIPS, as_distortion(canvas.distortion.describe()), GRID)
-    assert torch.equal(again.render(strength), canvas.render(strength))
+def test_a_second_canvas_gives_the_same_clip(renderer: Renderer) -> None:
+    strength = torch.full_like(renderer.zeros(), 0.8)
+    again = Renderer(CLIPS, as_distortion(renderer.distortion.describe()), GRID)
+    assert torch.equal(again.render(strength), renderer.render(strength))
 
 
-def test_more_strength_is_no_smaller_change(canvas: Canvas) -> None:
-    sizes = [change(canvas, torch.full_like(canvas.zeros(), s)).flatten(1).norm(dim=1) for s in torch.linspace(0, 1, 9)]
+def test_more_strength_is_no_smaller_change(renderer: Renderer) -> None:
+    sizes = [
+        change(renderer, torch.full_like(renderer.zeros(), s)).flatten(1).norm(dim=1) for s in torch.linspace(0, 1, 9)
+    ]
     for weaker, stronger in itertools.pairwise(sizes):
         assert (stronger >= 0.98 * weaker).all()
     assert (sizes[-1] > 1.5 * sizes[2]).all()  # and strength 1/4 is well below strength 1
@@ -107,7 +111,7 @@ def test_more_strength_is_no_smaller_change(canvas: Canvas) -> None:
 
 @pytest.mark.parametrize("name", SIGNED)
 def test_signed_distortions_mirror(name: str) -> None:
-    clips = Canvas(CLIPS, as_distortion(name)).clips
+    clips = Renderer(CLIPS, as_distortion(name)).clips
     distortion = as_distortion(name)
     state = distortion.prepare(clips, torch.randn_like(clips))
     strength = torch.rand_like(clips[:, :1])
@@ -119,28 +123,28 @@ def test_signed_distortions_mirror(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(SIGNED)))
 def test_one_sided_distortions_refuse_negative_strengths(name: str) -> None:
-    canvas = CANVASES[name]
+    renderer = CANVASES[name]
     with pytest.raises(ValueError, match=r"expected strengths in \[0, 1\]"):
-        canvas.render(canvas.zeros() - 0.5)
+        renderer.render(renderer.zeros() - 0.5)
 
 
-def test_a_clip_does_not_depend_on_its_batch(canvas: Canvas) -> None:
-    strength = torch.full_like(canvas.zeros(), 0.9)
-    alone = Canvas(CLIPS[1:], canvas.distortion, GRID).render(strength[1:])
-    assert torch.equal(alone[0], canvas.render(strength)[1])
+def test_a_clip_does_not_depend_on_its_batch(renderer: Renderer) -> None:
+    strength = torch.full_like(renderer.zeros(), 0.9)
+    alone = Renderer(CLIPS[1:], renderer.distortion, GRID).render(strength[1:])
+    assert torch.equal(alone[0], renderer.render(strength)[1])
 
 
 @pytest.mark.parametrize("coherence", ["static", "flow", "free"])
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_and_replacement_agree_with_a_fresh_canvas(name: str, coherence: str) -> None:
     both = moving_clips(3)
-    canvas = Canvas(both[:2], as_distortion(name), GRID, coherence)  # type: ignore[arg-type]
-    untouched = canvas.render(torch.ones_like(canvas.zeros()))[0]
-    canvas.replace(torch.tensor([1]), both[2:], seed=0)
-    fresh = Canvas(both[[0, 2]], as_distortion(name), GRID, coherence)  # type: ignore[arg-type]
-    strength = torch.ones(3, *canvas.shape)
+    renderer = Renderer(both[:2], as_distortion(name), GRID, coherence)  # type: ignore[arg-type]
+    untouched = renderer.render(torch.ones_like(renderer.zeros()))[0]
+    renderer.replace(torch.tensor([1]), both[2:], seed=0)
+    fresh = Renderer(both[[0, 2]], as_distortion(name), GRID, coherence)  # type: ignore[arg-type]
+    strength = torch.ones(3, *renderer.shape)
     rows = torch.tensor([1, 0, 1])
-    out = canvas.render(strength, rows)
+    out = renderer.render(strength, rows)
     assert torch.equal(out, fresh.render(strength, rows))
     assert torch.equal(out[1], untouched)
 
@@ -149,16 +153,16 @@ def test_rows_and_replacement_agree_with_a_fresh_canvas(name: str, coherence: st
 def test_odd_little_clips(name: str) -> None:
     for shape in ((1, 3, 1, 5, 7), (2, 3, 5, 17, 16)):
         clips = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-        canvas = Canvas(clips, as_distortion(name), coherence="flow")
-        assert canvas.render(torch.ones_like(canvas.zeros())).shape == clips.shape
+        renderer = Renderer(clips, as_distortion(name), coherence="flow")
+        assert renderer.render(torch.ones_like(renderer.zeros())).shape == clips.shape
 
 
-def test_descriptions_are_plain_and_make_the_same_distortion(canvas: Canvas) -> None:
-    description = json.loads(json.dumps(canvas.distortion.describe()))
+def test_descriptions_are_plain_and_make_the_same_distortion(renderer: Renderer) -> None:
+    description = json.loads(json.dumps(renderer.distortion.describe()))
     again = as_distortion(description)
-    assert type(again) is type(canvas.distortion)
+    assert type(again) is type(renderer.distortion)
     assert again.describe() == description
-    assert repr(again) == repr(canvas.distortion)
+    assert repr(again) == repr(renderer.distortion)
 
 
 def test_description_keeps_arguments() -> None:
@@ -232,14 +236,14 @@ def fade_to_red(clips: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
 
 
 def test_a_users_function_is_a_distortion() -> None:
-    canvas = Canvas(CLIPS, as_distortion(fade_to_red), GRID)
-    strength = canvas.zeros()
+    renderer = Renderer(CLIPS, as_distortion(fade_to_red), GRID)
+    strength = renderer.zeros()
     strength[:, 0, 0, 0] = 1
-    out = canvas.render(strength)
+    out = renderer.render(strength)
     assert (out[:, 0, :2, :8, :8] == 1).all()
     assert (out[:, 1:, :2, :8, :8] == 0).all()
-    assert torch.equal(out[:, :, 2:], canvas.clips[:, :, 2:])
-    again = as_distortion(canvas.distortion.describe())
+    assert torch.equal(out[:, :, 2:], renderer.clips[:, :, 2:])
+    again = as_distortion(renderer.distortion.describe())
     assert isinstance(again, FunctionDistortion)
     assert again.function is fade_to_red
 
@@ -248,12 +252,12 @@ def test_a_users_function_may_be_signed_and_may_write_to_its_clips() -> None:
     def darken(clips: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
         return clips.sub_(0.1 * strength)
 
-    canvas = Canvas(CLIPS, FunctionDistortion(darken, signed=True), GRID)
-    clean = canvas.clips.clone()
-    assert (canvas.render(canvas.zeros() - 1) > clean).all()
-    assert torch.equal(canvas.clips, clean)
+    renderer = Renderer(CLIPS, FunctionDistortion(darken, signed=True), GRID)
+    clean = renderer.clips.clone()
+    assert (renderer.render(renderer.zeros() - 1) > clean).all()
+    assert torch.equal(renderer.clips, clean)
     with pytest.raises(ValueError, match=r"pass it\s+as an object"):
-        as_distortion(canvas.distortion.describe())
+        as_distortion(renderer.distortion.describe())
 
 
 def test_a_users_module_is_a_distortion_and_its_weights_are_found() -> None:
@@ -267,7 +271,7 @@ def test_a_users_module_is_a_distortion_and_its_weights_are_found() -> None:
 
     distortion = as_distortion(Tint())
     assert len(list(distortion.parameters())) == 1
-    out = Canvas(CLIPS, distortion, GRID).render(torch.ones(2, *GRID.shape(CLIPS)))
+    out = Renderer(CLIPS, distortion, GRID).render(torch.ones(2, *GRID.shape(CLIPS)))
     assert not out.requires_grad
 
 
@@ -280,9 +284,9 @@ def test_a_users_module_is_a_distortion_and_its_weights_are_found() -> None:
     ids=["shape", "nan"],
 )
 def test_a_users_function_with_a_bad_result_is_named(function: object) -> None:
-    canvas = Canvas(CLIPS, as_distortion(function), GRID)  # type: ignore[arg-type]
+    renderer = Renderer(CLIPS, as_distortion(function), GRID)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Rendering FunctionDistortion: expected numbers of shape"):
-        canvas.render(torch.ones_like(canvas.zeros()))
+        renderer.render(torch.ones_like(renderer.zeros()))
 
 
 class Forgetful(Distortion):
@@ -292,7 +296,7 @@ class Forgetful(Distortion):
 
 def test_a_state_without_a_row_per_clip_is_named() -> None:
     with pytest.raises(ValueError, match="'mean' of shape"):
-        Canvas(CLIPS, Forgetful())
+        Renderer(CLIPS, Forgetful())
 
 
 @pytest.mark.parametrize("epsilon", [12.75 / 255, 10 / 255, 1 / 255, 8.0 / 255, 0.03])
@@ -300,15 +304,15 @@ def test_a_state_without_a_row_per_clip_is_named() -> None:
 @given(strength=st.floats(-1, 1, width=32))
 def test_sign_noise_stays_in_its_ball_after_rounding(epsilon: float, strength: float) -> None:
     clips = torch.randint(0, 256, (2, 3, 2, 16, 16), generator=torch.Generator().manual_seed(1)) / 255
-    canvas = Canvas(clips, distortions.SignNoise(epsilon))
-    delta = change(canvas, torch.full_like(canvas.zeros(), strength))
+    renderer = Renderer(clips, distortions.SignNoise(epsilon))
+    delta = change(renderer, torch.full_like(renderer.zeros(), strength))
     assert delta.abs().max() <= epsilon + 1e-7
 
 
 @pytest.mark.parametrize("kind", [distortions.SignNoise, distortions.SignBands])
 def test_sign_noise_uses_the_whole_ball(kind: type[distortions.SignNoise]) -> None:
-    canvas = Canvas(torch.full((1, 3, 2, 16, 16), 0.5), kind())
-    steps = (change(canvas, canvas.zeros() + 1) * 255).round()
+    renderer = Renderer(torch.full((1, 3, 2, 16, 16), 0.5), kind())
+    steps = (change(renderer, renderer.zeros() + 1) * 255).round()
     assert set(steps.unique().tolist()) == {-12.0, 12.0}
 
 
@@ -321,8 +325,8 @@ def test_bands_are_whole_lines(height: float) -> None:
 @pytest.mark.parametrize("coherence", ["static", "free"])
 def test_sign_bands_are_lines_of_one_colour_over_the_whole_width(coherence: Coherence) -> None:
     clips = torch.tensor([0.4, 0.6]).view(2, 1, 1, 1, 1).expand(2, 3, 4, 24, 16)
-    canvas = Canvas(clips, distortions.SignBands(height=3), coherence=coherence)
-    bands = change(canvas, canvas.zeros() + 1)
+    renderer = Renderer(clips, distortions.SignBands(height=3), coherence=coherence)
+    bands = change(renderer, renderer.zeros() + 1)
     first = rearrange(bands, "b c t (y line) w -> b c t y line w", line=3)[..., :1, :1]
     assert torch.equal(bands, first.expand(-1, -1, -1, -1, 3, 16).reshape(bands.shape))
     assert len(first.flatten(1).unique(dim=0)) == 2, "each clip has bands of its own"
@@ -330,9 +334,9 @@ def test_sign_bands_are_lines_of_one_colour_over_the_whole_width(coherence: Cohe
 
 
 def test_gaussian_noise_has_the_std_asked_for() -> None:
-    canvas = Canvas(torch.full((1, 3, 4, 64, 64), 0.5), distortions.GaussianNoise(0.05), coherence="free")
-    assert change(canvas, canvas.zeros() + 1).std() == pytest.approx(0.05, rel=0.03)
-    assert change(canvas, canvas.zeros() - 0.5).std() == pytest.approx(0.025, rel=0.03)
+    renderer = Renderer(torch.full((1, 3, 4, 64, 64), 0.5), distortions.GaussianNoise(0.05), coherence="free")
+    assert change(renderer, renderer.zeros() + 1).std() == pytest.approx(0.05, rel=0.03)
+    assert change(renderer, renderer.zeros() - 0.5).std() == pytest.approx(0.025, rel=0.03)
 
 
 def test_gaussian_blur_spreads_a_point_into_a_gaussian() -> None:
@@ -371,9 +375,9 @@ def test_motion_blur_draws_an_angle_per_clip() -> None:
 
 
 def test_dead_pixels_are_as_many_as_asked_black_or_white_and_nested() -> None:
-    canvas = Canvas(torch.full((1, 3, 3, 64, 64), 0.5), distortions.DeadPixels(rate=0.1))
-    full, half = (canvas.render(canvas.zeros() + s) for s in (1.0, 0.5))
-    dead, fewer = (out != canvas.clips for out in (full, half))
+    renderer = Renderer(torch.full((1, 3, 3, 64, 64), 0.5), distortions.DeadPixels(rate=0.1))
+    full, half = (renderer.render(renderer.zeros() + s) for s in (1.0, 0.5))
+    dead, fewer = (out != renderer.clips for out in (full, half))
     assert set(full[dead].unique().tolist()) == {0.0, 1.0}
     assert dead.float().mean() == pytest.approx(0.1, abs=0.015)
     assert fewer.float().mean() == pytest.approx(0.05, abs=0.01)
@@ -382,14 +386,14 @@ def test_dead_pixels_are_as_many_as_asked_black_or_white_and_nested() -> None:
 
 
 def test_contrast_of_minus_one_leaves_the_mean_grey() -> None:
-    canvas = Canvas(CLIPS, distortions.Contrast(gain=1.0))
-    out = canvas.render(canvas.zeros() - 1)
-    assert (out - canvas.clips.mean(dim=(1, 2, 3, 4), keepdim=True)).abs().max() <= 0.5 / 255 + 1e-6
+    renderer = Renderer(CLIPS, distortions.Contrast(gain=1.0))
+    out = renderer.render(renderer.zeros() - 1)
+    assert (out - renderer.clips.mean(dim=(1, 2, 3, 4), keepdim=True)).abs().max() <= 0.5 / 255 + 1e-6
 
 
 def test_glare_is_brightest_at_the_lamp_and_never_darkens() -> None:
-    canvas = Canvas(torch.full((3, 3, 2, 64, 64), 0.2), distortions.Glare(peak=1.0, radius=10.0))
-    added = change(canvas, canvas.zeros() + 1)
+    renderer = Renderer(torch.full((3, 3, 2, 64, 64), 0.2), distortions.Glare(peak=1.0, radius=10.0))
+    added = change(renderer, renderer.zeros() + 1)
     assert added.min() >= 0
     assert (added.flatten(1).amax(1) > 0.78).all()
     half = (added[0, 0, 0] >= 0.4).sum()
@@ -424,9 +428,9 @@ def test_frame_shuffle_permutes_within_windows_and_moves_every_frame(t: int, rea
 
 
 def test_frame_shuffle_shows_real_frames_in_another_order() -> None:
-    canvas = Canvas(CLIPS, distortions.FrameShuffle(reach=3))
-    out = canvas.render(canvas.zeros() + 1)
-    for clip, shown in zip(canvas.clips, out, strict=True):
+    renderer = Renderer(CLIPS, distortions.FrameShuffle(reach=3))
+    out = renderer.render(renderer.zeros() + 1)
+    for clip, shown in zip(renderer.clips, out, strict=True):
         source = [
             next(i for i in range(clip.shape[1]) if torch.equal(clip[:, i], shown[:, k])) for k in range(clip.shape[1])
         ]

@@ -1,4 +1,5 @@
-"""The two-agent environment: its specs, its one query a step, what it keeps, and what its observations may know."""
+"""The two-agent environment: its specs, its one query a step, what it keeps, and what its
+observations may know."""
 
 from __future__ import annotations
 
@@ -14,14 +15,15 @@ from tensordict.nn import TensorDictSequential
 from torch import Tensor, nn
 from torchrl.envs.utils import check_env_specs
 
-from vidmarl.agents import Agents
+from vidmarl.agents.actions import COUNTS, DRAWS, WIDTHS
+from vidmarl.agents.environment import GIVE_UP, LEVELS, SLACK, STATE, VideoAttackEnv
+from vidmarl.agents.networks import Agents
+from vidmarl.agents.reward import Reward
 from vidmarl.distortions import as_distortion
-from vidmarl.env import GIVE_UP, LEVELS, SLACK, STATE, VideoAttackEnv
-from vidmarl.proposals import COUNTS, DRAWS, WIDTHS
-from vidmarl.reward import Reward
-from vidmarl.session import Session
-from vidmarl.tubelets import Canvas, TubeletGrid
-from vidmarl.victim import Victim
+from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.perturbations.renderer import Renderer
+from vidmarl.queries.session import Session
+from vidmarl.victims.victim import Victim
 
 GRID = TubeletGrid(1, 8, 8)
 FAINT = {"class_path": "Brightness", "init_args": {"shift": 0.02}}  # too faint to fool: the episode goes on
@@ -29,7 +31,8 @@ DEAD = {"class_path": "DeadPixels", "init_args": {"rate": 1.0}}  # has one direc
 
 
 class MeanBrightness(nn.Module):
-    """Two classes, bright and dark, told apart by the weighted mean of the clip; counts what it is shown."""
+    """Two classes, bright and dark, told apart by the weighted mean of the clip; counts what it is
+    shown."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -58,7 +61,7 @@ def clips(n: int, seed: int = 0) -> Tensor:
 
 
 def opened(model: nn.Module, distortion="brightness", budget=12, n=3, zoom=1, **kwargs) -> VideoAttackEnv:
-    session = Session(Victim(model), Canvas(clips(n), as_distortion(distortion), GRID, zoom=zoom), budget=budget)
+    session = Session(Victim(model), Renderer(clips(n), as_distortion(distortion), GRID, zoom=zoom), budget=budget)
     return VideoAttackEnv(session, supply=lambda m: clips(m, seed=7), **kwargs)
 
 
@@ -178,7 +181,7 @@ def test_masks_say_what_would_change_anything() -> None:
         assert td["temporal", "can_frame"].all()
         env.strength[:] = 1
         if not signed:
-            env.session.canvas.low = 1.0  # as if there were no way down either
+            env.session.renderer.low = 1.0  # as if there were no way down either
             assert not env._observe()["temporal", "can_frame"].any()
 
 
@@ -195,7 +198,7 @@ def test_counts_beyond_the_cells_are_masked() -> None:
 def test_once_fooled_the_strength_stays_a_success_and_never_grows(distortion, zoom: int) -> None:
     env, _ = environment(distortion, budget=60, zoom=zoom, level=4, patience=20)  # starts with more than is needed
     policy, td, removed = team(env), env.reset(), 0
-    canvas, model = env.session.canvas, env.session.victim.model
+    renderer, model = env.session.renderer, env.session.victim.model
     label = env.session.goal.classes
     while len(rows := env.running()):
         was, old, l2 = td["fooled"].flatten().clone(), env.strength.clone(), td["l2"].flatten().clone()
@@ -208,12 +211,12 @@ def test_once_fooled_the_strength_stays_a_success_and_never_grows(distortion, zo
         now = td["l2"].flatten()
         assert (now[was] <= l2[was]).all()
         removed += int((now[was] < l2[was]).sum())
-        shown = canvas.render(env.strength)
-        assert torch.allclose((shown - canvas.clips).flatten(1).norm(dim=1), now, atol=1e-3)
+        shown = renderer.render(env.strength)
+        assert torch.allclose((shown - renderer.clips).flatten(1).norm(dim=1), now, atol=1e-3)
         fooled = td["fooled"].flatten()
         assert (model(shown).argmax(1) != label)[fooled].all()
         assert torch.equal(env.session.best_l2[fooled], now[fooled])
-        assert torch.equal(env.session.best_strength[fooled], canvas.refine(env.strength)[fooled])
+        assert torch.equal(env.session.best_strength[fooled], renderer.refine(env.strength)[fooled])
     assert td["fooled"].any()
     assert removed > 0
 
@@ -366,13 +369,13 @@ def test_an_untrained_team_draws_sizes_around_the_level_and_places_evenly() -> N
 def test_a_cell_of_the_agents_is_a_square_of_tubelets_on_ragged_grids_too(
     zoom: int, size: tuple[int, int], frames: int
 ) -> None:
-    canvas = Canvas(torch.rand(1, 3, 3, *size), as_distortion("brightness"), TubeletGrid(frames, 8, 8), zoom=zoom)
-    env = VideoAttackEnv(Session(Victim(MeanBrightness(torch.ones(()))), canvas, budget=5))
-    assert env.strength.shape[1:] == env.shape_of_cells == canvas.cells
-    assert env.reset()["features"].shape[2:] == canvas.cells
+    renderer = Renderer(torch.rand(1, 3, 3, *size), as_distortion("brightness"), TubeletGrid(frames, 8, 8), zoom=zoom)
+    env = VideoAttackEnv(Session(Victim(MeanBrightness(torch.ones(()))), renderer, budget=5))
+    assert env.strength.shape[1:] == env.shape_of_cells == renderer.cells
+    assert env.reset()["features"].shape[2:] == renderer.cells
     cells = torch.arange(env.strength.numel(), dtype=torch.float32).view(env.strength.shape)
-    per_pixel = canvas.coarse.expand(cells, 3, *size)
-    assert torch.equal(per_pixel, canvas.grid.expand(canvas.refine(cells), 3, *size))
+    per_pixel = renderer.coarse.expand(cells, 3, *size)
+    assert torch.equal(per_pixel, renderer.grid.expand(renderer.refine(cells), 3, *size))
 
 
 @pytest.mark.parametrize(("distortion", "odd"), [("brightness", -1.0), ("gaussian_blur", 0.0)])
@@ -388,7 +391,7 @@ def test_an_episode_may_open_with_distortion_everywhere_that_turns_with_every_fr
     env.step(act(td, 1, 1, [(2, 5, 0)]))  # from then on the agents have their say: here they turn one tubelet round
     changed = env.strength != everywhere
     assert changed.sum() == 1
-    assert env.strength[changed] == env.session.canvas.low
+    assert env.strength[changed] == env.session.renderer.low
 
 
 def test_the_opening_comes_at_its_query_unless_the_clip_is_fooled_by_then() -> None:
@@ -408,7 +411,7 @@ def test_zoom_and_step_are_checked() -> None:
         environment(step=0.0)
 
 
-# --- what is learnt from the replies
+# --- what is learnt from the responses
 
 
 def test_credit_finds_the_cells_that_matter() -> None:
@@ -493,8 +496,8 @@ def test_a_later_round_never_grows_beyond_its_room(distortion, zoom: int) -> Non
         td = env.step_mdp(env.step(policy(td)))
         touched = (env.strength != 0).flatten(1).any(1)
         assert (env.l2 <= SLACK * smallest)[touched].all()
-        shown = env.session.canvas.render(env.strength)
-        assert torch.allclose((shown - env.session.canvas.clips).flatten(1).norm(dim=1), env.l2, atol=1e-3)
+        shown = env.session.renderer.render(env.strength)
+        assert torch.allclose((shown - env.session.renderer.clips).flatten(1).norm(dim=1), env.l2, atol=1e-3)
         assert (env.session.best_l2 <= env.l2 + 1e-4)[env.won].all()
     assert begun > 3
 
@@ -550,7 +553,7 @@ def test_there_is_no_room_below_one_cell_of_average_size() -> None:
     assert env.has_room(0), "another cell of this size will do"
     seen = clips(1)
     seen[:, :, 0, :8, :8] = 0.01  # hardly any darker in the first tubelet
-    session = Session(Victim(Scripted([4, -1])), Canvas(seen, as_distortion("brightness"), GRID), budget=12)
+    session = Session(Victim(Scripted([4, -1])), Renderer(seen, as_distortion("brightness"), GRID), budget=12)
     env = VideoAttackEnv(session)
     env.step(act(env.reset(), 1, 1, [EIGHT[0]]))
     assert env.won.all()
@@ -611,7 +614,8 @@ class Replayed(nn.Module):
 
 
 def test_observations_follow_from_the_clips_and_the_answers_alone() -> None:
-    """A victim that only replays what another has answered brings about the same observations, rewards and ends."""
+    """A victim that only replays what another has answered brings about the same observations,
+    rewards and ends."""
     answers = []
     model = MeanBrightness(torch.ones(()))
     model.register_forward_hook(lambda _, __, out: answers.append(out.clone()))
@@ -632,7 +636,7 @@ def test_the_same_agents_work_on_any_grid(shape: tuple[int, int, int]) -> None:
     t, h, w = shape
     session = Session(
         Victim(MeanBrightness(torch.ones(()))),
-        Canvas(0.45 + 0.1 * torch.rand(2, 3, t, h, w), as_distortion("gaussian_noise"), GRID),
+        Renderer(0.45 + 0.1 * torch.rand(2, 3, t, h, w), as_distortion("gaussian_noise"), GRID),
         budget=5,
     )
     other = VideoAttackEnv(session, supply=lambda m: torch.rand(m, 3, t, h, w))

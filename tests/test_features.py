@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from vidmarl.agents.features import CHANNELS, NAMES, describe
 from vidmarl.data import load_clips
-from vidmarl.features import CHANNELS, NAMES, describe
-from vidmarl.flow import GREY
-from vidmarl.tubelets import TubeletGrid
-from vidmarl.victim import ClipSpec
+from vidmarl.data.spec import ClipSpec
+from vidmarl.perturbations.flow import GREY
+from vidmarl.perturbations.grid import TubeletGrid
 
 GRID = TubeletGrid(1, 8, 8)
 

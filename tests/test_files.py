@@ -1,4 +1,5 @@
-"""Files and folders are there whole or not at all: after an error, with a full disk, beside what was there before."""
+"""Files and folders are there whole or not at all: after an error, with a full disk, beside what
+was there before."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from vidmarl.data.encode import write_mp4
-from vidmarl.files import new_directory, save_tensors, write_atomically
+from vidmarl.utils.files import new_directory, save_tensors, write_atomically
 
 resource = pytest.importorskip("resource", reason="limits on the size of files are a matter of Unix")
 
@@ -21,7 +22,8 @@ BIG = b"0" * 2 * ROOM
 
 @pytest.fixture
 def small_disk() -> Iterator[None]:
-    """The operating system refuses to let any file grow beyond `ROOM` bytes, in the middle of its writing."""
+    """The operating system refuses to let any file grow beyond `ROOM` bytes, in the middle of its
+    writing."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, hard))
     yield

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vidmarl.distortions.gaussian_blur import gaussian_blur
-from vidmarl.flow import carry, estimate_flow, occlusion, warp
+from vidmarl.perturbations.flow import carry, estimate_flow, occlusion, warp
 
 SHIFTS = [(2, 1), (-3, 0), (0, 2), (1, -2)]
 MARGIN = 16
@@ -113,7 +113,8 @@ def test_carried_noise_follows_an_object_over_a_still_background() -> None:
         clips[:, :, i, 30:70, 4 + 4 * i : 44 + 4 * i] = panning(0, 0, t=9, size=40)[:, :, 0].flip(-1)
     pattern = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
     carried = carry(pattern, clips)
-    # 32 px further on; away from the object's outline, where the flow is smoothed and the error adds up over frames
+    # 32 px further on; away from the object's outline, where the flow is smoothed and the error
+    # adds up over frames
     assert (carried[:, :, 8, 42:58, 48:64] == pattern[:, :, 42:58, 16:32]).float().mean() > 0.95
     assert (carried[:, :, 8, :20] == pattern[:, :, :20]).float().mean() > 0.95
 

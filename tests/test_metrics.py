@@ -18,11 +18,12 @@ from torch import Tensor
 
 from vidmarl import metrics
 from vidmarl.data.paths import data_root
+from vidmarl.data.spec import ClipSpec
 from vidmarl.data.video import load_clips
 from vidmarl.errors import CheckpointError
-from vidmarl.stlpips import STLPIPS, WEIGHTS
-from vidmarl.tubelets import TubeletGrid, to_8bit
-from vidmarl.victim import ClipSpec
+from vidmarl.metrics.lpips_network import STLPIPS, WEIGHTS
+from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.perturbations.renderer import to_8bit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Attacked:
 
 
 def outcome(margins: list[list[float]], norms: list[list[float]], full: float = 9.0) -> Attacked:
-    """What an attack with these margins and norms, query by query, comes to. A clip that starts below 0 is skipped."""
+    """What an attack with these margins and norms, query by query, comes to. A clip that starts
+    below 0 is skipped."""
     longest = max(map(len, margins))
     pad = [[math.nan] * (longest - len(row)) for row in margins]
     margin = torch.tensor([row + more for row, more in zip(margins, pad, strict=True)])
@@ -74,7 +76,8 @@ HAND = outcome(
 
 
 def pair(change: float = 0.2) -> tuple[Tensor, Tensor]:
-    """Grey clips [2 3 4 32 32]; of the second, a block of 2 frames x 16 x 16 px has `change` added to its red."""
+    """Grey clips [2 3 4 32 32]; of the second, a block of 2 frames x 16 x 16 px has `change` added
+    to its red."""
     clean = torch.full((2, 3, 4, 32, 32), 0.4)
     adversarial = clean.clone()
     adversarial[1, 0, 1:3, :16, :16] += change
@@ -126,7 +129,8 @@ class TestOfPerturbations:
         course = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, -1], [0, 1, 0, 0]]) * scale / 2
         adversarial = clean + 0.5 + course[:, None, :, None, None]
         shares = metrics.perturbation_metrics(clean + 0.5, adversarial)["flicker_share"]
-        # still; the largest there is; one frame of four: two steps of three, over a quarter of the frames
+        # still; the largest there is; one frame of four: two steps of three, over a quarter of the
+        # frames
         assert shares.tolist() == pytest.approx([0, 4, 8 / 3], rel=1e-3)
 
     @pytest.mark.parametrize("frames", [1, 2])
@@ -311,7 +315,8 @@ class TestOfAttacks:
         assert curve.equals(metrics.curves(HAND, [1, 2, 6], resamples=200, seed=3))
 
     def test_an_interval_has_about_its_level(self) -> None:
-        """Of many samples of coin throws, the 90 % interval holds the truth about nine times in ten."""
+        """Of many samples of coin throws, the 90 % interval holds the truth about nine times in
+        ten."""
         random = np.random.default_rng(0)
         held = []
         for seed in range(200):
@@ -427,5 +432,6 @@ class TestPaired:
         assert metrics.wilcoxon(differences) == metrics.wilcoxon(ranks)
 
     def test_wilcoxon_of_a_published_table(self) -> None:
-        """n = 8, rank sum 3: two-sided p = 0.0391 in the tables (5 of 256 sign patterns, doubled)."""
+        """n = 8, rank sum 3: two-sided p = 0.0391 in the tables (5 of 256 sign patterns,
+        doubled)."""
         assert metrics.wilcoxon(np.array([-1, -2, 3, 4, 5, 6, 7, 8.0])) == pytest.approx(2 * 5 / 256)

@@ -1,4 +1,5 @@
-"""Signed blocks, the sensitivity bound, SimBA-DCT, AstFocus and STDE, on victims whose answer is known."""
+"""Signed blocks, the sensitivity bound, SimBA-DCT, AstFocus and STDE, on victims whose answer is
+known."""
 
 from __future__ import annotations
 
@@ -34,9 +35,9 @@ from vidmarl.data.encode import write_lossless
 from vidmarl.distortions.base import FunctionDistortion
 from vidmarl.distortions.sign_noise import SignNoise
 from vidmarl.errors import ClipError
-from vidmarl.goals import Misclassify
-from vidmarl.session import Session
-from vidmarl.tubelets import Canvas
+from vidmarl.perturbations.renderer import Renderer
+from vidmarl.queries.goals import Misclassify
+from vidmarl.queries.session import Session
 
 GRID = TubeletGrid(frames=1, height=8, width=8)
 SHAPE = (3, 4, 4)  # tubelets of the clips below
@@ -54,7 +55,8 @@ def cell_means(clips: Tensor) -> Tensor:
 
 
 class Effects(nn.Module):
-    """Class 0 leads grey by `lead`; a brighter cell adds its known effect to class 1, with class 2 far behind."""
+    """Class 0 leads grey by `lead`; a brighter cell adds its known effect to class 1, with class 2
+    far behind."""
 
     def __init__(self, effect: Tensor, lead: float = 0.6) -> None:
         super().__init__()
@@ -171,7 +173,8 @@ class TestSignedBlocks:
 
     @pytest.mark.parametrize("seed", range(4))
     def test_every_block_brings_something_within_two_queries(self, seed: int) -> None:
-        """On a linear victim one of the two signs of each block helps: after 8 blocks of 6 all 48 cells are used."""
+        """On a linear victim one of the two signs of each block helps: after 8 blocks of 6 all 48
+        cells are used."""
         model = Effects(effects(seed), lead=50)
         result = make(SignedBlocks, block=6, budget=17)(Victim(model), GREY)
         assert (result.strength != 0).all()
@@ -196,13 +199,14 @@ class TestSignedBlocks:
             gain = dark[:, 0] * (1 - 2 * dark[:, 1]) + dark[:, 1] * 1.5
             return torch.stack([torch.full_like(gain, 9.0), gain], 1)
 
-        session = Session(Victim(model), Canvas(GREY, ONE_SIDED, GRID), budget=300)
+        session = Session(Victim(model), Renderer(GREY, ONE_SIDED, GRID), budget=300)
         for _ in SignedBlocks(ONE_SIDED, block=1, budget=300, grid=GRID).run(session):
             pass
         assert session.best_strength[0].flatten()[:2].tolist() == [0, 1], "the second without the first is best"
 
     def test_a_pass_with_nothing_left_to_ask_ends_the_round(self) -> None:
-        """One tubelet that can only be on: each round asks about it once, and never about the clean clip."""
+        """One tubelet that can only be on: each round asks about it once, and never about the clean
+        clip."""
         clip, asked = GREY[:, :, :1, :8, :8], []
 
         def model(clips: Tensor) -> Tensor:
@@ -433,7 +437,8 @@ class TestAstFocus:
         assert (steps.diff() < 0).all()
 
     def test_agents_learn_from_the_common_reward(self) -> None:
-        """The common reward depends on one choice in the middle frame: the agent comes to make it."""
+        """The common reward depends on one choice in the middle frame: the agent comes to make
+        it."""
         torch.manual_seed(0)
         seen = torch.zeros(3, 5)
         seen[:, :3] = torch.eye(3)
@@ -507,7 +512,8 @@ class TestAstFocus:
 
 
 class Corner(nn.Module):
-    """Says 1 where the middle frame's upper left corner is bright, else 0; 2 where the last frame's is dark."""
+    """Says 1 where the middle frame's upper left corner is bright, else 0; 2 where the last frame's
+    is dark."""
 
     def forward(self, clips: Tensor) -> Tensor:
         bright = clips[:, :, 1, :4, :4].mean((1, 2, 3)) - 0.6

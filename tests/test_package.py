@@ -1,4 +1,5 @@
-"""The package as a whole: what importing it costs, what it offers, and that what the documents show is so."""
+"""The package as a whole: what importing it costs, what it offers, and that what the documents show
+is so."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ def documents() -> list[Path]:
 
 
 def test_importing_it_brings_in_nothing_heavy() -> None:
-    assert imported_by("import vidmarl, vidmarl.data.paths, vidmarl.files", (*HEAVY, "torch")) == []
+    assert imported_by("import vidmarl, vidmarl.data.paths, vidmarl.utils.files", (*HEAVY, "torch")) == []
 
 
 def test_the_names_that_need_no_training_bring_in_nothing_heavy() -> None:

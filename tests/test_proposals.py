@@ -1,4 +1,5 @@
-"""The action distributions: exact probabilities by enumeration, draws that have them, and what an action means."""
+"""The action distributions: exact probabilities by enumeration, draws that have them, and what an
+action means."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vidmarl import proposals
-from vidmarl.proposals import COUNTS, DRAWS, WIDTHS, WhenDistribution, WhereDistribution, directions, within
+from vidmarl.agents import actions as proposals
+from vidmarl.agents.actions import COUNTS, DRAWS, WIDTHS, WhenDistribution, WhereDistribution, directions, within
 
 T, G = 3, 2
 
@@ -211,7 +212,8 @@ def test_a_row_without_any_choice_left_stays_defined() -> None:
 
 
 def test_a_draw_inverts_the_cumulative_probabilities() -> None:
-    """Evenly spread numbers meet every frame, cell and direction as often as its probability says."""
+    """Evenly spread numbers meet every frame, cell and direction as often as its probability
+    says."""
     n, g = 4000, 5
     dist = when(T, seed=5)
     spread = ((torch.arange(n) + 0.5) / n)[:, None]

@@ -1,4 +1,5 @@
-"""The clean-up: it works in cells and goes down to tubelets, and turning tubelets round loses nothing."""
+"""The clean-up: it works in cells and goes down to tubelets, and turning tubelets round loses
+nothing."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ from test_attacks import GREY, GRID, ONE_SIDED, SHAPE, SIGNED, Conjunction, Line
 from torch import Tensor, nn
 
 from vidmarl import Victim
-from vidmarl.attacks.reduce import NEAR, in_cells, moved, polish, reduce
+from vidmarl.attacks.search.minimize import NEAR, in_cells, moved, polish, reduce
 from vidmarl.distortions.dead_pixels import DeadPixels
-from vidmarl.session import Search, Searches, Session
-from vidmarl.tubelets import Canvas
+from vidmarl.perturbations.renderer import Renderer
+from vidmarl.queries.session import Search, Searches, Session
 
 zooms = st.integers(1, 5)
 
@@ -83,7 +84,7 @@ def started(
     model: nn.Module, start: Tensor, distortion=SIGNED, zoom: int = 1, budget: int = 2000, clip: Tensor = GREY
 ) -> Session:
     """A session whose first candidate was `start`."""
-    session = Session(Victim(model), Canvas(clip, distortion, GRID, zoom=zoom), budget=budget)
+    session = Session(Victim(model), Renderer(clip, distortion, GRID, zoom=zoom), budget=budget)
     session.query(start[None], torch.tensor([0]))
     return session
 
@@ -93,13 +94,13 @@ def asked_by(session: Session, search: Search) -> list[Tensor]:
     asked: list[Tensor] = []
 
     def noted(search: Search) -> Search:
-        reply = None
+        response = None
         while True:
             try:
-                asked.append(next(search) if reply is None else search.send(reply))
+                asked.append(next(search) if response is None else search.send(response))
             except StopIteration:
                 return
-            reply = yield asked[-1]
+            response = yield asked[-1]
 
     searches = Searches(session, lambda row: noted(search))
     searches.start(torch.tensor([0]))
@@ -237,9 +238,9 @@ class HalfDead(nn.Module):
 
 def test_what_the_distortion_leaves_alone_is_not_asked_about() -> None:
     victim = HalfDead()
-    session = Session(Victim(victim), Canvas(GREY, DeadPixels(rate=0.01), GRID), budget=500)
+    session = Session(Victim(victim), Renderer(GREY, DeadPixels(rate=0.01), GRID), budget=500)
     full = torch.ones(SHAPE)
-    alive = int((session.canvas.energy(0) > 0).sum())
+    alive = int((session.renderer.energy(0) > 0).sum())
     assert 1 < alive < full.numel() // 2, "the case is meant to be one where little changes"
     session.query(full[None], torch.tensor([0]))
     asked = asked_by(session, reduce(session, 0, factors=(0.0,)))

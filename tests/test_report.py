@@ -1,4 +1,5 @@
-"""The figures and the report: what they show is what is in the result, and the page is one file that harms nobody."""
+"""The figures and the report: what they show is what is in the result, and the page is one file
+that harms nobody."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page(HTMLParser):
-    """Reads a page strictly: every element is closed where it should be. Script and style are kept apart."""
+    """Reads a page strictly: every element is closed where it should be. Script and style are kept
+    apart."""
 
     VOID = frozenset({"meta", "link", "input", "img", "br"})
 
@@ -226,7 +228,7 @@ class TestPage:
         assert {a["href"] for a in page.all("a")} <= {f"#{i}" for i in ids}
         assert page.all("html")[0]["lang"] == "en"
         assert {"viewport", "color-scheme"} <= {m.get("name") for m in page.all("meta")}
-        assert all(canvas.get("aria-label") for canvas in page.all("canvas"))
+        assert all(renderer.get("aria-label") for renderer in page.all("renderer"))
 
     @pytest.mark.parametrize("which", ["report", "hostile"])
     def test_refers_to_nothing_outside_of_itself(self, which: str, request: pytest.FixtureRequest) -> None:
@@ -284,7 +286,7 @@ class TestPage:
     def test_nothing_attacked_still_gives_a_page(self, results: dict[str, AttackResult], tmp_path: Path) -> None:
         page = Page(write_report(tmp_path / "none.html", results["grow"][2]))
         assert "0 of 0" in page.text
-        assert page.all("canvas") == []
+        assert page.all("renderer") == []
 
     def test_what_cannot_be_shown_is_refused_before_anything_is_written(
         self, results: dict[str, AttackResult], tmp_path: Path
@@ -370,7 +372,8 @@ class TestInABrowser:
 
     @staticmethod
     def until(browser: Any, script: str, *arguments: Any) -> Any:
-        """What the script returns, once that is true; charts and pictures come when they are scrolled to."""
+        """What the script returns, once that is true; charts and pictures come when they are
+        scrolled to."""
         deadline = time.monotonic() + 30
         while not (value := browser.execute_script(script, *arguments)):
             assert time.monotonic() < deadline, f"never came true: {script}"
@@ -386,7 +389,7 @@ class TestInABrowser:
 
     def picture(self, browser: Any, article: Any, name: str) -> str:
         return browser.execute_script(
-            "return arguments[0].querySelector('canvas.' + arguments[1]).toDataURL()", article, name
+            "return arguments[0].querySelector('renderer.' + arguments[1]).toDataURL()", article, name
         )
 
     def slide(self, browser: Any, article: Any, frame: int) -> None:
@@ -503,7 +506,8 @@ class TestInABrowser:
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_text_has_enough_contrast_in_both_schemes(self, browser: Any, report: Path, scheme: str) -> None:
-        """At least 4.5 to 1 (WCAG 2.2, criterion 1.4.3) for every colour of text on what lies behind it."""
+        """At least 4.5 to 1 (WCAG 2.2, criterion 1.4.3) for every colour of text on what lies
+        behind it."""
         media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
         self.visit(browser, report)

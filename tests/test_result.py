@@ -1,4 +1,5 @@
-"""The result of an attack: its table, its rows, and that saving and loading neither lose nor blindly trust anything."""
+"""The result of an attack: its table, its rows, and that saving and loading neither lose nor
+blindly trust anything."""
 
 from __future__ import annotations
 
@@ -19,11 +20,12 @@ from hypothesis import strategies as st
 import vidmarl
 from vidmarl import AttackResult, GrowAndReduce, RandomCells, TubeletGrid, Victim, metrics
 from vidmarl.errors import CheckpointError
-from vidmarl.tubelets import to_8bit
+from vidmarl.perturbations.renderer import to_8bit
 
 
 def attack_three() -> AttackResult:
-    """A real attack on a clip that is easy to fool, one that is hard, and one that is wrong from the start."""
+    """A real attack on a clip that is easy to fool, one that is hard, and one that is wrong from
+    the start."""
     random = torch.Generator().manual_seed(0)
     levels = torch.tensor([0.42, 0.5, 0.3]).view(3, 1, 1, 1, 1)
     clips = (levels + 0.05 * torch.randn(3, 3, 4, 24, 32, generator=random)).clamp(0, 1)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidmarl.reward import Reward, strength_flicker
+from vidmarl.agents.reward import Reward, strength_flicker
 
 NOTHING = {"progress": 0.0, "query": 0.0, "flicker": 0.0, "success": 0.0, "saved": 0.0, "small": 0.0}
 

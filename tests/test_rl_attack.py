@@ -10,16 +10,17 @@ from einops import rearrange
 from test_training import OneCell, clips
 from torch import Tensor, nn
 
-from vidmarl.agents import Agents, AgentsConfig
-from vidmarl.attacks.rl import RLAttack, save_agents
-from vidmarl.env import MAPS, STATE, VideoAttackEnv
-from vidmarl.features import CHANNELS
-from vidmarl.goals import Misclassify, Target
-from vidmarl.jobs import make_attack
-from vidmarl.pretrained import find_agents, list_pretrained
-from vidmarl.session import SLACK, Session
-from vidmarl.tubelets import TubeletGrid, to_8bit
-from vidmarl.victim import Victim
+from vidmarl.agents.checkpoint import find_agents, list_pretrained, save_agents
+from vidmarl.agents.environment import MAPS, STATE, VideoAttackEnv
+from vidmarl.agents.features import CHANNELS
+from vidmarl.agents.networks import Agents, AgentsConfig
+from vidmarl.attacks.rl import RLAttack
+from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.perturbations.renderer import to_8bit
+from vidmarl.pipeline import make_attack
+from vidmarl.queries.goals import Misclassify, Target
+from vidmarl.queries.session import SLACK, Session
+from vidmarl.victims.victim import Victim
 
 DEAD = {"class_path": "DeadPixels", "init_args": {"rate": 1.0}}  # has one direction only
 
@@ -29,7 +30,8 @@ OPENING = torch.tensor([1.0, 0, 1, 0]).view(4, 1, 1).expand(4, 4, 4)
 
 
 class Weighed(nn.Module):
-    """Weighs the brightness of every tubelet, so that many of them matter; counts what it is shown."""
+    """Weighs the brightness of every tubelet, so that many of them matter; counts what it is
+    shown."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +84,7 @@ class Watched(VideoAttackEnv):
 def watched(monkeypatch) -> list[Watched]:
     """The environments of all attacks of a test."""
     monkeypatch.setattr(Watched, "seen", [], raising=False)
-    monkeypatch.setattr("vidmarl.env.VideoAttackEnv", Watched)
+    monkeypatch.setattr("vidmarl.agents.environment.VideoAttackEnv", Watched)
     return Watched.seen
 
 
@@ -193,7 +195,8 @@ def test_with_an_opening_a_clip_alone_gives_what_it_gives_in_a_batch():
 
 
 class Whole(nn.Module):
-    """Says nothing until at least so many of the 4 x 16 cells of a clip have changed; notes what it is shown."""
+    """Says nothing until at least so many of the 4 x 16 cells of a clip have changed; notes what it
+    is shown."""
 
     def __init__(self, clip: Tensor, needed: int) -> None:
         super().__init__()
@@ -284,7 +287,8 @@ def test_a_clip_that_goes_on_resisting_is_insured_again_with_other_coins():
 
 
 def test_a_temperature_spreads_the_additions():
-    """Agents that are sure of one cell name others too at a high temperature, until the clip is fooled."""
+    """Agents that are sure of one cell name others too at a high temperature, until the clip is
+    fooled."""
     certain = torch.zeros(1, 1, 4, 16)
     certain[..., 5] = 20
     flat = torch.zeros(1, 1, 4, 16)
@@ -345,7 +349,8 @@ def test_with_the_insurance_a_clip_alone_gives_what_it_gives_in_a_batch():
 
 
 def test_what_the_agents_see_of_a_clip_does_not_depend_on_when_the_rounds_of_others_end(watched):
-    """One clip that only the insurance fools, whose success is made smaller meanwhile, among easy ones."""
+    """One clip that only the insurance fools, whose success is made smaller meanwhile, among easy
+    ones."""
 
     class Mixed(nn.Module):
         def forward(self, shown: Tensor) -> Tensor:
@@ -444,9 +449,9 @@ def test_with_cells_of_several_tubelets_the_clean_up_reaches_single_ones(distort
     query = Session.query
 
     def noted(session, strength, rows):
-        reply = query(session, strength, rows)
-        asked.extend(zip(rows.tolist(), session.canvas.refine(strength), reply.success.tolist(), strict=True))
-        return reply
+        response = query(session, strength, rows)
+        asked.extend(zip(rows.tolist(), session.renderer.refine(strength), response.success.tolist(), strict=True))
+        return response
 
     monkeypatch.setattr(Session, "query", noted)
     victim = Victim(Weighed())
@@ -474,7 +479,8 @@ def constant_on_cells(strength: Tensor) -> bool:
 @pytest.mark.parametrize("zoom", [1, 2])
 @pytest.mark.parametrize("distortion", ["brightness", DEAD])
 def test_rounds_go_on_and_change_nothing_before_the_second(zoom, distortion, watched):
-    """Up to the end of the first clean-up an attack does what it does without rounds; then it goes on to better."""
+    """Up to the end of the first clean-up an attack does what it does without rounds; then it goes
+    on to better."""
     settings = {"zoom": zoom, "distortion": distortion}
     rounds, one = (attack(110, rounds=on, **settings)(Victim(Weighed()), clips(3)) for on in (True, False))
     assert rounds.success.any()

@@ -9,8 +9,8 @@ from torch import Tensor
 from vidmarl import Misclassify, Target, TubeletGrid, Victim
 from vidmarl.distortions.base import FunctionDistortion
 from vidmarl.errors import BudgetError
-from vidmarl.session import Search, Searches, Session
-from vidmarl.tubelets import Canvas
+from vidmarl.perturbations.renderer import Renderer
+from vidmarl.queries.session import Search, Searches, Session
 
 DARKER = FunctionDistortion(lambda clips, strength, noise: clips * (1 - 0.5 * strength))
 GRID = TubeletGrid(1, 8, 8)
@@ -29,11 +29,11 @@ def clips() -> Tensor:
 
 
 def open_session(clips: Tensor, **kwargs: object) -> Session:
-    return Session(Victim(brightness), Canvas(clips, DARKER, GRID), **{"budget": 10} | kwargs)  # type: ignore[arg-type]
+    return Session(Victim(brightness), Renderer(clips, DARKER, GRID), **{"budget": 10} | kwargs)  # type: ignore[arg-type]
 
 
 def everywhere(session: Session, value: float, rows: list[int]) -> tuple[Tensor, Tensor]:
-    return torch.full((len(rows), *session.canvas.shape), value), torch.tensor(rows)
+    return torch.full((len(rows), *session.renderer.shape), value), torch.tensor(rows)
 
 
 def test_opening_costs_the_clean_prediction(clips: Tensor) -> None:
@@ -44,11 +44,12 @@ def test_opening_costs_the_clean_prediction(clips: Tensor) -> None:
     assert not session.fooled.any()
     assert not session.skipped.any()
     assert session.rows.tolist() == [0, 1, 2, 3]
-    assert torch.equal(session.best, session.canvas.clips)
+    assert torch.equal(session.best, session.renderer.clips)
 
 
 def test_what_the_victim_says_of_the_best_is_that_of_its_own_query(clips: Tensor) -> None:
-    """Not of the last one: here the smallest success is followed by a failure, and by a larger success."""
+    """Not of the last one: here the smallest success is followed by a failure, and by a larger
+    success."""
     session = open_session(clips[:2])
     assert session.best_prediction.tolist() == [0, 0]
     for value in (0.9, 0.1, 1.0):
@@ -58,19 +59,19 @@ def test_what_the_victim_says_of_the_best_is_that_of_its_own_query(clips: Tensor
 
 def test_only_the_rows_asked_pay(clips: Tensor) -> None:
     session = open_session(clips)
-    reply = session.query(*everywhere(session, 0.5, [3, 1]))
+    response = session.query(*everywhere(session, 0.5, [3, 1]))
     assert session.queries.tolist() == [1, 2, 1, 2]
-    assert reply.margin.shape == reply.success.shape == reply.l2.shape == (2,)
-    l2 = (session.canvas.render(*everywhere(session, 0.5, [3, 1])) - clips[[3, 1]]).flatten(1).norm(dim=1)
-    torch.testing.assert_close(reply.l2, l2, atol=0.2, rtol=0.01)
+    assert response.margin.shape == response.success.shape == response.l2.shape == (2,)
+    l2 = (session.renderer.render(*everywhere(session, 0.5, [3, 1])) - clips[[3, 1]]).flatten(1).norm(dim=1)
+    torch.testing.assert_close(response.l2, l2, atol=0.2, rtol=0.01)
 
 
 def test_cells_are_asked_and_booked_as_their_tubelets(clips: Tensor) -> None:
-    coarse = Session(Victim(brightness), Canvas(clips, DARKER, GRID, zoom=2), budget=10)
+    coarse = Session(Victim(brightness), Renderer(clips, DARKER, GRID, zoom=2), budget=10)
     fine = open_session(clips)
-    cells, rows = torch.rand(2, *coarse.canvas.cells), torch.tensor([3, 1])
-    one, other = coarse.query(cells, rows), fine.query(coarse.canvas.refine(cells), rows)
-    assert coarse.canvas.cells != coarse.canvas.shape
+    cells, rows = torch.rand(2, *coarse.renderer.cells), torch.tensor([3, 1])
+    one, other = coarse.query(cells, rows), fine.query(coarse.renderer.refine(cells), rows)
+    assert coarse.renderer.cells != coarse.renderer.shape
     assert torch.equal(one.margin, other.margin)
     assert torch.equal(one.l2, other.l2)
     assert torch.equal(coarse.best, fine.best)
@@ -86,7 +87,7 @@ def test_what_is_kept(clips: Tensor) -> None:
         kept.append(round(float(session.best_strength.mean()), 3))
     assert kept == [0.1, 0.1, 0.9, 0.9, 0.5, 0.5, 0.5]
     assert session.fooled.all()
-    assert torch.equal(session.best, session.canvas.render(session.best_strength))
+    assert torch.equal(session.best, session.renderer.render(session.best_strength))
     assert session.best_margin < 0
 
 
@@ -106,10 +107,10 @@ def test_a_row_asked_twice_in_a_batch_pays_twice_and_is_booked_in_order(clips: T
     session = open_session(clips)
     values = torch.tensor([0.9, 0.1, 0.5, 0.7]).view(4, 1, 1, 1)
     rows = torch.tensor([0, 1, 0, 0])
-    reply = session.query(values.expand(4, *session.canvas.shape), rows)
+    response = session.query(values.expand(4, *session.renderer.shape), rows)
     assert session.queries.tolist() == [4, 2, 1, 1]
-    torch.testing.assert_close(session.history["margin"][0, 1:4], reply.margin[[0, 2, 3]])
-    torch.testing.assert_close(session.history["l2"][1, 1], reply.l2[1])
+    torch.testing.assert_close(session.history["margin"][0, 1:4], response.margin[[0, 2, 3]])
+    torch.testing.assert_close(session.history["l2"][1, 1], response.l2[1])
     assert float(session.best_strength[0].mean()) == 0.5
     assert session.history["l2"][:, 4:].isnan().all()
 
@@ -149,7 +150,7 @@ def test_goals_given(clips: Tensor) -> None:
 
 def test_own_candidates_are_rounded_and_get_a_strength(clips: Tensor) -> None:
     session = open_session(clips[:2])
-    candidates = session.canvas.clips.clone()
+    candidates = session.renderer.clips.clone()
     candidates[0, :, 0, :8, :8] -= 0.1004
     candidates[1] += 0.9  # beyond white
     session.query_clips(candidates, torch.tensor([0, 1]))
@@ -190,17 +191,17 @@ def test_randomness_belongs_to_the_clip(clips: Tensor) -> None:
 
 def test_randomness_is_not_that_of_the_noise(clips: Tensor) -> None:
     session = open_session(clips[:1])
-    same = torch.rand(64, generator=torch.Generator().manual_seed(session.canvas.seeds[0]))
+    same = torch.rand(64, generator=torch.Generator().manual_seed(session.renderer.seeds[0]))
     assert not torch.equal(session.rand(torch.tensor([0]), 64)[0], same)
 
 
 def test_l2_does_not_depend_on_the_batch(clips: Tensor) -> None:
     noisy = torch.rand(7, 3, 4, 24, 24, generator=torch.Generator().manual_seed(0))
     together = open_session(noisy)
-    reply = together.query(*everywhere(together, 0.7, list(range(7))))
+    response = together.query(*everywhere(together, 0.7, list(range(7))))
     for i in range(7):
         alone = open_session(noisy[i : i + 1])
-        assert alone.query(*everywhere(alone, 0.7, [0])).l2 == reply.l2[i]
+        assert alone.query(*everywhere(alone, 0.7, [0])).l2 == response.l2[i]
 
 
 def test_full_l2_costs_nothing(clips: Tensor) -> None:
@@ -216,10 +217,10 @@ def test_full_l2_costs_nothing(clips: Tensor) -> None:
 def steps(session: Session, row: int, count: int, heard: list[int]) -> Search:
     """Asks `count` times, noting whom it was."""
     for i in range(count):
-        reply = yield torch.full(session.canvas.shape, (i + 1) / 10)
-        assert reply.margin.shape == ()
-        assert reply.log_probs.shape == (3,)
-        assert float(reply.l2) == pytest.approx(float(session.history["l2"][row, i + 1]))
+        response = yield torch.full(session.renderer.shape, (i + 1) / 10)
+        assert response.margin.shape == ()
+        assert response.log_probs.shape == (3,)
+        assert float(response.l2) == pytest.approx(float(session.history["l2"][row, i + 1]))
         heard.append(row)
 
 
@@ -235,10 +236,10 @@ def test_drive_asks_all_searches_in_step(clips: Tensor) -> None:
 
 
 def test_drive_takes_cells_and_tubelets_side_by_side(clips: Tensor) -> None:
-    session = Session(Victim(brightness), Canvas(clips, DARKER, GRID, zoom=2), budget=10)
+    session = Session(Victim(brightness), Renderer(clips, DARKER, GRID, zoom=2), budget=10)
 
     def search(row: int) -> Search:
-        yield torch.full(session.canvas.cells if row % 2 else session.canvas.shape, 0.1 * (row + 1))
+        yield torch.full(session.renderer.cells if row % 2 else session.renderer.shape, 0.1 * (row + 1))
 
     assert [rows.tolist() for rows in session.drive(search)] == [[0, 1, 2, 3]]
     expected = 0.1 * torch.arange(1.0, 5).view(4, 1, 1, 1).expand_as(session.best_strength)
@@ -261,7 +262,7 @@ def test_drive_leaves_what_is_finished_alone(clips: Tensor) -> None:
 
     def search(row: int) -> Search:
         started.append(row)
-        yield session.canvas.zeros()[0]
+        yield session.renderer.zeros()[0]
 
     rounds = list(session.drive(search))
     assert started == [1, 2, 3]
@@ -306,7 +307,7 @@ def test_drive_passes_a_search_s_own_error_on(clips: Tensor) -> None:
     session = open_session(clips)
 
     def search(row: int) -> Search:
-        yield session.canvas.zeros()[0]
+        yield session.renderer.zeros()[0]
         raise KeyError(row)
 
     with pytest.raises(KeyError):
@@ -324,43 +325,43 @@ def test_probes_are_asked_as_they_are(clips: Tensor) -> None:
         seen.append(clips.clone())
         return brightness(clips)
 
-    session = Session(Victim(model), Canvas(clips, DARKER, GRID), budget=10)
-    candidates = session.canvas.clips[[1, 1]] + torch.tensor([1e-4, 0.9]).view(2, 1, 1, 1, 1)
-    reply = session.probe_clips(candidates, torch.tensor([1, 1]))
+    session = Session(Victim(model), Renderer(clips, DARKER, GRID), budget=10)
+    candidates = session.renderer.clips[[1, 1]] + torch.tensor([1e-4, 0.9]).view(2, 1, 1, 1, 1)
+    response = session.probe_clips(candidates, torch.tensor([1, 1]))
     assert torch.equal(seen[-1], candidates.clamp(0, 1)), "clamped, not rounded"
-    assert reply.margin.shape == reply.success.shape == (2,)
-    assert not torch.equal(reply.margin[0], session.history["margin"][1, 0])
+    assert response.margin.shape == response.success.shape == (2,)
+    assert not torch.equal(response.margin[0], session.history["margin"][1, 0])
 
 
 def test_a_probe_is_counted_and_is_no_success(clips: Tensor) -> None:
     session = open_session(clips)
     rows = torch.tensor([2, 0, 2])
-    reply = session.probe_clips(torch.zeros_like(session.canvas.clips[rows]), rows)
+    response = session.probe_clips(torch.zeros_like(session.renderer.clips[rows]), rows)
     assert session.queries.tolist() == [2, 1, 3, 1]
     assert session.victim.queries == 4 + 3
-    assert reply.success.all(), "the goal holds for the probe"
+    assert response.success.all(), "the goal holds for the probe"
     assert not session.fooled.any()
-    assert torch.equal(session.best, session.canvas.clips)
+    assert torch.equal(session.best, session.renderer.clips)
     assert session.history["margin"][:, 1:].isnan().all()
     assert session.history["l2"][:, 1:].isnan().all()
     asked = session.history["score"].isfinite().sum(1)
     assert asked.tolist() == [2, 1, 3, 1]
-    torch.testing.assert_close(session.history["score"][2, 1:3], reply.log_probs[[0, 2], 0])
+    torch.testing.assert_close(session.history["score"][2, 1:3], response.log_probs[[0, 2], 0])
 
 
 def test_probes_keep_to_the_budget(clips: Tensor) -> None:
     session = open_session(clips, budget=3)
     twice = torch.tensor([1, 1])
-    session.probe_clips(session.canvas.clips[twice], twice)
+    session.probe_clips(session.renderer.clips[twice], twice)
     with pytest.raises(BudgetError, match=r"\[1\]"):
-        session.probe_clips(session.canvas.clips[[1]], torch.tensor([1]))
+        session.probe_clips(session.renderer.clips[[1]], torch.tensor([1]))
     assert session.queries.tolist() == [1, 3, 1, 1]
 
 
 def test_a_query_after_probes_is_booked_behind_them(clips: Tensor) -> None:
     session = open_session(clips[:1])
-    session.probe_clips(session.canvas.clips[[0, 0]], torch.tensor([0, 0]))
-    reply = session.query_clips(torch.zeros_like(session.canvas.clips), torch.tensor([0]))
+    session.probe_clips(session.renderer.clips[[0, 0]], torch.tensor([0, 0]))
+    response = session.query_clips(torch.zeros_like(session.renderer.clips), torch.tensor([0]))
     assert session.history["margin"][0].isnan().tolist() == [False, True, True, False] + [True] * 6
-    torch.testing.assert_close(session.history["margin"][0, 3], reply.margin[0])
+    torch.testing.assert_close(session.history["margin"][0, 3], response.margin[0])
     assert session.fooled.all()

@@ -1,4 +1,5 @@
-"""The procedural clips: the same for the same seed, and different from class to class in motion only."""
+"""The procedural clips: the same for the same seed, and different from class to class in motion
+only."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidmarl.data.synthetic import CLASSES, SPLITS, Synthetic, make_clip, make_clips, split_seed, transform
-from vidmarl.tubelets import to_8bit
+from vidmarl.perturbations.renderer import to_8bit
 
 CLIPS = 640
 
@@ -21,7 +22,8 @@ def drawn() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def held_out_accuracy(features: torch.Tensor, labels: torch.Tensor) -> float:
-    """Of a ridge regression onto the classes, fitted on half of the rows and tested on the other half."""
+    """Of a ridge regression onto the classes, fitted on half of the rows and tested on the other
+    half."""
     features = torch.cat([(features - features.mean(0)) / features.std(0), torch.ones(len(features), 1)], 1).double()
     half = len(features) // 2
     fit, test = features[:half], features[half:]
@@ -31,7 +33,8 @@ def held_out_accuracy(features: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def flow(clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean motion to the right and downwards, by the least squares of Lucas and Kanade over the whole clip."""
+    """Mean motion to the right and downwards, by the least squares of Lucas and Kanade over the
+    whole clip."""
     light = clips.float().mean(-4)
     x = (light.roll(-1, -1) - light.roll(1, -1))[..., 1:-1, :, :].flatten(-3)
     y = (light.roll(-1, -2) - light.roll(1, -2))[..., 1:-1, :, :].flatten(-3)

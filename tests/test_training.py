@@ -1,4 +1,5 @@
-"""Training: it learns, it resumes exactly, it runs in half precision and on two processes, and its files are safe."""
+"""Training: it learns, it resumes exactly, it runs in half precision and on two processes, and its
+files are safe."""
 
 from __future__ import annotations
 
@@ -12,16 +13,18 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from vidmarl.attacks.rl import RLAttack, load_agents, save_agents
+from vidmarl.agents.checkpoint import load_agents, save_agents
+from vidmarl.attacks.rl import RLAttack
 from vidmarl.errors import CheckpointError
-from vidmarl.training import PPO, TwoAgentPPO
-from vidmarl.tubelets import TubeletGrid
-from vidmarl.victim import Victim
-from vidmarl.warm_start import WarmStart
+from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.training.behaviour_cloning import WarmStart
+from vidmarl.training.ppo import PPO, TwoAgentPPO
+from vidmarl.victims.victim import Victim
 
 
 class OneCell(nn.Module):
-    """Looks at the brightness of one tubelet alone: class 0 where it is bright. Counts what it is shown."""
+    """Looks at the brightness of one tubelet alone: class 0 where it is bright. Counts what it is
+    shown."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,7 +157,8 @@ def test_the_warm_start_changes_the_actors_and_follows_from_the_seed(tmp_path):
 
 @pytest.mark.slow
 def test_training_finds_the_cell_that_matters(tmp_path):
-    """After training, the agents need fewer queries than before it, on clips that they have not seen."""
+    """After training, the agents need fewer queries than before it, on clips that they have not
+    seen."""
     team = module(ppo=PPO(epochs=4, minibatch=64, lr=1e-2, target_kl=None, entropy=0.003))
     unseen = 0.4 + 0.2 * torch.rand(32, 3, 4, 32, 32, generator=torch.Generator().manual_seed(1))
     before = team.attack(12)(team.victim, unseen)

@@ -1,4 +1,4 @@
-"""What the tubelet grid, the noise and the canvas promise."""
+"""What the tubelet grid, the noise and the renderer promise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from vidmarl.distortions.base import Distortion, State
 from vidmarl.distortions.dead_pixels import DeadPixels
 from vidmarl.distortions.gaussian_blur import GaussianBlur
 from vidmarl.distortions.gaussian_noise import GaussianNoise
-from vidmarl.tubelets import Canvas, TubeletGrid, clip_seeds, draw_noise, to_8bit
+from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.perturbations.noise import clip_seeds, draw_noise
+from vidmarl.perturbations.renderer import Renderer, to_8bit
 
 grids = st.builds(TubeletGrid, st.integers(1, 5), st.integers(1, 9), st.integers(1, 9))
 sizes = st.tuples(st.integers(1, 7), st.integers(1, 20), st.integers(1, 20))
@@ -93,9 +95,9 @@ def test_coherence_in_time() -> None:
 
 
 def test_a_still_pattern_is_stored_as_one_frame() -> None:
-    canvas = Canvas(random_clips(2), as_distortion("gaussian_noise"))
-    canvas.replace(torch.tensor([0]), random_clips(1, seed=1), seed=3)
-    noise = canvas._state["noise"]
+    renderer = Renderer(random_clips(2), as_distortion("gaussian_noise"))
+    renderer.replace(torch.tensor([0]), random_clips(1, seed=1), seed=3)
+    noise = renderer._state["noise"]
     assert noise.stride(2) == 0
     assert noise.untyped_storage().nbytes() == noise[:, :, 0].numel() * 4
 
@@ -119,48 +121,48 @@ class Recorder(Distortion):
 
 def test_states_of_any_layout_survive_replacement() -> None:
     old, new = random_clips(3), random_clips(2, seed=1) * 0.3
-    canvas = Canvas(old, Recorder())
-    canvas.replace(torch.tensor([2, 0]), new, seed=0)
-    out = canvas.render(torch.ones_like(canvas.zeros()))
+    renderer = Renderer(old, Recorder())
+    renderer.replace(torch.tensor([2, 0]), new, seed=0)
+    out = renderer.render(torch.ones_like(renderer.zeros()))
     expected = torch.stack([new[1], old[1], new[0]]).mean(dim=(1, 2, 3, 4), keepdim=True)
     assert torch.allclose(out, expected.expand_as(out), atol=1 / 255)
-    assert torch.equal(canvas.clips[[2, 0]], to_8bit(new))
+    assert torch.equal(renderer.clips[[2, 0]], to_8bit(new))
 
 
 @settings(max_examples=30)
 @given(rows=st.lists(st.integers(0, 3), min_size=1, max_size=9), grid=grids)
 def test_rendering_rows_is_rendering_each_alone(rows: list[int], grid: TubeletGrid) -> None:
-    canvas = Canvas(random_clips(4), as_distortion("gaussian_noise"), grid)
-    strength = 2 * torch.rand(len(rows), *canvas.shape) - 1
-    together = canvas.render(strength, torch.tensor(rows))
+    renderer = Renderer(random_clips(4), as_distortion("gaussian_noise"), grid)
+    strength = 2 * torch.rand(len(rows), *renderer.shape) - 1
+    together = renderer.render(strength, torch.tensor(rows))
     for i, row in enumerate(rows):
-        assert torch.equal(together[i], canvas.render(strength[i : i + 1], torch.tensor([row]))[0])
+        assert torch.equal(together[i], renderer.render(strength[i : i + 1], torch.tensor([row]))[0])
 
 
 @given(grid=grids, size=sizes, zoom=st.integers(1, 4))
 def test_each_tubelet_has_the_strength_of_its_cell(grid: TubeletGrid, size: tuple[int, int, int], zoom: int) -> None:
-    canvas = Canvas(random_clips(2, *size), as_distortion("brightness"), grid, zoom=zoom)
-    t, gh, gw = canvas.shape
-    assert canvas.cells == canvas.coarse.shape(canvas.clips) == (t, -(-gh // zoom), -(-gw // zoom))
-    cells = rising(2, *canvas.cells)
-    fine = canvas.refine(cells)
-    assert fine.shape[1:] == canvas.shape
+    renderer = Renderer(random_clips(2, *size), as_distortion("brightness"), grid, zoom=zoom)
+    t, gh, gw = renderer.shape
+    assert renderer.cells == renderer.coarse.shape(renderer.clips) == (t, -(-gh // zoom), -(-gw // zoom))
+    cells = rising(2, *renderer.cells)
+    fine = renderer.refine(cells)
+    assert fine.shape[1:] == renderer.shape
     y, x = torch.arange(gh) // zoom, torch.arange(gw) // zoom
     assert torch.equal(fine, cells[:, :, y[:, None], x])
-    assert torch.equal(canvas.refine(fine), fine), "a strength map stays itself"
-    assert torch.equal(grid.expand(fine, *size), canvas.coarse.expand(cells, *size))
+    assert torch.equal(renderer.refine(fine), fine), "a strength map stays itself"
+    assert torch.equal(grid.expand(fine, *size), renderer.coarse.expand(cells, *size))
 
 
 @settings(max_examples=30)
 @given(grid=grids, size=sizes, zoom=st.integers(1, 4))
 def test_rendering_cells_is_rendering_their_tubelets(grid: TubeletGrid, size: tuple[int, int, int], zoom: int) -> None:
-    canvas = Canvas(random_clips(2, *size), as_distortion("gaussian_noise"), grid, zoom=zoom)
+    renderer = Renderer(random_clips(2, *size), as_distortion("gaussian_noise"), grid, zoom=zoom)
     rows = torch.tensor([1, 0, 1])
-    cells = 2 * torch.rand(3, *canvas.cells) - 1
-    seen = canvas.render(cells, rows)
-    assert torch.equal(seen, canvas.render(canvas.refine(cells), rows))
-    coarse = Canvas(canvas.clips, as_distortion("gaussian_noise"), canvas.coarse)
-    assert torch.equal(seen, coarse.render(cells, rows)), "a canvas of the cells alone shows the same"
+    cells = 2 * torch.rand(3, *renderer.cells) - 1
+    seen = renderer.render(cells, rows)
+    assert torch.equal(seen, renderer.render(renderer.refine(cells), rows))
+    coarse = Renderer(renderer.clips, as_distortion("gaussian_noise"), renderer.coarse)
+    assert torch.equal(seen, coarse.render(cells, rows)), "a renderer of the cells alone shows the same"
 
 
 @pytest.mark.parametrize("zoom", [0, -1])
@@ -168,35 +170,37 @@ def test_cells_need_a_tubelet(zoom: int) -> None:
     with pytest.raises(ValueError, match=f"at least one tubelet wide, got zoom={zoom}"):
         TubeletGrid().coarser(zoom)
     with pytest.raises(ValueError, match="at least one tubelet"):
-        Canvas(random_clips(1), as_distortion("brightness"), zoom=zoom)
+        Renderer(random_clips(1), as_distortion("brightness"), zoom=zoom)
 
 
 @pytest.mark.parametrize("value", [1.01, -1.01, float("nan"), float("inf")])
 def test_strengths_outside_the_range_are_refused(value: float) -> None:
-    canvas = Canvas(random_clips(1), as_distortion("gaussian_noise"))
-    strength = canvas.zeros()
+    renderer = Renderer(random_clips(1), as_distortion("gaussian_noise"))
+    strength = renderer.zeros()
     strength[0, 0, 0, 0] = value
     with pytest.raises(ValueError, match=r"Rendering GaussianNoise: expected strengths in \[-1, 1\]"):
-        canvas.render(strength)
+        renderer.render(strength)
 
 
 def test_a_distortion_cannot_reach_beyond_its_tubelets() -> None:
-    canvas = Canvas(random_clips(1), as_distortion(lambda clips, strength, noise: 1 - clips), TubeletGrid(2, 10, 12))
-    strength = canvas.zeros()
+    renderer = Renderer(
+        random_clips(1), as_distortion(lambda clips, strength, noise: 1 - clips), TubeletGrid(2, 10, 12)
+    )
+    strength = renderer.zeros()
     strength[0, 0, 0, 1] = 0.1
-    out = canvas.render(strength)
+    out = renderer.render(strength)
     touched = torch.zeros_like(out, dtype=torch.bool)
     touched[:, :, :2, :10, 12:] = True
-    assert torch.equal(out[~touched], canvas.clips[~touched])
-    assert torch.equal(out[touched], to_8bit(1 - canvas.clips)[touched])
+    assert torch.equal(out[~touched], renderer.clips[~touched])
+    assert torch.equal(out[touched], to_8bit(1 - renderer.clips)[touched])
 
 
 def test_the_callers_clips_are_left_alone() -> None:
     clips = to_8bit(random_clips(2))
     before = clips.clone()
-    canvas = Canvas(clips, as_distortion("brightness"))
-    canvas.render(canvas.zeros() + 1)
-    canvas.replace(torch.tensor([0]), random_clips(1, seed=9), seed=0)
+    renderer = Renderer(clips, as_distortion("brightness"))
+    renderer.render(renderer.zeros() + 1)
+    renderer.replace(torch.tensor([0]), random_clips(1, seed=9), seed=0)
     assert torch.equal(clips, before)
 
 
@@ -204,7 +208,7 @@ def test_the_callers_clips_are_left_alone() -> None:
 @pytest.mark.parametrize("name", ["gaussian_noise", "dead_pixels", "frame_shuffle", "jpeg", "gaussian_blur", "glare"])
 def test_a_gpu_renders_what_the_cpu_renders(name: str) -> None:
     clips = random_clips(3)
-    here, there = (Canvas(clips.to(device), as_distortion(name)) for device in ("cpu", "cuda"))
+    here, there = (Renderer(clips.to(device), as_distortion(name)) for device in ("cpu", "cuda"))
     strength = torch.rand(3, *here.shape)
     rows = torch.tensor([2, 0, 2])
     assert torch.allclose(
@@ -215,18 +219,19 @@ def test_a_gpu_renders_what_the_cpu_renders(name: str) -> None:
 @pytest.mark.parametrize("distortion", [GaussianNoise(std=0.3), GaussianBlur(sigma=2.0), DeadPixels(rate=0.05)])
 def test_the_energies_of_tubelets_add_up_to_the_squared_norm(distortion: Distortion) -> None:
     clips = torch.rand(2, 3, 5, 18, 20, generator=torch.Generator().manual_seed(0))
-    canvas = Canvas(clips, distortion, TubeletGrid(2, 4, 4))
+    renderer = Renderer(clips, distortion, TubeletGrid(2, 4, 4))
     for row in range(2):
-        energy = canvas.energy(row)
-        assert energy.shape == canvas.shape
+        energy = renderer.energy(row)
+        assert energy.shape == renderer.shape
         full = [
-            canvas.render(torch.full((1, *canvas.shape), end), torch.tensor([row])) for end in {canvas.low or 1.0, 1.0}
+            renderer.render(torch.full((1, *renderer.shape), end), torch.tensor([row]))
+            for end in {renderer.low or 1.0, 1.0}
         ]
-        squared = [(clip[0] - canvas.clips[row]).square() for clip in full]
+        squared = [(clip[0] - renderer.clips[row]).square() for clip in full]
         for each in squared:
-            changed = canvas.grid.pool(each.sum(0)[None, None])[0, 0] > 0
+            changed = renderer.grid.pool(each.sum(0)[None, None])[0, 0] > 0
             assert (energy[changed] > 0).all()
             assert float(energy.sum()) >= float(each.sum()) * (1 - 1e-5)
-        if canvas.low == 0:
+        if renderer.low == 0:
             assert float(energy.sum()) == pytest.approx(float(squared[0].sum()), rel=1e-5)
             assert torch.equal(energy > 0, changed)

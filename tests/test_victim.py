@@ -1,4 +1,5 @@
-"""The victim, its ledger and the goals: every clip that reaches the model is counted, and nothing unfit gets past."""
+"""The victim, its query_budget and the goals: every clip that reaches the model is counted, and
+nothing unfit gets past."""
 
 from __future__ import annotations
 
@@ -12,13 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from vidmarl.data.spec import ClipSpec
 from vidmarl.errors import BudgetError, ClipError, VictimError
-from vidmarl.goals import Goal, Misclassify, Target
-from vidmarl.victim import ClipSpec, Victim
+from vidmarl.queries.budget import QueryBudget
+from vidmarl.queries.goals import Goal, Misclassify, Target
+from vidmarl.victims.victim import Victim
 
 
 class Counting(nn.Module):
-    """Scores from the mean of each channel; counts the clips that reach it, and the batches they come in."""
+    """Scores from the mean of each channel; counts the clips that reach it, and the batches they
+    come in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +46,7 @@ def says(*scores: float) -> Callable[[Tensor], Tensor]:
     return lambda clips: torch.tensor([scores] * len(clips))
 
 
-# --- counting -----------------------------------------------------------------------------------------------------
+# --- counting ------------------------------------------------------------------------------------
 
 
 @given(
@@ -53,51 +57,51 @@ def says(*scores: float) -> Callable[[Tensor], Tensor]:
 def test_the_ledger_counts_what_reaches_the_model(asks: list[list[int]], budget: int, batch_size: int) -> None:
     model = Counting()
     victim = Victim(model, batch_size=batch_size)
-    ledger = victim.ledger(5, budget)
+    query_budget = QueryBudget(victim, 5, budget)
     clips = make_clips(5)
     expected = [0] * 5
     for ask in asks:
         after = [spent + ask.count(row) for row, spent in enumerate(expected)]
         if max(after) > budget:
             with pytest.raises(BudgetError):
-                ledger.query(clips[ask], torch.tensor(ask))
+                query_budget.query(clips[ask], torch.tensor(ask))
         else:
-            answers = ledger.query(clips[ask], torch.tensor(ask))
+            answers = query_budget.query(clips[ask], torch.tensor(ask))
             assert answers.shape == (len(ask), 3)
             expected = after
-        assert ledger.count.tolist() == expected
-        assert ledger.left.tolist() == [budget - spent for spent in expected]
+        assert query_budget.count.tolist() == expected
+        assert query_budget.left.tolist() == [budget - spent for spent in expected]
         assert sum(model.batches) == victim.queries == sum(expected)
     assert max(model.batches, default=0) <= batch_size
 
 
 def test_a_row_that_stands_twice_in_a_batch_pays_twice() -> None:
-    ledger = Victim(Counting()).ledger(3, 5)
-    ledger.query(make_clips(4), rows(1, 1, 2, 1))
-    assert ledger.count.tolist() == [0, 3, 1]
+    query_budget = QueryBudget(Victim(Counting()), 3, 5)
+    query_budget.query(make_clips(4), rows(1, 1, 2, 1))
+    assert query_budget.count.tolist() == [0, 3, 1]
 
 
 def test_nothing_is_asked_where_one_clip_is_out_of_budget() -> None:
     model = Counting()
-    ledger = Victim(model).ledger(3, 2)
-    ledger.query(make_clips(2), rows(0, 0))
+    query_budget = QueryBudget(Victim(model), 3, 2)
+    query_budget.query(make_clips(2), rows(0, 0))
     with pytest.raises(BudgetError, match=r"Clips \[0, 2\] were to be queried with \[0, 2\] queries left"):
-        ledger.query(make_clips(5), rows(0, 1, 2, 2, 2))
-    assert ledger.count.tolist() == [2, 0, 0]
+        query_budget.query(make_clips(5), rows(0, 1, 2, 2, 2))
+    assert query_budget.count.tolist() == [2, 0, 0]
     assert model.batches == [2]
 
 
 def test_a_reopened_clip_has_its_whole_budget_again() -> None:
-    ledger = Victim(Counting()).ledger(2, 1)
-    ledger.query(make_clips(2), rows(0, 1))
-    ledger.reopen(rows(1))
-    assert ledger.left.tolist() == [0, 1]
+    query_budget = QueryBudget(Victim(Counting()), 2, 1)
+    query_budget.query(make_clips(2), rows(0, 1))
+    query_budget.reopen(rows(1))
+    assert query_budget.left.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("budget", [0, -3])
 def test_a_budget_must_pay_for_the_clean_prediction(budget: int) -> None:
     with pytest.raises(ValueError, match=f"budget of {budget} .* at least 1"):
-        Victim(Counting()).ledger(2, budget)
+        QueryBudget(Victim(Counting()), 2, budget)
 
 
 def test_a_model_that_raises_in_the_middle_has_been_asked_all_the_same() -> None:
@@ -109,14 +113,14 @@ def test_a_model_that_raises_in_the_middle_has_been_asked_all_the_same() -> None
             return scores
 
     victim = Victim(Breaks(), name="fragile", batch_size=2)
-    ledger = victim.ledger(5, 3)
+    query_budget = QueryBudget(victim, 5, 3)
     with pytest.raises(
         VictimError, match=r"'fragile' about 2 clips, .* \(2, 3, 2, 8, 8\) .* RuntimeError: out of memory"
     ) as e:
-        ledger.query(make_clips(5), torch.arange(5))
+        query_budget.query(make_clips(5), torch.arange(5))
     assert isinstance(e.value.__cause__, RuntimeError)
     assert victim.queries == sum(victim.model.batches) == 4  # the third batch was never sent
-    assert ledger.count.tolist() == [1] * 5
+    assert query_budget.count.tolist() == [1] * 5
 
 
 def test_refused_clips_cost_nothing() -> None:
@@ -126,7 +130,7 @@ def test_refused_clips_cost_nothing() -> None:
     assert victim.queries == 0
 
 
-# --- answers ------------------------------------------------------------------------------------------------------
+# --- answers -------------------------------------------------------------------------------------
 
 
 @given(batch_size=st.integers(1, 9), count=st.integers(1, 9))
@@ -207,7 +211,7 @@ def test_classes_have_names_or_numbers() -> None:
     assert Victim(says(0, 0)).label(1) == "1"
 
 
-# --- preprocessing ------------------------------------------------------------------------------------------------
+# --- preprocessing -------------------------------------------------------------------------------
 
 
 def seen_by(clips: Tensor, **kwargs: object) -> Tensor:
@@ -299,7 +303,7 @@ def test_clips_that_cannot_be_used_are_refused_with_a_hint(clips: Tensor, words:
         Victim(Counting()).check(clips)
 
 
-# --- check --------------------------------------------------------------------------------------------------------
+# --- check ---------------------------------------------------------------------------------------
 
 
 def faults(model: Callable[[Tensor], Tensor], clips: Tensor | None = None, train: bool = False) -> set[str]:
@@ -345,7 +349,7 @@ def test_a_report_is_read_line_by_line_and_its_price_is_known() -> None:
     assert sum(model.batches) == victim.queries == 2 * 3 + 1
 
 
-# --- goals --------------------------------------------------------------------------------------------------------
+# --- goals ---------------------------------------------------------------------------------------
 
 LOG_PROBS = torch.tensor([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2]]).log()
 

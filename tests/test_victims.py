@@ -1,4 +1,5 @@
-"""Victims by name: they are found, they say what their reference says, and bad weight files are refused."""
+"""Victims by name: they are found, they say what their reference says, and bad weight files are
+refused."""
 
 from __future__ import annotations
 
@@ -16,10 +17,11 @@ from torch import Tensor
 
 import vidmarl
 from vidmarl.data import data_root, load_clips, read_video
+from vidmarl.data.spec import ClipSpec
 from vidmarl.errors import CheckpointError, UnknownNameError, VictimError
-from vidmarl.victim import ClipSpec, Victim
 from vidmarl.victims import movinet, pytorchvideo, torchvision
-from vidmarl.victims.windows import pad_same
+from vidmarl.victims.padding import pad_same
+from vidmarl.victims.victim import Victim
 
 REFERENCE = data_root() / "predictions.json"
 needs_data = pytest.mark.skipif(
@@ -38,7 +40,8 @@ def probabilities(victim: Victim, clip: Tensor) -> dict[str, float]:
 
 
 def error(said: dict[str, float], top3: list[list]) -> float:
-    """The largest difference between what was said and what the reference says of its three best classes."""
+    """The largest difference between what was said and what the reference says of its three best
+    classes."""
     return max(abs(said[name] - probability) for name, probability in top3)
 
 
@@ -47,7 +50,8 @@ def top(said: dict[str, float], count: int) -> list[str]:
 
 
 def assert_agrees(said: dict[str, float], top3: list[list], tolerance: float) -> None:
-    """Probabilities within the tolerance, and the same ranks wherever the reference is clearer than that."""
+    """Probabilities within the tolerance, and the same ranks wherever the reference is clearer than
+    that."""
     assert error(said, top3) < tolerance
     if top3[0][1] - top3[1][1] > 2 * tolerance:
         assert top(said, 1) == [top3[0][0]]
@@ -56,14 +60,16 @@ def assert_agrees(said: dict[str, float], top3: list[list], tolerance: float) ->
 
 
 def spec_of_the_reference(victim: Victim, entry: dict) -> ClipSpec | None:
-    """The victim's own; but MoViNet's reference took whole videos: every (fps / 5)-th frame from the first on."""
+    """The victim's own; but MoViNet's reference took whole videos: every (fps / 5)-th frame from
+    the first on."""
     if victim.name != "movinet_a0":
         return victim.spec
     return ClipSpec(frames=None, size=(172, 172), sampling="stride", stride=max(1, round(entry["fps"] / 5)))
 
 
 def letterboxed(path: Path) -> Tensor:
-    """The clip of the light network's reference: 10 frames, first to last, shrunk without rounding to 8 bits."""
+    """The clip of the light network's reference: 10 frames, first to last, shrunk without rounding
+    to 8 bits."""
     video, _ = read_video(path)
     frames = rearrange(video[:, np.linspace(0, video.shape[1] - 1, 10).astype(int)], "c t h w -> t c h w").float() / 255
     longest = max(frames.shape[-2:])
@@ -74,7 +80,7 @@ def letterboxed(path: Path) -> Tensor:
     return rearrange(frames, "t c h w -> 1 c t h w").clamp(0, 1)
 
 
-# --- what the named victims say -----------------------------------------------------------------------------------
+# --- what the named victims say ------------------------------------------------------------------
 
 
 @needs_data
@@ -90,7 +96,8 @@ def letterboxed(path: Path) -> Tensor:
 def test_clips_as_loaded_get_the_probabilities_of_the_reference(
     name: str, key: str, every: int, tolerance: float, usual: float
 ) -> None:
-    """The light network's reference saw frames that were not rounded to 8 bits, hence its wide tolerance."""
+    """The light network's reference saw frames that were not rounded to 8 bits, hence its wide
+    tolerance."""
     victim = vidmarl.load_victim(name, spec=ClipSpec(size=(172, 172)) if name == "movinet_a0" else None)
     errors = []
     for entry in reference()[::every]:
@@ -148,7 +155,7 @@ def test_same_padding_is_that_of_tensorflow(size: int, kernel: int, stride: int,
     torch.testing.assert_close(padded, F.pad(torch.ones(size), pads))
 
 
-# --- names --------------------------------------------------------------------------------------------------------
+# --- names ---------------------------------------------------------------------------------------
 
 
 def test_every_clip_classifier_of_pytorchvideo_is_listed() -> None:
@@ -178,7 +185,7 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         vidmarl.load_victim("torchvision/x3d_xs")
 
 
-# --- the libraries' models, untrained -----------------------------------------------------------------------------
+# --- the libraries' models, untrained ------------------------------------------------------------
 
 SMALL = {
     "torchvision/r3d_18": ClipSpec(frames=4, size=(32, 32)),
@@ -261,7 +268,7 @@ def test_random_weights_are_always_the_same_and_leave_the_generator_alone() -> N
     assert first.name == "x3d_xs (random weights)"
 
 
-# --- weight files -------------------------------------------------------------------------------------------------
+# --- weight files --------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""The warm start: its probes are counted queries, and the team learns from them where and when to distort."""
+"""The warm start: its probes are counted queries, and the team learns from them where and when to
+distort."""
 
 from __future__ import annotations
 
@@ -10,14 +11,15 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vidmarl.agents import Agents, AgentsConfig
+from vidmarl.agents.environment import MAPS, STATE, VideoAttackEnv
+from vidmarl.agents.features import CHANNELS
+from vidmarl.agents.networks import Agents, AgentsConfig
 from vidmarl.distortions import as_distortion
-from vidmarl.env import MAPS, STATE, VideoAttackEnv
-from vidmarl.features import CHANNELS
-from vidmarl.session import Session
-from vidmarl.tubelets import Canvas, TubeletGrid
-from vidmarl.victim import Victim
-from vidmarl.warm_start import Probes, WarmStart, cloning_loss, examples, probe
+from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.perturbations.renderer import Renderer
+from vidmarl.queries.session import Session
+from vidmarl.training.behaviour_cloning import Probes, WarmStart, cloning_loss, examples, probe
+from vidmarl.victims.victim import Victim
 
 T, SIDE = 4, 4
 FRAME, CELL = 3, 15
@@ -44,8 +46,8 @@ def darken(clips: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
 def environment(n: int = 12, budget: int = 65, distortion=darken, zoom: int = 1) -> VideoAttackEnv:
     colours = 0.4 + 0.4 * torch.rand(n, 3, 1, 1, 1, generator=torch.Generator().manual_seed(0))
     clips = colours.expand(-1, -1, T, 8 * SIDE, 8 * SIDE)
-    canvas = Canvas(clips, as_distortion(distortion), TubeletGrid(1, 8, 8), zoom=zoom)
-    return VideoAttackEnv(Session(Victim(OneTubelet()), canvas, budget=budget))
+    renderer = Renderer(clips, as_distortion(distortion), TubeletGrid(1, 8, 8), zoom=zoom)
+    return VideoAttackEnv(Session(Victim(OneTubelet()), renderer, budget=budget))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -95,11 +97,11 @@ def test_falls_are_those_of_the_margin_over_the_clean_margin() -> None:
     matters = probes.cells == FRAME * SIDE**2 + CELL
     assert matters.sum(1).eq(1).all()  # asked about every cell once
     assert probes.falls[~matters].abs().max() < 1e-5
-    clips = env.session.canvas.clips
+    clips = env.session.renderer.clips
     bright = clips[:, :, FRAME, 24:, 24:].mean((1, 2, 3))
     strength = torch.zeros(4, *env.shape_of_cells)
     strength[:, FRAME, CELL // SIDE, CELL % SIDE] = 1
-    dark = env.session.canvas.render(strength)[:, :, FRAME, 24:, 24:].mean((1, 2, 3))
+    dark = env.session.renderer.render(strength)[:, :, FRAME, 24:, 24:].mean((1, 2, 3))
     assert torch.allclose(probes.falls[matters], 20 * (bright - dark) / (20 * bright - 4), atol=1e-4)
 
 
@@ -146,7 +148,8 @@ def test_an_example_knows_some_of_the_probes_and_no_others() -> None:
 
 
 def test_what_the_agents_are_shown_is_not_what_they_are_asked() -> None:
-    """The falls of the probes that an example does not know change its target alone, not its observation."""
+    """The falls of the probes that an example does not know change its target alone, not its
+    observation."""
     probes = probe(environment(), 30, generator())
     changed = dataclasses.replace(probes, falls=probes.falls.clone())
     changed.falls[:, 12:] += 1
@@ -173,7 +176,8 @@ def test_the_loss_trains_both_actors_and_leaves_the_probes_alone() -> None:
 
 
 def test_one_cell_more_or_less_for_all_cells_of_a_clip_is_no_error() -> None:
-    """Log-probabilities know no level, so a constant on all falls of a clip changes the loss by the spread alone."""
+    """Log-probabilities know no level, so a constant on all falls of a clip changes the loss by the
+    spread alone."""
     probes = probe(environment(), 30, generator())
     flat = dataclasses.replace(probes, falls=torch.full_like(probes.falls, 0.3))
     loss, _ = cloning_loss(agents(), flat, WarmStart(), generator())

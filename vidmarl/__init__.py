@@ -1,7 +1,8 @@
-"""How robust is a video classifier? Two agents learn where and when to distort a clip until it fails.
+"""How robust is a video classifier? Two agents learn where and when to distort a clip until it
+fails.
 
-The public names are below; each is imported when it is first used, so that `import vidmarl` costs nothing and brings in
-Lightning, TorchRL or plotly only where a name needs them.
+The public names are below; each is imported when it is first used, so that `import vidmarl` costs
+nothing and brings in Lightning, TorchRL or plotly only where a name needs them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vidmarl import attacks, distortions, errors, metrics
+    from vidmarl.agents.checkpoint import list_pretrained
     from vidmarl.attacks import (
         Attack,
         AttackResult,
@@ -21,33 +23,33 @@ if TYPE_CHECKING:
         list_attacks,
     )
     from vidmarl.attacks.rl import RLAttack
+    from vidmarl.data.spec import ClipSpec
     from vidmarl.data.video import load_clips
     from vidmarl.distortions import list_distortions
-    from vidmarl.goals import Misclassify, Target
-    from vidmarl.jobs import attack_files
-    from vidmarl.pretrained import list_pretrained
-    from vidmarl.tubelets import TubeletGrid
-    from vidmarl.victim import ClipSpec, Victim
+    from vidmarl.perturbations.grid import TubeletGrid
+    from vidmarl.pipeline import attack_files
+    from vidmarl.queries.goals import Misclassify, Target
     from vidmarl.victims import list_victims, load_victim
+    from vidmarl.victims.victim import Victim
 
 _MODULES = ("attacks", "distortions", "errors", "metrics")
 _HOMES = {
     "Attack": "attacks",
     "AttackResult": "attacks",
-    "ClipSpec": "victim",
+    "ClipSpec": "data.spec",
     "GreedySensitivity": "attacks",
     "GrowAndReduce": "attacks",
-    "Misclassify": "goals",
+    "Misclassify": "queries.goals",
     "RLAttack": "attacks.rl",
     "RandomCells": "attacks",
     "SquareTubes": "attacks",
-    "Target": "goals",
-    "TubeletGrid": "tubelets",
-    "Victim": "victim",
-    "attack_files": "jobs",
+    "Target": "queries.goals",
+    "TubeletGrid": "perturbations.grid",
+    "Victim": "victims.victim",
+    "attack_files": "pipeline",
     "list_attacks": "attacks",
     "list_distortions": "distortions",
-    "list_pretrained": "pretrained",
+    "list_pretrained": "agents.checkpoint",
     "list_victims": "victims",
     "load_clips": "data.video",
     "load_victim": "victims",

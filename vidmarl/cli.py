@@ -1,7 +1,7 @@
 """The command line, `vidmarl COMMAND ...`.
 
-The first word chooses the command before anything is imported, so that help and small commands answer at once: torch
-waits until there is work, Lightning and TorchRL until there is training.
+The first word chooses the command before anything is imported, so that help and small commands
+answer at once: torch waits until there is work, Lightning and TorchRL until there is training.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _add_victim(parser: Any) -> None:
 
 
 def attack(words: list[str]) -> None:
-    """`vidmarl attack CLIP...`: see `vidmarl.jobs.attack_files`."""
+    """`vidmarl attack CLIP...`: see `vidmarl.pipeline.attack_files`."""
     parser = _parser(
         "attack",
         "Attacks video files: looks for a small distortion that makes the victim fail, in few queries, and writes"
@@ -170,7 +170,7 @@ def attack(words: list[str]) -> None:
     parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
     args = parser.parse_args(words[1:])
 
-    from vidmarl.jobs import RESULTS, attack_files, load_victim_as, make_attack
+    from vidmarl.pipeline import RESULTS, attack_files, load_victim_as, make_attack
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half stays behind
     how = make_attack(
@@ -204,7 +204,7 @@ def check(words: list[str]) -> None:
     args = parser.parse_args(words[1:])
 
     from vidmarl import load_clips
-    from vidmarl.jobs import load_victim_as
+    from vidmarl.pipeline import load_victim_as
 
     victim = load_victim_as(args.victim, args.weights, args.device, args.spec)
     clips = load_clips(args.clips, victim)
@@ -238,7 +238,7 @@ def export(words: list[str]) -> None:
     parser.add_argument("out", metavar="FILE", help="the file to write, such as agents.pt")
     args = parser.parse_args(words[1:])
 
-    from vidmarl.attacks.rl import load_agents, save_agents
+    from vidmarl.agents.checkpoint import load_agents, save_agents
 
     agents, settings = load_agents(args.ckpt)
     Path(args.out).absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -274,7 +274,7 @@ def benchmark(words: list[str]) -> None:
         " what is missing after it was stopped, or after attacks or clips were added. Writes rows.csv, summary.csv,"
         " summary.md and report.html.",
     )
-    from vidmarl.benchmark import Benchmark, read_shard, run_benchmark
+    from vidmarl.benchmark.runner import Benchmark, read_shard, run_benchmark
 
     parser.add_argument("-c", "--config", action="config", metavar="FILE", help="settings from a YAML file")
     parser.add_class_arguments(Benchmark)
@@ -310,8 +310,8 @@ def train(words: list[str]) -> None:
     from lightning.pytorch.cli import LightningCLI
 
     from vidmarl.data.module import ClipData
-    from vidmarl.quiet import no_tips
-    from vidmarl.training import TwoAgentPPO
+    from vidmarl.training.ppo import TwoAgentPPO
+    from vidmarl.utils.quiet import no_tips
 
     class CommandLine(LightningCLI):
         def parse_arguments(self, parser: Any, args: Any) -> None:
@@ -335,7 +335,8 @@ def train(words: list[str]) -> None:
 
 
 def _table(record: dict[str, Any]) -> str:
-    """The content of `results.json` for a person: a line per clip, what was left out, and the sum."""
+    """The content of `results.json` for a person: a line per clip, what was left out, and the
+    sum."""
     import pandas as pd
 
     table = pd.DataFrame(record["clips"])

@@ -15,7 +15,8 @@ class VictimError(VidmarlError):
 
 
 class BudgetError(VidmarlError):
-    """A clip was sent to the victim with none of its query budget left: a fault of the attack, never of its user."""
+    """A clip was sent to the victim with none of its query budget left: a fault of the attack,
+    never of its user."""
 
 
 class ClipError(VidmarlError, ValueError):

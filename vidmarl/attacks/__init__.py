@@ -1,7 +1,8 @@
 """The attacks, learned or not; each is one file of this folder, found by its name.
 
-The file is the class in snake case, without "Attack" at the end: `RandomCells` in `random_cells.py`, `RLAttack` in
-`rl.py`. A new attack is a new file and nothing else; a file is imported when its attack is first asked for.
+The file is the class in snake case, without "Attack" at the end: `RandomCells` in
+`random_cells.py`, `RLAttack` in `rl.py`. A new attack is a new file and nothing else; a file is
+imported when its attack is first asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from vidmarl.errors import UnknownNameError
 
 __all__ = ["Attack", "AttackResult", "as_attack", "list_attacks"]
 
-_HELPERS = {"ball", "base", "gradients", "image_prior", "reduce", "result", "rounds"}
+_HELPERS = {"base", "result", "search"}
 
 
 def list_attacks() -> list[str]:
@@ -28,9 +29,10 @@ def list_attacks() -> list[str]:
 def as_attack(thing: Attack | type[Attack] | str | dict[str, Any], **kwargs: Any) -> Attack:
     """Makes an attack of whatever names one.
 
-    Args:
-        thing: an `Attack` (returned as it is), its class, its name ("random_cells" or "RandomCells"), its class path
-            ("my.module.MyAttack"), or `{"class_path": ..., "init_args": {...}}` with any of these names.
+    Args: thing: an `Attack` (returned as it is), its class, its name ("random_cells" or
+        "RandomCells"), its class path
+            ("my.module.MyAttack"), or `{"class_path": ..., "init_args": {...}}` with any of these
+            names.
         **kwargs: arguments of the attack; they win over `init_args`.
 
     Raises:

@@ -1,4 +1,5 @@
-"""AstFocus: two agents learn, on the clip under attack, in which frames and where in them to estimate the gradient."""
+"""AstFocus: two agents learn, on the clip under attack, in which frames and where in them to
+estimate the gradient."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from vidmarl.attacks.ball import Ask, PixelSearch
-from vidmarl.attacks.gradients import NESAttack, nes
-from vidmarl.goals import Goal
-from vidmarl.randomness import seeded
-from vidmarl.session import Session
+from vidmarl.attacks.search.gradient_estimation import NESAttack, nes
+from vidmarl.attacks.search.linf_ball import Ask, PixelSearch
+from vidmarl.queries.goals import Goal
+from vidmarl.queries.session import Session
+from vidmarl.utils.randomness import seeded
 
 PLACES = 7
 """Places of the window along each side of a frame."""
@@ -31,27 +32,30 @@ DRAWS = 3
 
 
 class AstFocus(NESAttack):
-    """Gradient estimation in the windows and frames that two agents choose (Wei et al., "Efficient Robustness
-    Assessment via Adversarial Spatial-Temporal Focus on Videos", TPAMI 2023).
+    """Gradient estimation in the windows and frames that two agents choose (Wei et al., "Efficient
+    Robustness Assessment via Adversarial Spatial-Temporal Focus on Videos", TPAMI 2023).
 
-    In every iteration a spatial agent chooses a place on a 7x7 grid for a window in each frame, a temporal agent which
-    frames are attacked (2 to 10 of 16; drawn up to three times, then made to fit by motion). Natural evolution
-    strategies estimate the gradient of the margin in there, 60 queries in antithetic pairs; a sign step follows, and a
-    query about it. The agents start from nothing for each clip and learn from these same queries by PPO: a frame is a
-    step of an episode (gamma 0.7, 10 epochs, clip 0.2).
+    In every iteration a spatial agent chooses a place on a 7x7 grid for a window in each frame, a
+    temporal agent which frames are attacked (2 to 10 of 16; drawn up to three times, then made to
+    fit by motion). Natural evolution strategies estimate the gradient of the margin in there, 60
+    queries in antithetic pairs; a sign step follows, and a query about it. The agents start from
+    nothing for each clip and learn from these same queries by PPO: a frame is a step of an episode
+    (gamma 0.7, 10 epochs, clip 0.2).
 
-    Their common reward is `r = (a' - a) / (2 |a|)`, with `a = e^p(rival) - e^p(own)` of the probabilities before and
-    after the step (for a target: `e^p(target) - e^p(strongest other)`), less its moving mean. The temporal agent gets
-    `0.8 r - 0.2 ((k - 10) / 16)^2`, k being its frames. Besides, each frame has a reward of its own: for the window
-    the share of what stands out in its frame, for a chosen frame how representative it is of the clip.
+    Their common reward is `r = (a' - a) / (2 |a|)`, with `a = e^p(rival) - e^p(own)` of the
+    probabilities before and after the step (for a target: `e^p(target) - e^p(strongest other)`),
+    less its moving mean. The temporal agent gets `0.8 r - 0.2 ((k - 10) / 16)^2`, k being its
+    frames. Besides, each frame has a reward of its own: for the window the share of what stands out
+    in its frame, for a chosen frame how representative it is of the clip.
 
-    The step starts at `step` and is halved, down to `smallest_step`, whenever 20 margins in a row have ended no lower
-    than they began.
+    The step starts at `step` and is halved, down to `smallest_step`, whenever 20 margins in a row
+    have ended no lower than they began.
 
-    What differs from the paper: its agents look at features of an ImageNet network and its windows are rewarded by an
-    object detector; here, so that nothing is learnt elsewhere, the agents see each frame's colours and motion on a 7x7
-    grid, and what stands out are edges. Each agent is an LSTM of 64 units. The gradient is that of the margin in log-
-    probabilities, where the public code ranks differences of probabilities.
+    What differs from the paper: its agents look at features of an ImageNet network and its windows
+    are rewarded by an object detector; here, so that nothing is learnt elsewhere, the agents see
+    each frame's colours and motion on a 7x7 grid, and what stands out are edges. Each agent is an
+    LSTM of 64 units. The gradient is that of the margin in log- probabilities, where the public
+    code ranks differences of probabilities.
 
     Args:
         distortion: see `BallAttack`.
@@ -77,7 +81,7 @@ class AstFocus(NESAttack):
         self.learning_rate = learning_rate
 
     def search_pixels(self, session: Session, row: int) -> PixelSearch:
-        clip, generator = session.canvas.clips[row], session.generator(row)
+        clip, generator = session.renderer.clips[row], session.generator(row)
         seen = observe(clip)
         windows = all_windows(clip.shape[-2], clip.shape[-1], self.window)
         edges, typical, motion = edges_in(windows, clip), representativeness(seen), seen[:, -(PLACES**2) :].mean(1)
@@ -102,11 +106,11 @@ class AstFocus(NESAttack):
             shape = (3, int(region.sum()))
             slope = yield from nes(probes, shape, self.samples, self.sigma, generator, clip.device)
             candidate = self.project(probes(-size * slope.sign()[None]), clip)
-            reply = yield Ask(candidate)
-            if reply.success:
+            response = yield Ask(candidate)
+            if response.success:
                 return
-            current, size = candidate[0], step.after(float(reply.margin))
-            before, lead = lead, advantage(session.goal, row, reply.log_probs[0])
+            current, size = candidate[0], step.after(float(response.margin))
+            before, lead = lead, advantage(session.goal, row, response.log_probs[0])
             rewards.append((lead - before) / (2 * max(abs(before), 1e-3)))  # |a| is next to 0 on the border
             baseline = 0.9 * baseline + 0.1 * sum(rewards) / len(rewards)
             team = rewards[-1] - baseline
@@ -148,7 +152,8 @@ class Agent(nn.Module):
     def learn(
         self, seen: Float[Tensor, "t f"], actions: Int64[Tensor, " t"], own: Float[Tensor, " t"], team: float
     ) -> None:
-        """PPO on one episode: the agent's own reward for each frame, and the common one for all frames alike."""
+        """PPO on one episode: the agent's own reward for each frame, and the common one for all
+        frames alike."""
         returns = discounted(own, gamma=0.7)
         returns = (returns - returns.mean()) / (returns.std(correction=0) + 1e-5)
         old = self(seen)[0].log_prob(actions).detach()
@@ -182,7 +187,8 @@ def discounted(rewards: Float[Tensor, " t"], gamma: float) -> Float[Tensor, " t"
 def choose_frames(
     agent: Agent, seen: Float[Tensor, "t f"], motion: Float[Tensor, " t"], generator: torch.Generator
 ) -> Int64[Tensor, " t"]:
-    """1 for the frames that are attacked: as many as allowed, by the agent's choice where it draws such a number.
+    """1 for the frames that are attacked: as many as allowed, by the agent's choice where it draws
+    such a number.
 
     Else the frames of most motion are kept, or added.
     """
@@ -198,14 +204,16 @@ def choose_frames(
 
 
 def advantage(goal: Goal, row: int, log_probs: Float[Tensor, " k"]) -> float:
-    """The paper's `a`: how far the wanted label is ahead, `e^p(wanted) - e^p(unwanted)`; above 0 the goal holds."""
+    """The paper's `a`: how far the wanted label is ahead, `e^p(wanted) - e^p(unwanted)`; above 0
+    the goal holds."""
     own, rival = goal.own_and_rival(log_probs[None].cpu(), goal.classes[row : row + 1].cpu())
     wanted, unwanted = (own, rival) if goal.targeted else (rival, own)
     return float(wanted.exp().exp() - unwanted.exp().exp())
 
 
 def observe(clip: Float[Tensor, "3 t h w"]) -> Float[Tensor, "t f"]:
-    """What the agents see of each frame, on the CPU: its colours on a 7x7 grid, and, last, its motion there."""
+    """What the agents see of each frame, on the CPU: its colours on a 7x7 grid, and, last, its
+    motion there."""
     frames = rearrange(clip.cpu(), "c t h w -> t c h w")
     moved = (frames - frames.roll(1, 0)).abs().mean(1, keepdim=True)
     moved[0] = moved[1] if len(moved) > 1 else 0
@@ -231,5 +239,6 @@ def edges_in(windows: Bool[Tensor, "places h w"], clip: Float[Tensor, "3 t h w"]
 
 
 def representativeness(seen: Float[Tensor, "t f"]) -> Float[Tensor, " t"]:
-    """How near each frame is to all frames of its clip, in (0, 1]: mean over them of exp(-distance)."""
+    """How near each frame is to all frames of its clip, in (0, 1]: mean over them of
+    exp(-distance)."""
     return (-(seen[:, None] - seen[None]).norm(dim=2)).exp().mean(1)

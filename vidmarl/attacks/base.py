@@ -1,6 +1,7 @@
 """Every attack, learned or not: `attack(victim, clips, goal) -> AttackResult`.
 
-Adding one: a new file with a subclass that writes `search` (one clip, as in a textbook) or `run` (the whole batch).
+Adding one: a new file with a subclass that writes `search` (one clip, as in a textbook) or `run`
+(the whole batch).
 """
 
 from __future__ import annotations
@@ -14,29 +15,33 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vidmarl.attacks.result import AttackResult
+from vidmarl.data.spec import validate_clips
 from vidmarl.distortions import as_distortion
 from vidmarl.distortions.base import Distortion
-from vidmarl.goals import Goal
-from vidmarl.session import Search, Session
-from vidmarl.tubelets import Canvas, Coherence, TubeletGrid
-from vidmarl.victim import Victim, validate_clips
+from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.perturbations.noise import Coherence
+from vidmarl.perturbations.renderer import Renderer
+from vidmarl.queries.goals import Goal
+from vidmarl.queries.session import Search, Session
+from vidmarl.victims.victim import Victim
 
 
 class Attack:
     """An attack: its settings in `__init__`, the data in the call.
 
-    Args:
-        distortion: what is done to the clip: a `Distortion`, its name ("gaussian_noise"), or a function
+    Args: distortion: what is done to the clip: a `Distortion`, its name ("gaussian_noise"), or a
+        function
             `f(clips, strength, noise) -> clips`.
         budget: queries per clip, the clean prediction included.
         grid: the tubelets.
-        zoom: the search works with cells of `zoom` x `zoom` tubelets; the clean-up goes on down to single tubelets.
+        zoom: the search works with cells of `zoom` x `zoom` tubelets; the clean-up goes on down to
+            single tubelets.
         coherence: how random patterns go on in time: "static", "flow" or "free".
-        after: queries that may be spent on a clip after its first success, on making it smaller; None: as many as the
-            attack itself would spend. 0: it stops at the first success, whatever it does then (`reduce` of some
-            attacks says what they do).
-        seed: of the distortion's and the attack's randomness. The same seed gives the same result for a clip,
-            whichever clips share its batch.
+        after: queries that may be spent on a clip after its first success, on making it smaller;
+            None: as many as the attack itself would spend. 0: it stops at the first success,
+            whatever it does then (`reduce` of some attacks says what they do).
+        seed: of the distortion's and the attack's randomness. The same seed gives the same result
+            for a clip, whichever clips share its batch.
         clips_at_once: clips that are attacked side by side; bounds the memory.
         progress: whether to show a progress bar.
     """
@@ -95,31 +100,35 @@ class Attack:
         ) as bar:
             for rows in torch.arange(len(clips)).split(self.clips_at_once):
                 batch = clips[rows].to(victim.device or clips.device)  # candidates are made where they are looked at
-                canvas = Canvas(batch, self.distortion, self.grid, self.coherence, self.seed, self.zoom)
-                session = Session(victim, canvas, None if goal is None else goal[rows], self.budget, self.seed)
+                renderer = Renderer(batch, self.distortion, self.grid, self.coherence, self.seed, self.zoom)
+                session = Session(victim, renderer, None if goal is None else goal[rows], self.budget, self.seed)
                 bar.update(len(rows))
                 for asked in self.run(session):
                     bar.update(len(asked))
                     if self.after is not None:
                         session.finish(session.beyond(self.after))
-                bar.update(int(session.ledger.left.sum()))  # finished early: what was not needed
+                bar.update(int(session.query_budget.left.sum()))  # finished early: what was not needed
                 parts.append(AttackResult.from_session(session, self.describe()))
         return AttackResult.cat(parts)
 
     @property
     def alone(self) -> bool:
-        """Whether what is done to a clip depends on nothing but that clip, whatever is attacked beside it."""
+        """Whether what is done to a clip depends on nothing but that clip, whatever is attacked
+        beside it."""
         return True
 
     def run(self, session: Session) -> Iterator[Tensor]:
-        """Attacks the active clips of a session; yields the rows asked, once a round, for the progress bar.
+        """Attacks the active clips of a session; yields the rows asked, once a round, for the
+        progress bar.
 
-        Clips may cease to be active between two rounds (`after`): nothing more is to be asked about those.
+        Clips may cease to be active between two rounds (`after`): nothing more is to be asked about
+        those.
         """
         yield from session.drive(lambda row: self.search(session, row))
 
     def search(self, session: Session, row: int) -> Search:
-        """The search on one clip: yields strength maps float[t' gh gw], receives a `Reply` for each."""
+        """The search on one clip: yields strength maps float[t' gh gw], receives a `Response` for
+        each."""
         raise TypeError(f"{type(self).__name__} has neither `run` nor `search`.")
 
     def describe(self) -> dict[str, Any]:

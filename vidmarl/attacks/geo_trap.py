@@ -11,21 +11,22 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from vidmarl.attacks.gradients import BanditAttack
+from vidmarl.attacks.search.gradient_estimation import BanditAttack
 from vidmarl.distortions.sign_noise import SignNoise
 
 
 class GeoTrap(BanditAttack):
     """Bandit descent along one frame of noise, warped differently in each frame.
 
-    Li et al., "Adversarial Attacks on Black Box Video Classifiers: Leveraging the Power of Geometric Transformations",
-    NeurIPS 2021, arXiv 2110.01823. Each iteration draws one frame of normal noise and an affine map per frame with
-    normal entries, asks two probes along the warped noise (`bandit`), steps by the signs of the corrected estimate, and
-    asks about the iterate: 3 queries. A map that enlarges turns the noise into smooth blobs, so the few directions that
-    are tried are of low frequency.
+    Li et al., "Adversarial Attacks on Black Box Video Classifiers: Leveraging the Power of
+    Geometric Transformations", NeurIPS 2021, arXiv 2110.01823. Each iteration draws one frame of
+    normal noise and an affine map per frame with normal entries, asks two probes along the warped
+    noise (`bandit`), steps by the signs of the corrected estimate, and
+    asks about the iterate: 3 queries. A map that enlarges turns the noise into smooth blobs, so the
+    few directions that are tried are of low frequency.
 
-    What differs from the paper and its public code: only the affine family of maps is offered, and the loss is the
-    margin of the goal. Success is looked for in 8 bits.
+    What differs from the paper and its public code: only the affine family of maps is offered, and
+    the loss is the margin of the goal. Success is looked for in 8 bits.
 
     Args:
         distortion: see `BallAttack`; None: `SignNoise(10 / 255)`, the ball of the paper.
@@ -44,11 +45,11 @@ class GeoTrap(BanditAttack):
 
 
 def warped(frame: Float[Tensor, "c h w"], maps: Float[Tensor, "t 2 3"]) -> Float[Tensor, "c t h w"]:
-    """A frame under one affine map for each frame of a clip, 0 where a map leads out of the picture.
+    """A frame under one affine map for each frame of a clip, 0 where a map leads out of the
+    picture.
 
-    Args:
-        frame: values.
-        maps: from (x, y, 1) of the result to (x, y) of the frame, both from -1 to 1 across the picture.
+    Args: frame: values. maps: from (x, y, 1) of the result to (x, y) of the frame, both from -1 to
+        1 across the picture.
     """
     frames = frame.expand(len(maps), -1, -1, -1)
     grid = F.affine_grid(maps, list(frames.shape), align_corners=True)

@@ -1,4 +1,5 @@
-"""The strong control: a random set of tubelets grown by doubling until the victim fails, then delta debugging."""
+"""The strong control: a random set of tubelets grown by doubling until the victim fails, then delta
+debugging."""
 
 from __future__ import annotations
 
@@ -6,16 +7,17 @@ import math
 from typing import Any
 
 from vidmarl.attacks.random_cells import in_random_order
-from vidmarl.attacks.rounds import Find, RoundsAttack
-from vidmarl.session import Session
+from vidmarl.attacks.search.restarts import Find, RoundsAttack
+from vidmarl.queries.session import Session
 
 
 class GrowAndReduce(RoundsAttack):
-    """Finds some success in a logarithmic number of queries, and spends the budget on making it smaller.
+    """Finds some success in a logarithmic number of queries, and spends the budget on making it
+    smaller.
 
-    1, 2, 4, ... random tubelets are distorted at full strength (in random directions, where the distortion has two) up
-    to all of them; if that fails, another random order begins. A method that does not beat this control has
-    learned nothing.
+    1, 2, 4, ... random tubelets are distorted at full strength (in random directions, where the
+    distortion has two) up to all of them; if that fails, another random order begins. A method that
+    does not beat this control has learned nothing.
 
     Args:
         distortion: see `Attack`.
@@ -36,7 +38,7 @@ class GrowAndReduce(RoundsAttack):
         self.growth = growth
 
     def find(self, session: Session, row: int, room: float) -> Find:
-        counts = growing(math.prod(session.canvas.cells), self.start, self.growth)
+        counts = growing(math.prod(session.renderer.cells), self.start, self.growth)
         return (yield from in_random_order(session, row, counts, room))
 
 

@@ -1,8 +1,9 @@
 """What an attack returns, and how it is kept.
 
-A saved result is a folder: `result.safetensors` (every tensor; clips as bytes, which loses nothing because they hold
-8-bit values), `result.json` (settings, a checksum, and the table of `AttackResult.metrics` for readers without
-Python) and, where asked for, `clip-0000.webm` and so on, the adversarial clips as lossless video.
+A saved result is a folder: `result.safetensors` (every tensor; clips as bytes, which loses nothing
+because they hold 8-bit values), `result.json` (settings, a checksum, and the table of
+`AttackResult.metrics` for readers without Python) and, where asked for, `clip-0000.webm` and so on,
+the adversarial clips as lossless video.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from torch import Tensor
 
 from vidmarl import metrics
 from vidmarl.errors import CheckpointError
-from vidmarl.files import new_directory, write_atomically
-from vidmarl.session import Session
+from vidmarl.queries.session import Session
+from vidmarl.utils.files import new_directory, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,20 +46,21 @@ _SMALLEST_PANEL = 160
 class AttackResult:
     """An attack's outcome, clip by clip.
 
-    Attributes:
-        success: bool[b], the goal holds for `adversarial`, as a counted query has shown.
-        skipped: bool[b], the goal held before the attack: not attacked, and no success.
-        queries: int64[b], clips sent to the victim, the clean prediction included.
-        clean: float32[b 3 t h w] in [0, 1], 8-bit values: the clips as attacked.
-        adversarial: float32[b 3 t h w] in [0, 1], 8-bit values: the smallest success; without one, the candidate that
+    Attributes: success: bool[b], the goal holds for `adversarial`, as a counted query has shown.
+        skipped: bool[b], the goal held before the attack: not attacked, and no success. queries:
+        int64[b], clips sent to the victim, the clean prediction included. clean: float32[b 3 t h w]
+        in [0, 1], 8-bit values: the clips as attacked. adversarial: float32[b 3 t h w] in [0, 1],
+        8-bit values: the smallest success; without one, the candidate that
             came nearest to the goal.
         strength: float32[b t' gh gw], the strength map of `adversarial`.
         classes: int64[b], the classes of the goal: labels under attack, or targets.
         prediction: int64[b], the victim's prediction on the clean clip.
-        adversarial_prediction: int64[b], the victim's prediction on `adversarial`, from the query that asked about it.
+        adversarial_prediction: int64[b], the victim's prediction on `adversarial`, from the query
+            that asked about it.
         full_l2: float32[b], norm of the full distortion, with which a failure counts.
-        history: "score", "margin" and "l2" after each query, float32[b q], NaN beyond a clip's last query;
-            column 0 is the clean prediction. A query is a success where its margin is below 0.
+        history: "score", "margin" and "l2" after each query, float32[b q], NaN beyond a clip's last
+            query; column 0 is the clean prediction. A query is a success where its margin is below
+            0.
         settings: attack, distortion, budget, grid, coherence, seed, victim, labels: plain data.
     """
 
@@ -83,7 +85,7 @@ class AttackResult:
             success=session.fooled.cpu(),
             skipped=session.skipped.cpu(),
             queries=session.queries.clone(),
-            clean=session.canvas.clips.cpu(),
+            clean=session.renderer.clips.cpu(),
             adversarial=session.best.cpu(),
             strength=session.best_strength.cpu(),
             classes=session.goal.classes.cpu(),
@@ -185,14 +187,14 @@ class AttackResult:
     def metrics(self, *, perceptual: bool = False) -> pd.DataFrame:
         """A row for each clip: what happened, and how large the perturbation of `adversarial` is.
 
-        Args:
-            perceptual: whether to add the metrics that cost seconds a clip, see `vidmarl.metrics.perturbation_metrics`.
+        Args: perceptual: whether to add the metrics that cost seconds a clip, see
+            `vidmarl.metrics.perturbation_metrics`.
 
-        Returns:
-            "clip", "prediction" (on the clean clip), "adversarial_prediction" (on `adversarial`), "goal" (the label to
-            lead away from, or the target), "success", "skipped", "queries", "first_success" (the query; missing where
-            there is none), then the names of `perturbation_metrics`. These are missing where the clip was skipped:
-            nothing was done to it.
+        Returns: "clip", "prediction" (on the clean clip), "adversarial_prediction" (on
+            `adversarial`), "goal" (the label to lead away from, or the target), "success",
+            "skipped", "queries", "first_success" (the query; missing where there is none), then the
+            names of `perturbation_metrics`. These are missing where the clip was skipped: nothing
+            was done to it.
         """
         import pandas as pd
 
@@ -218,11 +220,12 @@ class AttackResult:
         return pd.DataFrame(table)
 
     def records(self) -> list[dict[str, Any]]:
-        """The rows of `metrics` as plain data for JSON: no NumPy types, None for NaN and infinity."""
+        """The rows of `metrics` as plain data for JSON: no NumPy types, None for NaN and
+        infinity."""
         return [{key: _plain(value) for key, value in row.items()} for row in self.metrics().to_dict("records")]
 
     def show(self, i: int = 0) -> go.Figure:
-        """A frame slider over clip `i`: original, attacked with its region, amplified difference."""
+        """A frame slider over clip `i`: original, attacked with its region, difference."""
         from vidmarl.report.figures import frames
 
         one = self[i]
@@ -235,19 +238,16 @@ class AttackResult:
 
         A result that was saved there before is replaced.
 
-        Args:
-            path: the folder.
-            videos: whether to add the adversarial clips as lossless video.
-            fps: frames a second of these videos.
-            overwrite: whether `path` may also be replaced, with all that is in it, where it is no saved result.
+        Args: path: the folder. videos: whether to add the adversarial clips as lossless video. fps:
+            frames a second of these videos. overwrite: whether `path` may also be replaced, with
+            all that is in it, where it is no saved result.
 
         Returns:
             The folder.
 
-        Raises:
-            FileExistsError: `path` is there, is not empty and is no saved result, and `overwrite` is False.
-            OSError: it cannot be written (a full disk); what was there before stays.
-            TypeError: the settings are no plain data.
+        Raises: FileExistsError: `path` is there, is not empty and is no saved result, and
+            `overwrite` is False. OSError: it cannot be written (a full disk); what was there before
+            stays. TypeError: the settings are no plain data.
         """
         from safetensors.torch import save
 
@@ -327,7 +327,8 @@ class AttackResult:
 
 
 def _is_result(path: Path) -> bool:
-    """Whether a folder holds a saved result and nothing else; an empty one counts, since nothing in it can be lost."""
+    """Whether a folder holds a saved result and nothing else; an empty one counts, since nothing in
+    it can be lost."""
     if not path.is_dir():
         return False
     names = {entry.name for entry in path.iterdir()}

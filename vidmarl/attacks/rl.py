@@ -1,33 +1,29 @@
-"""The attack by the two trained agents (arXiv 2506.05431; the mechanism is our reconstruction, see the README)."""
+"""The attack by the two trained agents (arXiv 2506.05431; the mechanism is our reconstruction, see
+the README)."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vidmarl.agents.checkpoint import find_agents, fresh_agents, load_agents
 from vidmarl.attacks.base import Attack
-from vidmarl.attacks.reduce import polish, reduce
-from vidmarl.errors import CheckpointError
-from vidmarl.files import save_tensors
-from vidmarl.pretrained import find_agents
-from vidmarl.randomness import seeded
-from vidmarl.session import Search, Searches, Session
-from vidmarl.tubelets import Canvas, TubeletGrid
+from vidmarl.attacks.search.minimize import polish, reduce
+from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.perturbations.renderer import Renderer
+from vidmarl.queries.session import Search, Searches, Session
 
 if TYPE_CHECKING:
     from tensordict import TensorDictBase
 
-    from vidmarl.agents import Agents
-    from vidmarl.env import VideoAttackEnv
+    from vidmarl.agents.environment import VideoAttackEnv
+    from vidmarl.agents.networks import Agents
 
-FORMAT = "vidmarl-agents"
-VERSION = 3
 
 POLISH = 30
 """Queries of polishing between two rounds."""
@@ -36,27 +32,31 @@ POLISH = 30
 class RLAttack(Attack):
     """Lets two agents propose where and when to distort, then removes what is not needed.
 
-    Each query is one joint proposal of the agents (`vidmarl.env`): what to add until the goal is reached, then what to
-    take away. When they find no more, it is cleaned up (`vidmarl.attacks.reduce`), and the rest of the budget goes into
-    further rounds of both.
+    Each query is one joint proposal of the agents (`vidmarl.agents.environment`): what to add until
+    the goal is reached, then what to take away. When they find no more, it is cleaned up
+    (`vidmarl.attacks.search.minimize`), and the rest of the budget goes into further rounds of
+    both.
 
-    Args:
-        agents: the trained team, see `from_checkpoint`; an untrained one is a control.
-        step, opening: see `VideoAttackEnv`.
-        insure: a clip that is not fooled after so many queries is asked about with everything distorted, in up to three
-            ways (`everything`), because most clips that resist are fooled by that; and once more, with other coins,
-            whenever as many queries have passed again. The agents' search does not build on it. None: never.
-        give_up: where the insurance alone has fooled a clip, every second query makes that success smaller, until the
-            agents have found one themselves. After so many queries, or half of the budget if that is less, their first
-            round ends, and the next ones look for something smaller than that. With a limit `after` the first success
-            the clean-up has all queries, and at once. Without the clean-up the agents go on. None: they always go on.
+    Args: agents: the trained team, see `from_checkpoint`; an untrained one is a control. step,
+        opening: see `VideoAttackEnv`. insure: a clip that is not fooled after so many queries is
+        asked about with everything distorted, in up to three
+            ways (`everything`), because most clips that resist are fooled by that; and once more,
+            with other coins, whenever as many queries have passed again. The agents' search does
+            not build on it. None: never.
+        give_up: where the insurance alone has fooled a clip, every second query makes that success
+            smaller, until the agents have found one themselves. After so many queries, or half of
+            the budget if that is less, their first round ends, and the next ones look for something
+            smaller than that. With a limit `after` the first success the clean-up has all queries,
+            and at once. Without the clean-up the agents go on. None: they always go on.
         reduce: whether to clean up after success.
         rounds: whether to go on after the first clean-up, with another search from the clean clip.
-        level, spread, patience, credit: see `VideoAttackEnv`; with a patience of 0 the agents take nothing away.
-        temperature: of the agents' choice of frames and cells until the clip is fooled; above 1 they spread more. The
-            warm start teaches them where a clean clip gives way, which says less about one that is distorted already
-            (`opening`).
-        untrained: the groups, of "spatial" and "temporal", whose agent starts afresh: what is the other worth alone?
+        level, spread, patience, credit: see `VideoAttackEnv`; with a patience of 0 the agents take
+            nothing away.
+        temperature: of the agents' choice of frames and cells until the clip is fooled; above 1
+            they spread more. The warm start teaches them where a clean clip gives way, which says
+            less about one that is distorted already (`opening`).
+        untrained: the groups, of "spatial" and "temporal", whose agent starts afresh: what is the
+            other worth alone?
         **kwargs: see `Attack`.
     """
 
@@ -86,7 +86,7 @@ class RLAttack(Attack):
                 raise ValueError(f"RLAttack: {name} is the number of a query, at least 1, or None; got {query}.")
         if temperature <= 0:
             raise ValueError(f"RLAttack: the temperature must be above 0, got {temperature}.")
-        from vidmarl.env import check_step_and_opening
+        from vidmarl.agents.environment import check_step_and_opening
 
         check_step_and_opening(step, opening)  # before anything is asked
         self.agents = agents
@@ -107,8 +107,9 @@ class RLAttack(Attack):
     def from_checkpoint(cls, path: str | os.PathLike[str], **kwargs: Any) -> RLAttack:
         """Loads a trained team from a training checkpoint or from a file of `save_agents`.
 
-        Distortion, grid, zoom, coherence, step, level and spread are those that it was trained with, unless given. On
-        another grid the agents' cells keep the size that they were trained with, as nearly as the grid allows.
+        Distortion, grid, zoom, coherence, step, level and spread are those that it was trained
+        with, unless given. On another grid the agents' cells keep the size that they were trained
+        with, as nearly as the grid allows.
 
         Args:
             path: the file; nothing in it is executed (`weights_only=True`).
@@ -135,9 +136,8 @@ class RLAttack(Attack):
     def from_pretrained(cls, name: str = "gaussian_noise", **kwargs: Any) -> RLAttack:
         """Loads a team that ships with vidmarl; `vidmarl.list_pretrained()` names them.
 
-        Args:
-            name: of the distortion it was trained with. Its training is described in docs/results.md.
-            **kwargs: see `RLAttack` and `Attack`.
+        Args: name: of the distortion it was trained with. Its training is described in
+            docs/results.md. **kwargs: see `RLAttack` and `Attack`.
 
         Raises:
             UnknownNameError: no team of that name ships with vidmarl.
@@ -145,10 +145,11 @@ class RLAttack(Attack):
         return cls.from_checkpoint(find_agents(name), **kwargs)
 
     def run(self, session: Session) -> Iterator[Tensor]:
-        """Rounds of the agents' search and the clean-up of what they have found, until the budget is spent."""
-        from vidmarl.env import VideoAttackEnv
+        """Rounds of the agents' search and the clean-up of what they have found, until the budget
+        is spent."""
+        from vidmarl.agents.environment import VideoAttackEnv
 
-        device = session.canvas.clips.device
+        device = session.renderer.clips.device
         agents = self.agents.to(device).eval()
         settings = {key: getattr(self, key) for key in ("step", "opening", "level", "spread", "patience", "credit")}
         env = VideoAttackEnv(session, **settings)
@@ -195,7 +196,8 @@ class RLAttack(Attack):
                 td[rows] = td[rows].update(env.again(rows)[rows])  # the other clips have seen what they would alone
 
     def _tempered(self, group: str, seen: TensorDictBase, adding: Tensor) -> TensorDictBase:
-        """The actor's outputs with the logits of frames and cells divided by the temperature, where it adds."""
+        """The actor's outputs with the logits of frames and cells divided by the temperature, where
+        it adds."""
         if self.temperature != 1:
             key = (group, {"temporal": "frame_logits", "spatial": "cell_logits"}[group])
             logits = seen[key]
@@ -210,22 +212,24 @@ class RLAttack(Attack):
             return rows[:0]
         queries = session.queries.to(rows.device)
         turn = queries - self.insure
-        due = (turn < len(self._ways(session.canvas))) | (turn % self.insure == 0)
+        due = (turn < len(self._ways(session.renderer))) | (turn % self.insure == 0)
         return rows[(due & (turn >= 0) & ~session.fooled)[rows]]
 
-    def _ways(self, canvas: Canvas) -> tuple[str, ...]:
-        """The ways to distort everything, but for one that an opening has tried and those that are the same."""
-        turning = canvas.cells[0] > 1 and self.opening is None
+    def _ways(self, renderer: Renderer) -> tuple[str, ...]:
+        """The ways to distort everything, but for one that an opening has tried and those that are
+        the same."""
+        turning = renderer.cells[0] > 1 and self.opening is None
         return ("turning", "everywhere", "mixed") if turning else ("everywhere", "mixed")
 
     def _everything(self, session: Session, rows: Tensor) -> Tensor:
         """Maps of cells of the full distortion, each clip's in the way that is its turn."""
-        ways, begin = self._ways(session.canvas), self.insure or 0
+        ways, begin = self._ways(session.renderer), self.insure or 0
         asked = [(row, int(session.queries[row]) - begin) for row in rows.tolist()]
         return torch.stack([everything(session, row, ways[min(turn, len(ways) - 1)]) for row, turn in asked])
 
     def _hopeless(self, env: VideoAttackEnv) -> Tensor:
-        """The clips that only the insurance has fooled, and that the agents have tried long enough."""
+        """The clips that only the insurance has fooled, and that the agents have tried long
+        enough."""
         session = env.session
         rows = (session.fooled & ~env.won & env.first & session.active).nonzero().flatten()
         if self.give_up is None or not self.reduce:
@@ -248,89 +252,21 @@ class RLAttack(Attack):
             yield from polish(session, row, session.budget)
             yield from reduce(session, row)
             session.finish(torch.tensor([row]))
-        elif session.canvas.low < 0 and (float(session.best_l2[row]) < before or env.first[row]):
+        elif session.renderer.low < 0 and (float(session.best_l2[row]) < before or env.first[row]):
             yield from polish(session, row, POLISH)
 
 
 def everything(session: Session, row: int, way: str) -> Float[Tensor, "t' y x"]:
     """A map of cells that distorts a whole clip, as far as its distortion has directions.
 
-    Args:
-        session: the books.
-        row: the clip.
-        way: "turning" with every layer of cells (`Canvas.turning`), the same "everywhere", or "mixed": each cell up, or
+    Args: session: the books. row: the clip. way: "turning" with every layer of cells
+        (`Renderer.turning`), the same "everywhere", or "mixed": each cell up, or
             by a coin down, which is nothing where the distortion has one direction.
     """
-    canvas = session.canvas
+    renderer = session.renderer
     if way == "turning":
-        return canvas.turning()
+        return renderer.turning()
     if way == "everywhere":
-        return canvas.clips.new_ones(canvas.cells)
-    coins = torch.rand(canvas.cells, generator=session.generator(row))
-    return torch.where(coins < 0.5, canvas.low, 1.0).to(canvas.clips)
-
-
-def fresh_agents(agents: Agents, seed: int = 0) -> Agents:
-    """An untrained team of the same shape."""
-    from vidmarl.agents import Agents
-
-    with seeded(seed):
-        return Agents(agents.config)
-
-
-def pack_agents(agents: Agents, settings: dict[str, Any]) -> dict[str, Any]:
-    """The team and what it was trained on as plain data and tensors.
-
-    Args:
-        agents: the team.
-        settings: plain data; "grid" (three integers), and what else describes the training.
-    """
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "config": agents.describe(),
-        "settings": settings,
-        "state_dict": {key: value.detach().cpu() for key, value in agents.state_dict().items()},
-    }
-
-
-def save_agents(path: str | os.PathLike[str], agents: Agents, settings: dict[str, Any]) -> None:
-    """Writes a small file with nothing but the team, atomically."""
-    save_tensors(path, pack_agents(agents, settings))
-
-
-def load_agents(path: str | os.PathLike[str]) -> tuple[Agents, dict[str, Any]]:
-    """Reads a team, and its settings, from a training checkpoint or a file of `save_agents`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: it is damaged, holds something else, or is of another version.
-    """
-    from vidmarl.agents import Agents, AgentsConfig
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"Loading agents: there is no file {path}.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"Loading agents from {path}: it cannot be read as a checkpoint of plain tensors ({error})."
-        ) from error
-    packed = content.get("vidmarl", content) if isinstance(content, dict) else {}
-    if packed.get("format") != FORMAT:
-        raise CheckpointError(
-            f"Loading agents from {path}: it holds no vidmarl agents. Give a checkpoint of `vidmarl fit`."
-        )
-    if packed.get("version") != VERSION:
-        raise CheckpointError(
-            f"Loading agents from {path}: it is of format version {packed.get('version')}, this vidmarl reads version"
-            f" {VERSION}. Train again, or use the vidmarl that wrote it."
-        )
-    try:
-        agents = Agents(AgentsConfig(**packed["config"]))
-        agents.load_state_dict(packed["state_dict"])
-        settings = packed["settings"]
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"Loading agents from {path}: its content does not fit together ({error}).") from error
-    return agents, settings
+        return renderer.clips.new_ones(renderer.cells)
+    coins = torch.rand(renderer.cells, generator=session.generator(row))
+    return torch.where(coins < 0.5, renderer.low, 1.0).to(renderer.clips)

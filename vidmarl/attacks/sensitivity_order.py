@@ -1,4 +1,5 @@
-"""The bound: what an attack could do that knew the victim's sensitivity for free. It is no attack."""
+"""The bound: what an attack could do that knew the victim's sensitivity for free. It is no
+attack."""
 
 from __future__ import annotations
 
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from vidmarl.attacks.base import Attack
 from vidmarl.attacks.greedy_sensitivity import _shortest_beginning
-from vidmarl.attacks.reduce import reduce
 from vidmarl.attacks.result import AttackResult
-from vidmarl.goals import Goal
-from vidmarl.session import Search, Session
-from vidmarl.victim import Victim
+from vidmarl.attacks.search.minimize import reduce
+from vidmarl.queries.budget import QueryBudget
+from vidmarl.queries.goals import Goal
+from vidmarl.queries.session import Search, Session
+from vidmarl.victims.victim import Victim
 
 AT_ONCE = 32
 """Probes that are rendered and asked about at once; bounds the memory."""
@@ -24,24 +26,25 @@ AT_ONCE = 32
 class SensitivityOrder(Attack):
     """A BOUND, NO ATTACK: its probes are asked of the victim, but not counted in any clip's budget.
 
-    Every tubelet is distorted alone at full strength, in both directions where the distortion has two. Then the
-    tubelets are added in the order of what their probe has shown, the largest fall of the margin per added L2 first and
-    each in its better direction: 1, 2, 4, ... of them until the goal holds, bisection for the shortest beginning that
-    is enough, and `reduce`. Where even all of them fail, the order is gone through once more a fiftieth at a time, each
-    kept if the margin falls.
+    Every tubelet is distorted alone at full strength, in both directions where the distortion has
+    two. Then the tubelets are added in the order of what their probe has shown, the largest fall of
+    the margin per added L2 first and
+    each in its better direction: 1, 2, 4, ... of them until the goal holds, bisection for the
+    shortest beginning that is enough, and `reduce`. Where even all of them fail, the order is gone
+    through once more a fiftieth at a time, each kept if the margin falls.
 
-    These queries are counted, and are all that `AttackResult.queries` shows. It says what knowing the order is worth:
-    what lies between `GreedySensitivity`, which pays for its probes, and this.
+    These queries are counted, and are all that `AttackResult.queries` shows. It says what knowing
+    the order is worth: what lies between `GreedySensitivity`, which pays for its probes, and this.
 
-    The probes have a ledger of their own. `Victim.queries` counts them; the result's settings give their number for
-    each clip as "uncounted_probes_per_clip". At 1,936 tubelets and two directions these are 3,872, so `box` can probe
-    neighbours together.
+    The probes have a query_budget of their own. `Victim.queries` counts them; the result's settings
+    give their number for each clip as "uncounted_probes_per_clip". At 1,936 tubelets and two
+    directions these are 3,872, so `box` can probe neighbours together.
 
-    It bounds this kind of search and not all attacks: tubelets that only work together show nothing alone.
+    It bounds this kind of search and not all attacks: tubelets that only work together show nothing
+    alone.
 
-    Args:
-        distortion: see `Attack`.
-        box: tubelets over time, height and width that are probed together and share what is found. (1, 2, 2) costs a
+    Args: distortion: see `Attack`. box: tubelets over time, height and width that are probed
+        together and share what is found. (1, 2, 2) costs a
             quarter of the probes.
         reduce: whether the success is made smaller with the rest of the budget.
         **common: see `Attack`.
@@ -62,7 +65,8 @@ class SensitivityOrder(Attack):
         self.reduce = reduce
 
     def __call__(self, victim: Victim, clips: Float[Tensor, "b 3 t h w"], goal: Goal | None = None) -> AttackResult:
-        """As `Attack.__call__`; the settings of the result also say how many probes were not counted."""
+        """As `Attack.__call__`; the settings of the result also say how many probes were not
+        counted."""
         result = super().__call__(victim, clips, goal)
         signs = 2 if self.distortion.signed else 1
         result.settings["uncounted_probes_per_clip"] = signs * int(
@@ -86,22 +90,21 @@ class SensitivityOrder(Attack):
     def _probe(self, session: Session, row: int) -> tuple[Tensor, Tensor]:
         """Asks outside the budget about every box alone.
 
-        Returns:
-            The better direction of every tubelet, float[t' gh gw] of -1 and 1, and what the margin falls by with it,
-            nats per L2, float[t' gh gw].
+        Returns: The better direction of every tubelet, float[t' gh gw] of -1 and 1, and what the
+            margin falls by with it, nats per L2, float[t' gh gw].
         """
-        boxes = self._boxes(session.canvas.cells)
+        boxes = self._boxes(session.renderer.cells)
         parts = (boxes == torch.arange(int(boxes.max()) + 1)[:, None, None, None]).float()
-        signs = [1.0, -1.0] if session.canvas.low < 0 else [1.0]
-        ledger = session.victim.ledger(len(session), len(signs) * len(parts))
+        signs = [1.0, -1.0] if session.renderer.low < 0 else [1.0]
+        query_budget = QueryBudget(session.victim, len(session), len(signs) * len(parts))
         clean = session.history["margin"][row, 0]
         gains = []
         for sign in signs:
             for some in parts.split(AT_ONCE):
-                rows = torch.full((len(some),), row, device=session.canvas.clips.device)
-                probes = session.canvas.render(sign * some.to(rows.device), rows)
-                fall = clean - session.goal.margin(ledger.query(probes, rows), rows)
-                norm = (probes - session.canvas.clips[row]).flatten(1).norm(dim=1)
+                rows = torch.full((len(some),), row, device=session.renderer.clips.device)
+                probes = session.renderer.render(sign * some.to(rows.device), rows)
+                fall = clean - session.goal.margin(query_budget.query(probes, rows), rows)
+                norm = (probes - session.renderer.clips[row]).flatten(1).norm(dim=1)
                 gains.append((fall / norm.clamp_min(1e-6)).cpu())  # where nothing changed nothing falls
         gain, best = rearrange(torch.cat(gains), "(signs n) -> signs n", signs=len(signs)).max(0)
         return torch.tensor(signs)[best][boxes], gain[boxes]
@@ -113,13 +116,14 @@ class SensitivityOrder(Attack):
 
 
 def _what_helps(full: Tensor, order: Tensor, margin: float) -> Search:
-    """Adds a fiftieth of the tubelets after another, keeps what lowers the margin, until the goal holds."""
+    """Adds a fiftieth of the tubelets after another, keeps what lowers the margin, until the goal
+    holds."""
     strength = torch.zeros_like(full)
     for cells in order.split(-(-len(order) // 50)):
         candidate = strength.clone()
         candidate.view(-1)[cells] = full.flatten()[cells]
-        reply = yield candidate
-        if reply.success:
+        response = yield candidate
+        if response.success:
             return
-        if reply.margin < margin:
-            strength, margin = candidate, float(reply.margin)
+        if response.margin < margin:
+            strength, margin = candidate, float(response.margin)

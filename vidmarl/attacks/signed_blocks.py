@@ -7,29 +7,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidmarl.attacks.rounds import Find, RoundsAttack
-from vidmarl.session import Session
+from vidmarl.attacks.search.restarts import Find, RoundsAttack
+from vidmarl.queries.session import Session
 
 
 class SignedBlocks(RoundsAttack):
-    """Random blocks of tubelets in random directions, kept where the margin falls (Guo et al. 2019, arXiv 1905.07121).
+    """Random blocks of tubelets in random directions, kept where the margin falls (Guo et al. 2019,
+    arXiv 1905.07121).
 
-    SimBA walks along random orthogonal directions; here a direction is a block of untouched tubelets, each at full
-    strength with a random sign. Each block is tried as drawn; where that does not lower the margin, with all its signs
-    turned. Where the distortion has one direction a block goes from nothing to full strength, and has no second try.
+    SimBA walks along random orthogonal directions; here a direction is a block of untouched
+    tubelets, each at full strength with a random sign. Each block is tried as drawn; where that
+    does not lower the margin, with all its signs turned. Where the distortion has one direction a
+    block goes from nothing to full strength, and has no second try.
 
-    Once every tubelet was drawn, a new order begins. Then a block may hold tubelets touched before: they get new signs,
-    or where there is one direction, those that are on go off. So later passes revise the earlier ones.
+    Once every tubelet was drawn, a new order begins. Then a block may hold tubelets touched before:
+    they get new signs, or where there is one direction, those that are on go off. So later passes
+    revise the earlier ones.
 
-    What differs from the paper: the directions are tubelets of a given distortion instead of pixels or frequencies, a
-    step goes to the end of the strength range at once, and a success is made smaller.
+    What differs from the paper: the directions are tubelets of a given distortion instead of pixels
+    or frequencies, a step goes to the end of the strength range at once, and a success is made
+    smaller.
 
-    Args:
-        distortion: see `Attack`.
-        block: tubelets in a block; None: a fiftieth of all (8 of 392, 39 of 1,936), which brings a first success within
-            a few queries at both sizes; much larger blocks succeed sooner still, but on fewer clips.
-        opposite: whether a block that failed is tried with its signs turned, as in the paper. False: the next query
-            goes to a fresh block.
+    Args: distortion: see `Attack`. block: tubelets in a block; None: a fiftieth of all (8 of 392,
+        39 of 1,936), which brings a first success within
+            a few queries at both sizes; much larger blocks succeed sooner still, but on fewer
+            clips.
+        opposite: whether a block that failed is tried with its signs turned, as in the paper.
+            False: the next query goes to a fresh block.
         **common: see `RoundsAttack`.
     """
 
@@ -48,7 +52,7 @@ class SignedBlocks(RoundsAttack):
         self.opposite = opposite
 
     def find(self, session: Session, row: int, room: float) -> Find:
-        strength = torch.zeros(session.canvas.cells)
+        strength = torch.zeros(session.renderer.cells)
         block = self.block or -(-strength.numel() // 50)
         margin = float(session.history["margin"][row, 0])
         asked = True
@@ -62,19 +66,19 @@ class SignedBlocks(RoundsAttack):
                     if torch.equal(candidate, strength) or not candidate.any():  # the answers are known
                         continue
                     asked = True
-                    reply = yield candidate
-                    if reply.l2 >= room:
+                    response = yield candidate
+                    if response.l2 >= room:
                         return None
-                    if reply.success:
-                        return candidate, float(reply.l2)
-                    if reply.margin < margin:
-                        strength, margin = candidate, float(reply.margin)
+                    if response.success:
+                        return candidate, float(response.l2)
+                    if response.margin < margin:
+                        strength, margin = candidate, float(response.margin)
                         break
         return None
 
     def _values(self, session: Session, row: int, before: Tensor) -> list[Tensor]:
         """What a block's tubelets, float[k], are set to, one try after another."""
-        if session.canvas.low == 0:
+        if session.renderer.low == 0:
             return [1 - before]
         signs = torch.where(torch.rand(len(before), generator=session.generator(row)) < 0.5, -1.0, 1.0)
         return [signs, -signs] if self.opposite else [signs]

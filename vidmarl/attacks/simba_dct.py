@@ -9,21 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidmarl.attacks.ball import Ask, BallAttack, PixelSearch
-from vidmarl.session import Session
+from vidmarl.attacks.search.linf_ball import Ask, BallAttack, PixelSearch
+from vidmarl.queries.session import Session
 
 
 class SimbaDCT(BallAttack):
-    """Random low-frequency waves, kept where the margin falls (SimBA-DCT: Guo et al. 2019, arXiv 1905.07121).
+    """Random low-frequency waves, kept where the margin falls (SimBA-DCT: Guo et al. 2019, arXiv
+    1905.07121).
 
-    A direction is one wave of the three-dimensional cosine basis in one colour channel. They come in random order,
-    without repetition; each is added, and if that does not lower the margin, subtracted: one query or two. Once all
-    were tried the waves are drawn again in another order.
+    A direction is one wave of the three-dimensional cosine basis in one colour channel. They come
+    in random order, without repetition; each is added, and if that does not lower the margin,
+    subtracted: one query or two. Once all were tried the waves are drawn again in another order.
 
-    What differs from the paper: waves in time, height and width instead of on one image; a clip is projected into the
-    Linf ball after each step (the paper bounds nothing and counts the L2), and since it is, a step is measured by its
-    largest change of a pixel: the paper's 0.2 in L2 would be a fifth of an 8-bit level here and vanish in the rounding;
-    what shall fall is the margin rather than the label's probability.
+    What differs from the paper: waves in time, height and width instead of on one image; a clip is
+    projected into the Linf ball after each step (the paper bounds nothing and counts the L2), and
+    since it is, a step is measured by its
+    largest change of a pixel: the paper's 0.2 in L2 would be a fifth of an 8-bit level here and
+    vanish in the rounding; what shall fall is the margin rather than the label's probability.
 
     Args:
         distortion: see `BallAttack`.
@@ -44,7 +46,7 @@ class SimbaDCT(BallAttack):
         self.step = step
 
     def search_pixels(self, session: Session, row: int) -> PixelSearch:
-        clip = session.canvas.clips[row]
+        clip = session.renderer.clips[row]
         current, margin = clip, float(session.history["margin"][row, 0])
         for channel, frequencies in self._directions(clip.shape[1:], session.generator(row)):
             change = self.step * self.epsilon * wave(clip.shape[1:], frequencies).to(clip.device)
@@ -52,15 +54,16 @@ class SimbaDCT(BallAttack):
                 moved = current.clone()
                 moved[channel] += sign * change
                 candidate = self.project(moved[None], clip)
-                reply = yield Ask(candidate)
-                if reply.success[0]:
+                response = yield Ask(candidate)
+                if response.success[0]:
                     return
-                if float(reply.margin[0]) < margin:
-                    current, margin = candidate[0], float(reply.margin[0])
+                if float(response.margin[0]) < margin:
+                    current, margin = candidate[0], float(response.margin[0])
                     break
 
     def _directions(self, shape: torch.Size, generator: torch.Generator) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Channels and frequencies along t, h and w without end, each of them once before any comes again."""
+        """Channels and frequencies along t, h and w without end, each of them once before any comes
+        again."""
         lowest = [max(1, round(self.ratio * length)) for length in shape]
         while True:
             for index in torch.randperm(3 * math.prod(lowest), generator=generator):
@@ -69,7 +72,8 @@ class SimbaDCT(BallAttack):
 
 
 def wave(shape: torch.Size | tuple[int, ...], frequencies: tuple[int, ...]) -> Tensor:
-    """A basis function of the discrete cosine transform (DCT-II) along all axes, largest value 1: float[t h w]."""
+    """A basis function of the discrete cosine transform (DCT-II) along all axes, largest value 1:
+    float[t h w]."""
     axes = [
         torch.cos(math.pi / length * (torch.arange(length) + 0.5) * frequency)
         for length, frequency in zip(shape, frequencies, strict=True)

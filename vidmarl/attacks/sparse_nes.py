@@ -10,35 +10,39 @@ from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vidmarl.attacks.ball import Ask, PixelSearch
-from vidmarl.attacks.gradients import nes, over_patches, random_start
+from vidmarl.attacks.search.gradient_estimation import nes, over_patches, random_start
+from vidmarl.attacks.search.linf_ball import Ask, PixelSearch
 from vidmarl.attacks.vbad import VBAD
-from vidmarl.session import Session
+from vidmarl.queries.session import Session
 
 Frames = Literal["learned", "representative", "random"]
 
 
 class SparseNES(VBAD):
-    """V-BAD's descent on a few frames of the clip: SVA and EARL (Wei, Yan and Li, IJCV 2022, arXiv 2001.03754).
+    """V-BAD's descent on a few frames of the clip: SVA and EARL (Wei, Yan and Li, IJCV 2022, arXiv
+    2001.03754).
 
     Which frames is the setting `frames`:
 
-    - "learned" (EARL): an agent learns during the attack. Each iteration estimates the gradient on all frames with
-      `samples` probes, then draws `draws` sets of frames from the agent and asks two probes for each: the step on all
-      frames, and on the set. The reward `exp(-|difference of the margins|)` is largest where the set does what all
-      frames would. The best set takes the step, and the agent is updated by REINFORCE with a running baseline.
-      `samples + 2 draws + 1` queries an iteration: 48 + 10 + 1.
-    - "representative": the frames that the clip's other frames resemble most, found once, without a query. The gradient
-      is estimated on them alone: `samples + 1` queries, with `samples=24` the setting of SVA.
+    - "learned" (EARL): an agent learns during the attack. Each iteration estimates the gradient on
+      all frames with `samples` probes, then draws `draws` sets of frames from the agent and asks
+      two probes for each: the step on all frames, and on the set. The reward `exp(-|difference of
+      the margins|)` is largest where the set does what all frames would. The best set takes the
+      step, and the agent is updated by REINFORCE with a running baseline. `samples + 2 draws + 1`
+      queries an iteration: 48 + 10 + 1.
+    - "representative": the frames that the clip's other frames resemble most, found once, without a
+      query. The gradient is estimated on them alone: `samples + 1` queries, with `samples=24` the
+      setting of SVA.
     - "random": a control, drawn once.
 
-    What differs from the papers and their public code: the agent is one score per frame, learned from nothing on each
-    clip, instead of a bidirectional LSTM over the features of a ResNet-18, and draws exactly `n_frames` frames instead
-    of a Bernoulli number of them cut off there. "representative" maximises the reward for representativeness that
-    SVA's agent is trained with, directly, on frames of 16 px instead of network features. The targeted attack is the
-    untargeted one with another margin, where the code estimates the gradient of every pixel. As in `VBAD`, the loss is
-    the margin of the goal, the directions are random unless an image prior is named, and success is looked for in
-    8 bits.
+    What differs from the papers and their public code: the agent is one score per frame, learned
+    from nothing on each clip, instead of a bidirectional LSTM over the features of a ResNet-18, and
+    draws exactly `n_frames` frames instead of a Bernoulli number of them cut off there.
+    "representative" maximises the reward for representativeness that SVA's agent is trained with,
+    directly, on frames of 16 px instead of network features. The targeted attack is the untargeted
+    one with another margin, where the code estimates the gradient of every pixel. As in `VBAD`, the
+    loss is the margin of the goal, the directions are random unless an image prior is named, and
+    success is looked for in 8 bits.
 
     Args:
         distortion: see `BallAttack`.
@@ -70,7 +74,7 @@ class SparseNES(VBAD):
         self.agent_step = agent_step
 
     def search_pixels(self, session: Session, row: int) -> PixelSearch:
-        clip, generator = session.canvas.clips[row], session.generator(row)
+        clip, generator = session.renderer.clips[row], session.generator(row)
         t, h, w = clip.shape[1:]
         agent = FrameAgent(t, min(self.n_frames, t), self.agent_step, generator)
         chosen = representative(clip, agent.size) if self.frames == "representative" else agent.draw()
@@ -78,10 +82,10 @@ class SparseNES(VBAD):
         step = self.step_size()
         iterate = self.project(clip + mask(chosen, clip) * (random_start(clip, self.epsilon, generator) - clip), clip)
         while True:
-            reply = yield Ask(iterate[None])
-            if reply.success:
+            response = yield Ask(iterate[None])
+            if response.success:
                 return
-            size = step.after(float(reply.margin))
+            size = step.after(float(response.margin))
             tentative = self._prior(iterate, generator)
 
             def probes(weights: Tensor, x: Tensor = iterate, d: Tensor = tentative) -> Tensor:
@@ -96,8 +100,8 @@ class SparseNES(VBAD):
             if self.frames == "learned":
                 sets = [agent.draw() for _ in range(self.draws)]
                 pairs = [pair for some in sets for pair in (move, mask(some, clip) * move)]
-                reply = yield Ask(self.project(iterate + torch.stack(pairs), clip), probe=True)
-                dense, sparse = rearrange(reply.margin.cpu(), "(draw pair) -> pair draw", pair=2)
+                response = yield Ask(self.project(iterate + torch.stack(pairs), clip), probe=True)
+                dense, sparse = rearrange(response.margin.cpu(), "(draw pair) -> pair draw", pair=2)
                 rewards = (-(dense - sparse).abs()).exp()
                 chosen = sets[int(rewards.argmax())]
                 agent.update(sets, rewards)
@@ -105,7 +109,8 @@ class SparseNES(VBAD):
 
 
 class FrameAgent:
-    """Draws sets of frames without putting any back, each frame as likely as the softmax of its score.
+    """Draws sets of frames without putting any back, each frame as likely as the softmax of its
+    score.
 
     Args:
         frames: of the clip.
@@ -125,7 +130,8 @@ class FrameAgent:
         self._baseline: float | None = None
 
     def draw(self) -> Int64[Tensor, " size"]:
-        """A set of frames, in the order in which they were drawn (Gumbel top-k: Kool et al., ICML 2019)."""
+        """A set of frames, in the order in which they were drawn (Gumbel top-k: Kool et al., ICML
+        2019)."""
         gumbel = -torch.empty_like(self.scores).exponential_(generator=self._generator).log()
         return (self.scores + gumbel).topk(self.size).indices
 
@@ -153,7 +159,8 @@ def mask(frames: Int64[Tensor, " k"], clip: Float[Tensor, "3 t h w"]) -> Float[T
 
 
 def representative(clip: Float[Tensor, "3 t h w"], size: int) -> Int64[Tensor, " size"]:
-    """The frames nearest to all others: greedy k-medoids on the Euclidean distances of frames of 16 px."""
+    """The frames nearest to all others: greedy k-medoids on the Euclidean distances of frames of 16
+    px."""
     small = F.adaptive_avg_pool2d(rearrange(clip, "c t h w -> t c h w"), 16).flatten(1).cpu()
     distance = torch.cdist(small, small, compute_mode="donot_use_mm_for_euclid_dist")
     chosen: list[int] = []

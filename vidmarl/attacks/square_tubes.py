@@ -7,27 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidmarl.attacks.rounds import Find, RoundsAttack
-from vidmarl.session import Session
+from vidmarl.attacks.search.restarts import Find, RoundsAttack
+from vidmarl.queries.session import Session
 
 HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
 """The iterations, of 10,000, at which the paper halves the size of its squares."""
 
 
 class SquareTubes(RoundsAttack):
-    """Random search with boxes of tubelets at the extremes of strength (Andriushchenko et al. 2020, arXiv 1912.00049).
+    """Random search with boxes of tubelets at the extremes of strength (Andriushchenko et al. 2020,
+    arXiv 1912.00049).
 
-    It starts from vertical stripes, each at one extreme of the strength range at random: -1 or 1, or 0 or 1 where the
-    distortion has one direction. Each query sets a random box of tubelets to one extreme and keeps it if the margin
-    falls. The box takes up the fraction `p` of the clip, halved as in the paper with its schedule shrunk to the budget.
+    It starts from vertical stripes, each at one extreme of the strength range at random: -1 or 1,
+    or 0 or 1 where the distortion has one direction. Each query sets a random box of tubelets to
+    one extreme and keeps it if the margin falls. The box takes up the fraction `p` of the clip,
+    halved as in the paper with its schedule shrunk to the budget.
 
-    What differs from the paper: the search runs on the strength map of a given distortion instead of on pixels in an
-    Linf ball; the squares are boxes in time, height and width, equal fractions of each axis; there is one strength for
-    the three channels; boxes that would change nothing are drawn again; and a success is made smaller.
+    What differs from the paper: the search runs on the strength map of a given distortion instead
+    of on pixels in an Linf ball; the squares are boxes in time, height and width, equal fractions
+    of each axis; there is one strength for the three channels; boxes that would change nothing are
+    drawn again; and a success is made smaller.
 
-    Args:
-        distortion: see `Attack`.
-        p: fraction of the tubelets that the first boxes take up. The paper's 0.05 is meant for 10,000 queries; within a
+    Args: distortion: see `Attack`. p: fraction of the tubelets that the first boxes take up. The
+        paper's 0.05 is meant for 10,000 queries; within a
             hundred, larger boxes succeed sooner.
         **common: see `RoundsAttack`.
     """
@@ -40,18 +42,18 @@ class SquareTubes(RoundsAttack):
 
     def find(self, session: Session, row: int, room: float) -> Find:
         # `room` cuts nothing: everywhere at an extreme, all candidates are about equally large
-        shape, generator = session.canvas.cells, session.generator(row)
-        extremes = torch.tensor([session.canvas.low, 1.0])
+        shape, generator = session.renderer.cells, session.generator(row)
+        extremes = torch.tensor([session.renderer.low, 1.0])
         strength = extremes[torch.randint(2, shape[-1:], generator=generator)].expand(shape)
-        reply = yield strength
-        margin, iteration = reply.margin, 1
-        while not reply.success:
+        response = yield strength
+        margin, iteration = response.margin, 1
+        while not response.success:
             candidate = set_box(strength, self._fraction(iteration), extremes, generator)
-            reply = yield candidate
-            if reply.margin < margin:
-                strength, margin = candidate, reply.margin
+            response = yield candidate
+            if response.margin < margin:
+                strength, margin = candidate, response.margin
             iteration += 1
-        return strength, float(reply.l2)
+        return strength, float(response.l2)
 
     def _fraction(self, iteration: int) -> float:
         """The fraction of the clip that a box takes up, by the paper's schedule."""
@@ -60,7 +62,8 @@ class SquareTubes(RoundsAttack):
 
 
 def set_box(strength: Tensor, fraction: float, extremes: Tensor, generator: torch.Generator) -> Tensor:
-    """A copy of a map float[t' gh gw] with a random box set to one of `extremes` that it does not hold throughout."""
+    """A copy of a map float[t' gh gw] with a random box set to one of `extremes` that it does not
+    hold throughout."""
     sides = [max(1, round(fraction ** (1 / 3) * length)) for length in strength.shape]
     while True:
         corner = [

@@ -1,4 +1,5 @@
-"""Spatial-temporal differential evolution: patches cut from another clip, found by the victim's labels alone."""
+"""Spatial-temporal differential evolution: patches cut from another clip, found by the victim's
+labels alone."""
 
 from __future__ import annotations
 
@@ -13,16 +14,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidmarl.attacks.base import Attack
+from vidmarl.data.spec import validate_clips
 from vidmarl.data.video import load_clips
-from vidmarl.session import Session
-from vidmarl.tubelets import to_8bit
-from vidmarl.victim import validate_clips
+from vidmarl.perturbations.renderer import to_8bit
+from vidmarl.queries.session import Session
 
 REDRAWS = 20
-"""Offspring that are thrown away unasked, being no smaller than their parent, before the best patch is just shrunk."""
+"""Offspring that are thrown away unasked, being no smaller than their parent, before the best patch
+is just shrunk."""
 
 LabelSearch = Generator[Tensor, bool, None]
-"""A search on one clip: yields candidates float[3 t h w], is told for each whether the goal holds, ends when done."""
+"""A search on one clip: yields candidates float[3 t h w], is told for each whether the goal holds,
+ends when done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,35 +49,41 @@ class Patch:
 
 
 class STDE(Attack):
-    """Puts a rectangle of another clip into some frames and makes it smaller (Jiang et al., "Efficient Decision-based
-    Black-box Patch Attacks on Video Recognition", ICCV 2023).
+    """Puts a rectangle of another clip into some frames and makes it smaller (Jiang et al.,
+    "Efficient Decision-based Black-box Patch Attacks on Video Recognition", ICCV 2023).
 
-    Differential evolution with 15 patches. The first covers everything: the clip is replaced by a donor clip, on which
-    the goal holds. The others are random rectangles in random frames, frames of much change more often. An offspring
-    is the best patch plus half of the difference of two others (of their sides; of their frames, where they
-    disagree), crossed with its parent side by side and frame by frame. It takes its parent's place if the goal holds
-    and it covers fewer pixels. One query per candidate; of the victim's answer only whether the goal holds is used.
+    Differential evolution with 15 patches. The first covers everything: the clip is replaced by a
+    donor clip, on which the goal holds. The others are random rectangles in random frames, frames
+    of much change more often. An offspring is the best patch plus half of the difference of two
+    others (of their sides; of their frames, where they disagree), crossed with its parent side by
+    side and frame by frame. It takes its parent's place if the goal holds and it covers fewer
+    pixels. One query per candidate; of the victim's answer only whether the goal holds is used.
 
-    The perturbation is as strong as a replaced picture: no Linf ball is kept, and what is small is its area.
+    The perturbation is as strong as a replaced picture: no Linf ball is kept, and what is small is
+    its area.
 
-    What differs from the paper: the details above that its abstract leaves open are choices made here; an offspring no
-    smaller than its parent could not win, so it is not asked about, and after 20 of them the best patch loses a
-    frame or a strip. The result is the success of the smallest L2, not of the smallest area. If no candidate succeeds
-    the books of the session, not the search, return the one of the lowest margin.
+    What differs from the paper: the details above that its abstract leaves open are choices made
+    here; an offspring no smaller than its parent could not win, so it is not asked about, and after
+    20 of them the best patch loses a frame or a strip. The result is the success of the smallest
+    L2, not of the smallest area. If no candidate succeeds the books of the session, not the search,
+    return the one of the lowest margin.
 
-    The donors are by default the clips attacked side by side (`clips_at_once`), so here, and here alone, a clip's
-    result depends on what it shares a batch with (though not on the order). Give `donors` to make it independent.
+    The donors are by default the clips attacked side by side (`clips_at_once`), so here, and here
+    alone, a clip's result depends on what it shares a batch with (though not on the order). Give
+    `donors` to make it independent.
 
-    Args:
-        distortion: only gives the norm that a failure counts with.
-        donors: float[n 3 t h w] in [0, 1], of the frames and size of the clips, or video files, which are cut as the
-            victim's spec says. They are tried in a random order, a query each, until the goal holds on one. None: the
-            clips of the batch with a fitting clean prediction, which is known already: the target, or any other label
-            than the one to leave.
+    Args: distortion: only gives the norm that a failure counts with. donors: float[n 3 t h w] in
+        [0, 1], of the frames and size of the clips, or video files, which are cut as the
+            victim's spec says. They are tried in a random order, a query each, until the goal holds
+            on one. None: the
+            clips of the batch with a fitting clean prediction, which is known already: the target,
+            or any other label than the one to leave.
         population: number of patches.
         factor: how much of the difference of two patches is added (F), in (0, 2].
-        crossover: how likely each side and each frame comes from the offspring rather than from its parent (CR).
-        **common: see `Attack`. The grid and the coherence only shape the strength map of the result.
+        crossover: how likely each side and each frame comes from the offspring rather than from its
+            parent (CR).
+        **common: see `Attack`. The grid and the coherence only shape the strength map of the
+            result.
     """
 
     def __init__(
@@ -110,8 +119,8 @@ class STDE(Attack):
     def run(self, session: Session) -> Iterator[Tensor]:
         """Runs the searches side by side.
 
-        Raises:
-            ValueError: there is no donor for a clip, or the donors have another shape than the clips.
+        Raises: ValueError: there is no donor for a clip, or the donors have another shape than the
+            clips.
         """
         donors = self._given(session)
         searches = {
@@ -119,7 +128,7 @@ class STDE(Attack):
         }
         asks = {row: next(search) for row, search in searches.items()}
         while asks:
-            rows = torch.tensor(list(asks), device=session.canvas.clips.device)
+            rows = torch.tensor(list(asks), device=session.renderer.clips.device)
             success = session.query_clips(torch.stack(list(asks.values())), rows).success.tolist()
             for row, holds in zip(list(asks), success, strict=True):
                 try:
@@ -135,7 +144,7 @@ class STDE(Attack):
         """The donors of its own, beside the clips."""
         if self._donors is None:
             return None
-        clips = session.canvas.clips
+        clips = session.renderer.clips
         donors = self._donors if isinstance(self._donors, Tensor) else load_clips(self._donors, session.victim)
         if donors.shape[1:] != clips.shape[1:]:
             raise ValueError(
@@ -145,12 +154,13 @@ class STDE(Attack):
         return donors.to(clips)
 
     def _donors_of(self, session: Session, row: int, donors: Tensor | None) -> Tensor:
-        """The clips that the patches of a clip can be cut from, in random order, float[n 3 t h w]."""
-        clips, goal = session.canvas.clips, session.goal
+        """The clips that the patches of a clip can be cut from, in random order, float[n 3 t h
+        w]."""
+        clips, goal = session.renderer.clips, session.goal
         if donors is None:
             labels, wanted = session.clean.argmax(1).cpu(), int(goal.classes[row])
             fitting = (labels == wanted) if goal.targeted else (labels != wanted)
-            by_content = torch.tensor(session.canvas.seeds).argsort()  # whatever their order in the batch
+            by_content = torch.tensor(session.renderer.seeds).argsort()  # whatever their order in the batch
             donors = clips[by_content[fitting[by_content]].to(clips.device)]
             if not len(donors):
                 need = f"of class {wanted}" if goal.targeted else f"of another class than {wanted}"
@@ -161,7 +171,7 @@ class STDE(Attack):
         return donors[torch.randperm(len(donors), generator=session.generator(row)).to(donors.device)]
 
     def _search(self, session: Session, row: int, donors: Tensor) -> LabelSearch:
-        clip, generator = session.canvas.clips[row], session.generator(row)
+        clip, generator = session.renderer.clips[row], session.generator(row)
         size = tuple(clip.shape[-2:])
         everything = Patch(torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.ones(clip.shape[1], dtype=torch.bool))
         for donor in donors:
@@ -191,7 +201,7 @@ class STDE(Attack):
     def _offspring(
         self, patches: list[Patch], areas: list[float], i: int, size: tuple[int, ...], generator: torch.Generator
     ) -> Patch | None:
-        """A patch smaller than the `i`-th; None where the best is one pixel and nothing is smaller."""
+        """A patch smaller than the `i`-th; None where the best is a single pixel."""
         best = patches[areas.index(min(areas))]
         parent = patches[i] if areas[i] < math.inf else best
 
@@ -216,7 +226,7 @@ class STDE(Attack):
 
 
 def random_patch(change: Tensor, generator: torch.Generator) -> Patch:
-    """A random rectangle in a random number of frames, those of much change, float[t], more often."""
+    """A random rectangle in random frames, those of much change, float[t], more often."""
     sides = torch.rand(2, 2, generator=generator).sort(1).values.flatten()
     count = int(torch.randint(1, len(change) + 1, (), generator=generator))
     frames = torch.zeros(len(change), dtype=torch.bool)
@@ -225,7 +235,8 @@ def random_patch(change: Tensor, generator: torch.Generator) -> Patch:
 
 
 def shrink(patch: Patch, generator: torch.Generator) -> Patch:
-    """The patch without one of its frames, or without a strip of up to half of it along one side, at random."""
+    """The patch without one of its frames, or without a strip of up to half of it along one side,
+    at random."""
     which = int(torch.randint(5, (), generator=generator))
     sides, frames = patch.sides.clone(), patch.frames.clone()
     if which == 4 and frames.sum() > 1:

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from vidmarl.attacks.ball import Ask, PixelSearch
-from vidmarl.attacks.gradients import NESAttack, nes, over_patches, random_start
-from vidmarl.attacks.image_prior import Prior, as_prior
-from vidmarl.session import Session
+from vidmarl.attacks.search.gradient_estimation import NESAttack, nes, over_patches, random_start
+from vidmarl.attacks.search.image_prior import Prior, as_prior
+from vidmarl.attacks.search.linf_ball import Ask, PixelSearch
+from vidmarl.queries.session import Session
 
 
 class VBAD(NESAttack):
-    """Tentative directions per frame, rectified by one weight per patch (Jiang et al., ACM MM 2019, arXiv 1904.05181).
+    """Tentative directions per frame, rectified by one weight per patch (Jiang et al., ACM MM 2019,
+    arXiv 1904.05181).
 
-    Each iteration makes a tentative direction for every pixel, asks `samples` probes for the gradient with respect to
-    one weight per patch and frame (`nes`), and steps along the direction, each patch with the sign of its gradient. The
-    iterate itself is one query more. The step goes from `step` to `smallest_step`, halved when `patience` margins have
-    gained nothing.
+    Each iteration makes a tentative direction for every pixel, asks `samples` probes for the
+    gradient with respect to one weight per patch and frame (`nes`), and steps along the direction,
+    each patch with the sign of its gradient. The iterate itself is one query more. The step goes
+    from `step` to `smallest_step`, halved when `patience` margins have gained nothing.
 
-    What differs from the paper and its public code: the loss is the margin of the goal rather than the log-probability
-    of one class, and the targeted attack descends it from the clip itself, where the paper starts at a video of the
-    target class and shrinks the ball. Success is looked for in 8 bits. The directions come from "random" by default,
-    the paper's own control; with "efficientnet_lite0" they come from an ImageNet model, as the paper wants it, with
-    another network than its ResNet-50 and DenseNets. Passes through that model are no queries, and the settings of a
-    result say that they were made.
+    What differs from the paper and its public code: the loss is the margin of the goal rather than
+    the log-probability of one class, and the targeted attack descends it from the clip itself,
+    where the paper starts at a video of the target class and shrinks the ball. Success is looked
+    for in 8 bits. The directions come from "random" by default, the paper's own control; with
+    "efficientnet_lite0" they come from an ImageNet model, as the paper wants it, with another
+    network than its ResNet-50 and DenseNets. Passes through that model are no queries, and the
+    settings of a result say that they were made.
 
-    Args:
-        distortion: see `BallAttack`.
-        prior: where the directions come from: "random", "efficientnet_lite0" (needs the extra `vidmarl[priors]`; one
-            forward and one backward pass per frame and iteration), or a function, see `image_prior.Prior`.
+    Args: distortion: see `BallAttack`. prior: where the directions come from: "random",
+        "efficientnet_lite0" (needs the extra `vidmarl[priors]`; one
+            forward and one backward pass per frame and iteration), or a function, see
+            `image_prior.Prior`.
         patches: the rows and columns of patches in a frame.
         **common: see `NESAttack` and `Attack`.
     """
@@ -46,15 +48,15 @@ class VBAD(NESAttack):
         self.patches = patches
 
     def search_pixels(self, session: Session, row: int) -> PixelSearch:
-        clip, generator = session.canvas.clips[row], session.generator(row)
+        clip, generator = session.renderer.clips[row], session.generator(row)
         t, h, w = clip.shape[1:]
         step = self.step_size()
         iterate = self.project(random_start(clip, self.epsilon, generator), clip)
         while True:
-            reply = yield Ask(iterate[None])
-            if reply.success:
+            response = yield Ask(iterate[None])
+            if response.success:
                 return
-            size = step.after(float(reply.margin))
+            size = step.after(float(response.margin))
             tentative = self._prior(iterate, generator)
             slope = yield from nes(
                 lambda weights, x=iterate, d=tentative: x + over_patches(weights, h, w) * d,  # type: ignore[misc]

@@ -1,4 +1,5 @@
-"""What every dataset is: a list of video files with their labels, and a torch dataset that decodes them."""
+"""What every dataset is: a list of video files with their labels, and a torch dataset that decodes
+them."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from vidmarl.data.spec import ClipSpec
 from vidmarl.data.video import Footage, PathLike, Timeline, crop, decode, probe
 from vidmarl.errors import ClipError, DataError, UnknownNameError
-from vidmarl.victim import ClipSpec
 
 T = TypeVar("T")
 
@@ -143,29 +144,29 @@ def choose(
 
 
 def evenly(things: Sequence[T], count: int | None) -> list[T]:
-    """At most `count` things (None: all), spread evenly over them; twice as many include them all."""
+    """At most `count` things (None: all), spread evenly over them; twice as many include them
+    all."""
     count = len(things) if count is None else min(count, len(things))
     return [things[i * len(things) // count] for i in range(count)]
 
 
 class ClipDataset(Dataset[tuple[Tensor, int]]):
-    """Clips of a source, decoded as a spec says. An item is (uint8[3 t h w], position of the video in the source).
+    """Clips of a source, decoded as a spec says. An item is (uint8[3 t h w], position of the video
+    in the source).
 
-    With `augment`, each draw is another window of the video, another crop (out of a frame larger by `MARGIN`) and, half
-    the time, a mirror image. All of it follows from (seed, epoch, index): an item is asked for as `dataset[index]`
-    (epoch 0) or `dataset[epoch, index]`, and is the same in every process, at every time, whatever was asked before.
+    With `augment`, each draw is another window of the video, another crop (out of a frame larger by
+    `MARGIN`) and, half the time, a mirror image. All of it follows from (seed, epoch, index): an
+    item is asked for as `dataset[index]` (epoch 0) or `dataset[epoch, index]`, and is the same in
+    every process, at every time, whatever was asked before.
 
-    Args:
-        source: the videos.
-        spec: what the victim wants.
-        augment: whether to vary the clips.
-        repeats: how often each video stands in the dataset. Item `i` is video `i % videos`.
-        seed: of the augmentation.
-        cache_bytes: memory for decoded videos. What does not fit is decoded anew each time, with the same result.
-        progress: show a progress bar while the files are looked at.
+    Args: source: the videos. spec: what the victim wants. augment: whether to vary the clips.
+        repeats: how often each video stands in the dataset. Item `i` is video `i % videos`. seed:
+        of the augmentation. cache_bytes: memory for decoded videos. What does not fit is decoded
+        anew each time, with the same result. progress: show a progress bar while the files are
+        looked at.
 
-    Attributes:
-        videos: positions in the source of the videos that can be used. Broken ones are left out with a warning.
+    Attributes: videos: positions in the source of the videos that can be used. Broken ones are left
+        out with a warning.
 
     Raises:
         ClipError: no video of the source can be used.
@@ -266,7 +267,8 @@ def _usable(source: ClipSource, spec: ClipSpec, progress: bool) -> list[int]:
 
 
 def _check(path: Path, spec: ClipSpec) -> None:
-    """Raises a ClipError unless the video makes a clip; decodes it only where a frame more or less matters."""
+    """Raises a ClipError unless the video makes a clip; decodes it only where a frame more or less
+    matters."""
     timeline = probe(path)
     sure = replace(timeline, times=timeline.times[:-1])  # the file's index may promise one frame too many
     try:

@@ -1,7 +1,7 @@
 """From clips to video files: one kind that keeps every bit, one kind that plays everywhere.
 
-The lossless kind is VP9 in its RGB 4:4:4 profile. FFV1 and lossless H.264 keep every bit too, but of the three only VP9
-was seen to play in a browser (Chromium) with the right colours.
+The lossless kind is VP9 in its RGB 4:4:4 profile. FFV1 and lossless H.264 keep every bit too, but
+of the three only VP9 was seen to play in a browser (Chromium) with the right colours.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vidmarl.errors import ClipError
-from vidmarl.files import PathLike, write_atomically
+from vidmarl.utils.files import PathLike, write_atomically
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
@@ -51,7 +51,8 @@ def side_by_side(
     adversarial: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"],
     gain: float = 8.0,
 ) -> UInt8[Tensor, "3 t h 3w"]:
-    """The original, the adversarial clip, and `gain` times their difference around mid grey, from left to right.
+    """The original, the adversarial clip, and `gain` times their difference around mid grey, from
+    left to right.
 
     Args:
         clean: the original.
@@ -109,7 +110,8 @@ def write_mp4(
 def write_lossless(
     path: PathLike, clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"], fps: float = 10.0
 ) -> Path:
-    """Writes a clip so that reading it (`vidmarl.data.read_video`) gives back the same 8-bit RGB values.
+    """Writes a clip so that reading it (`vidmarl.data.read_video`) gives back the same 8-bit RGB
+    values.
 
     Args:
         path: ending in .webm, .mkv or .mp4.

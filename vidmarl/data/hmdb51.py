@@ -20,8 +20,8 @@ _LIST_NAME = re.compile(r"(?:.*/)?(?P<action>\w+)_test_split(?P<split>[123])\.tx
 _LIST_BYTES = 2**20  # a list has some 70 lines; a larger one is none
 _TRAIN, _TEST = "1", "2"  # "0" marks clips that a split leaves out
 
-# <film>_<action>_<visible body>_<camera>_<people>_<viewpoint>_<quality>_<number>, or shortened to <action>_<number>.
-# The film is matched lazily: "shoot_bow" is not "bow".
+# <film>_<action>_<visible body>_<camera>_<people>_<viewpoint>_<quality>_<number>, or shortened to
+# <action>_<number>. The film is matched lazily: "shoot_bow" is not "bow".
 _CLIP_NAME = (
     r"(?:.+?_(?P<full>{actions})_[fhul]_(?:cm|nm)_np\d_(?:ba|fr|le|ri)_(?:bad|goo|med)|(?P<short>{actions}))_\d+"
 )
@@ -30,15 +30,12 @@ _CLIP_NAME = (
 class HMDB51(ClipSource):
     """The HMDB-51 videos that are present, in class folders or loose.
 
-    Args:
-        root: the folder; None: `clips/hmdb51` in the data folder.
-        split: official split to read, or None for whatever is there.
-        train: with a split, its training (True) or test part (False), or None for both.
-        classes: the classes to keep; None: all.
-        exclude: classes to leave out.
-        max_clips: at most so many videos, spread evenly.
-        labels: file of the 51 class names, one a line; None: `labels/hmdb51_labels.txt` in the data folder.
-        archive: the official split archive (.tar.gz); None: that in `splits` in the data folder.
+    Args: root: the folder; None: `clips/hmdb51` in the data folder. split: official split to read,
+        or None for whatever is there. train: with a split, its training (True) or test part
+        (False), or None for both. classes: the classes to keep; None: all. exclude: classes to
+        leave out. max_clips: at most so many videos, spread evenly. labels: file of the 51 class
+        names, one a line; None: `labels/hmdb51_labels.txt` in the data folder. archive: the
+        official split archive (.tar.gz); None: that in `splits` in the data folder.
 
     Raises:
         DataError: videos, labels or archive are missing or damaged, or nothing is left.

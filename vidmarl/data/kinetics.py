@@ -1,4 +1,5 @@
-"""Kinetics-400 and -600: ten-second clips of human actions from YouTube (Kay et al., 2017; Carreira et al., 2018)."""
+"""Kinetics-400 and -600: ten-second clips of human actions from YouTube (Kay et al., 2017; Carreira
+et al., 2018)."""
 
 from __future__ import annotations
 
@@ -12,15 +13,14 @@ from vidmarl.data.video import PathLike
 
 
 class Kinetics(ClipSource):
-    """Kinetics videos: in a folder per class ("air drumming" or "air_drumming"), or loose and then without labels.
+    """Kinetics videos: in a folder per class ("air drumming" or "air_drumming"), or loose and then
+    without labels.
 
-    Args:
-        root: the folder; None: `clips/kinetics` in the data folder.
-        version: number the classes as Kinetics-400 or -600 models do. None: count the class folders by name.
-        classes: the classes to keep; None: all, and the loose videos.
-        exclude: classes to leave out.
-        max_clips: at most so many videos, spread evenly.
-        labels: file of class names, one a line; None: `labels/kinetics<version>_labels.txt` in the data folder.
+    Args: root: the folder; None: `clips/kinetics` in the data folder. version: number the classes
+        as Kinetics-400 or -600 models do. None: count the class folders by name. classes: the
+        classes to keep; None: all, and the loose videos. exclude: classes to leave out. max_clips:
+        at most so many videos, spread evenly. labels: file of class names, one a line; None:
+        `labels/kinetics<version>_labels.txt` in the data folder.
 
     Raises:
         DataError: videos or labels are missing, or nothing is left.

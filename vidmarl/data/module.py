@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from vidmarl.data.base import ClipDataset, ClipSource
+from vidmarl.data.spec import ClipSpec
 from vidmarl.data.video import as_floats
 from vidmarl.errors import ClipError
-from vidmarl.victim import ClipSpec
 
 Batch = tuple[Float[Tensor, "b 3 t h w"], Int64[Tensor, " b"]]
 
@@ -24,22 +24,20 @@ Batch = tuple[Float[Tensor, "b 3 t h w"], Int64[Tensor, " b"]]
 class ClipData(lightning.LightningDataModule):
     """Training, validation and test clips; no video may stand on both sides.
 
-    The order of the training clips and their augmentation follow from (seed, epoch, position) alone, not from a
-    generator that runs on: a resumed run draws in its epoch what the run that was cut would have drawn, with any number
-    of workers. The Trainer tells the sampler the epoch (`sampler.set_epoch`); a loop without a Trainer does so itself.
+    The order of the training clips and their augmentation follow from (seed, epoch, position)
+    alone, not from a
+    generator that runs on: a resumed run draws in its epoch what the run that was cut would have
+    drawn, with any number of workers. The Trainer tells the sampler the epoch
+    (`sampler.set_epoch`); a loop without a Trainer does so itself.
 
-    Args:
-        train: the videos to train on.
-        val: the videos to validate on.
-        test: the videos to test on, and to predict on.
-        batch_size: training clips a batch and rank.
-        eval_batch_size: validation, test and prediction clips a batch and rank.
-        num_workers: processes that decode; each has a cache of its own.
-        spec: how clips are sampled and sized; None: as the victim of the LightningModule (`.victim.spec`) wants them.
-        augment: whether training clips vary in window, crop and mirroring.
-        repeats: how often each training video is drawn in an epoch, each time another window.
-        seed: of order and augmentation.
-        cache_gb: memory for decoded videos, GiB per dataset and process.
+    Args: train: the videos to train on. val: the videos to validate on. test: the videos to test
+        on, and to predict on. batch_size: training clips a batch and rank. eval_batch_size:
+        validation, test and prediction clips a batch and rank. num_workers: processes that decode;
+        each has a cache of its own. spec: how clips are sampled and sized; None: as the victim of
+        the LightningModule (`.victim.spec`) wants them. augment: whether training clips vary in
+        window, crop and mirroring. repeats: how often each training video is drawn in an epoch,
+        each time another window. seed: of order and augmentation. cache_gb: memory for decoded
+        videos, GiB per dataset and process.
     """
 
     def __init__(
@@ -94,7 +92,8 @@ class ClipData(lightning.LightningDataModule):
         return self._datasets[part]
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled batches float32[b 3 t h w] in [0, 1], all of one size; this rank's share of them.
+        """Shuffled batches float32[b 3 t h w] in [0, 1], all of one size; this rank's share of
+        them.
 
         Raises:
             ClipError: there are not enough clips for one batch.
@@ -117,7 +116,8 @@ class ClipData(lightning.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader | list:
-        """Batches (clips float32[b 3 t h w], position of each in the source int64[b]), in the source's order."""
+        """Batches (clips float32[b 3 t h w], position of each in the source int64[b]), in the
+        source's order."""
         return self._in_order("val") if "val" in self.sources else []
 
     def test_dataloader(self) -> DataLoader:
@@ -149,7 +149,8 @@ class ClipData(lightning.LightningDataModule):
 
 
 class EpochSampler(DistributedSampler):
-    """A rank's share of an epoch's shuffled order, as (epoch, index), which is what `ClipDataset` seeds by."""
+    """A rank's share of an epoch's shuffled order, as (epoch, index), which is what `ClipDataset`
+    seeds by."""
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         for index in super().__iter__():

@@ -1,17 +1,21 @@
-"""Where the data lie: one folder, named by the environment variable VIDMARL_DATA."""
+"""Where things lie: the data folder (VIDMARL_DATA), and the cache of what can be made again
+(VIDMARL_CACHE)."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from vidmarl.errors import DataError
 
 VARIABLE = "VIDMARL_DATA"
+CACHE_VARIABLE = "VIDMARL_CACHE"
 
 
 def data_root() -> Path:
-    """The data folder: `$VIDMARL_DATA`, else the checkout's own `data/`, else `./data`. It need not exist."""
+    """The data folder: `$VIDMARL_DATA`, else the checkout's own `data/`, else `./data`. It need not
+    exist."""
     if named := os.environ.get(VARIABLE):
         return Path(named).expanduser()
     checkout = Path(__file__).resolve().parents[2]
@@ -32,3 +36,16 @@ def data_path(*parts: str) -> Path:
             f" data/README.md says, or point {VARIABLE} to the folder that holds clips/, labels/, splits/ and weights/."
         )
     return path
+
+
+def cache_root() -> Path:
+    """The cache folder: `$VIDMARL_CACHE`, else `vidmarl` among the user's caches. It need not
+    exist."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named).expanduser()
+    home = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "vidmarl" / "Cache"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "vidmarl"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "vidmarl"

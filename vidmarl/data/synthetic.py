@@ -1,11 +1,13 @@
-"""Procedural action clips whose classes differ in motion only, so that a classifier has to look at time.
+"""Procedural action clips whose classes differ in motion only, so that a classifier has to look at
+time.
 
-A textured, soft-edged figure moves over a textured, drifting background. The class is what the figure does. All else
-(texture, shape, colours, place, size, speed, background and its drift) is drawn independently of it, and every class
-leaves the distribution of each single frame as it is: the world is a torus on which places are uniform, angles are
-uniform on the circle, and sizes oscillate with a uniform phase. Frame 0 is even the same, bit for bit,
-whatever the class. So a single frame tells nothing, at any time; the order of the frames tells everything: played
-backwards, "right" is "left".
+A textured, soft-edged figure moves over a textured, drifting background. The class is what the
+figure does. All else (texture, shape, colours, place, size, speed, background and its drift) is
+drawn independently of it, and every class leaves the distribution of each single frame as it is:
+the world is a torus on which places are uniform, angles are uniform on the circle, and sizes
+oscillate with a uniform phase. Frame 0 is even the same, bit for bit, whatever the class. So a
+single frame tells nothing, at any time; the order of the frames tells everything: played backwards,
+"right" is "left".
 """
 
 from __future__ import annotations
@@ -128,12 +130,9 @@ def make_clips(
 
     Clip `i` depends on `seed` and `i` alone: a larger set begins with the smaller one.
 
-    Args:
-        n: number of clips.
-        seed: of the set, at least 0; sets of different seeds have nothing in common. See `split_seed`.
-        frames: number of frames.
-        size: height and width, px.
-        progress: whether to show a progress bar.
+    Args: n: number of clips. seed: of the set, at least 0; sets of different seeds have nothing in
+        common. See `split_seed`. frames: number of frames. size: height and width, px. progress:
+        whether to show a progress bar.
 
     Returns:
         Clips, float32[n 3 t h w] in [0, 1] and exact multiples of 1/255, and labels, int64[n].
@@ -178,10 +177,11 @@ class Synthetic(Dataset):
 def transform(
     clip: UInt8[Tensor, "3 t h w"], label: int, rng: np.random.Generator
 ) -> tuple[UInt8[Tensor, "3 t h w"], int]:
-    """One of the symmetries of this world, at random: another clip that could have been drawn, with its label.
+    """One of the symmetries of this world, at random: another clip that could have been drawn, with
+    its label.
 
-    Mirrors, the exchange of x and y, and time reversal change labels; a shift round the torus and another order of the
-    colours do not.
+    Mirrors, the exchange of x and y, and time reversal change labels; a shift round the torus and
+    another order of the colours do not.
     """
     for symmetry, pairs in _SYMMETRIES:
         if rng.random() < 0.5:
@@ -215,7 +215,8 @@ def _one_thread() -> Iterator[None]:
 
 
 def _spectrum(rng: np.random.Generator, size: int, slope: float, fields: int) -> Tensor:
-    """Spectra of random fields whose amplitude falls as frequency^-slope: texture at every scale, as in nature."""
+    """Spectra of random fields whose amplitude falls as frequency^-slope: texture at every scale,
+    as in nature."""
     white = torch.fft.rfft2(torch.from_numpy(rng.standard_normal((fields, size, size), dtype=np.float32)))
     fy, fx = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)
     frequency = (fy.square() + fx.square()).sqrt()
@@ -250,7 +251,8 @@ def _backdrop(rng: np.random.Generator, frames: int, size: int) -> Float[Tensor,
 
 
 def _figure(rng: np.random.Generator) -> Float[Tensor, "4 s s"]:
-    """A textured blob with a soft edge: its colours and its opacity, on a square of `_MARGIN` radii to each side."""
+    """A textured blob with a soft edge: its colours and its opacity, on a square of `_MARGIN` radii
+    to each side."""
     fields = torch.fft.irfft2(_spectrum(rng, _SPRITE, slope=rng.uniform(1.2, 1.6), fields=2), s=(_SPRITE, _SPRITE))
     y, x = torch.meshgrid(*[torch.linspace(-_MARGIN, _MARGIN, _SPRITE)] * 2, indexing="ij")
     bearing = torch.atan2(y, x)

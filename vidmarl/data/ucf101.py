@@ -1,6 +1,8 @@
-"""UCF-101: 13,320 clips of 101 actions from YouTube, in 25 groups an action (Soomro, Zamir and Shah, 2012).
+"""UCF-101: 13,320 clips of 101 actions from YouTube, in 25 groups an action (Soomro, Zamir and
+Shah, 2012).
 
-The official lists give three splits by group: clips of one group come from one video and stay on one side.
+The official lists give three splits by group: clips of one group come from one video and stay on
+one side.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from vidmarl.errors import DataError
 class UCF101(ClipSource):
     """The UCF-101 videos that are present.
 
-    Labels are the official indices (from 0) where the official class list is there, else count the folders by name.
+    Labels are the official indices (from 0) where the official class list is there, else count the
+    folders by name.
 
     Args:
         root: folder with one folder per class; None: `clips/ucf101` in the data folder.

@@ -1,8 +1,8 @@
 """From video files to clips, sampled and sized as a victim wants them.
 
-Frames are numbered as the decoder shows them. Pixels are taken as they are stored: the pixel aspect ratio is ignored,
-as in the pipelines that the common victims were trained with, alpha is dropped and deeper videos come down to 8 bits; a
-display rotation is applied.
+Frames are numbered as the decoder shows them. Pixels are taken as they are stored: the pixel aspect
+ratio is ignored, as in the pipelines that the common victims were trained with, alpha is dropped
+and deeper videos come down to 8 bits; a display rotation is applied.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from vidmarl.data.spec import ClipSpec
 from vidmarl.errors import ClipError
-from vidmarl.files import PathLike
-from vidmarl.victim import ClipSpec, Victim
+from vidmarl.utils.files import PathLike
+from vidmarl.victims.victim import Victim
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _TIE = 1e-6
-"""Added before pixels are rounded: halves, which are frequent at simple ratios of sizes, come out a last bit above or
-below with another number of threads, and a clip must not depend on that. In double precision no other value is so near
-to a half."""
+"""Added before pixels are rounded: halves, which are frequent at simple ratios of sizes, come out a
+last bit above or below with another number of threads, and a clip must not depend on that. In
+double precision no other value is so near to a half."""
 
 _HELD_BYTES = 256 * 2**20  # decoded frames kept between choosing and converting; a longer video is decoded twice
 
@@ -67,9 +68,11 @@ class Timeline:
 
     @classmethod
     def of(cls, stamps: Sequence[int | None], stream: VideoStream) -> Timeline:
-        """From the presentation stamps of the frames in order; the mean rate where the stamps are of no use."""
+        """From the presentation stamps of the frames in order; the mean rate where the stamps are
+        of no use."""
         rate = stream.average_rate or stream.guessed_rate
-        # AVI files with B-frames carry stamps that run backwards: those have a constant rate, which is what counts.
+        # AVI files with B-frames carry stamps that run backwards: those have a constant rate, which
+        # is what counts.
         known = [stamp for stamp in stamps if stamp is not None]
         ascending = len(known) == len(stamps) and all(a < b for a, b in itertools.pairwise(known))
         if stream.time_base and ascending and len(known) > 1:
@@ -81,14 +84,14 @@ class Timeline:
     def sample(self, spec: ClipSpec, offset: float | None = None) -> np.ndarray:
         """The numbers of the frames that make the clip, int64[t].
 
-        A window ("fps", "stride") shows at each of its moments the frame that is on screen. "uniform" spreads evenly
-        from the first frame to the last, rounding down; with an offset it cuts the video into `spec.frames` equal parts
-        and takes one frame of each.
+        A window ("fps", "stride") shows at each of its moments the frame that is on screen.
+        "uniform" spreads evenly from the first frame to the last, rounding down; with an offset it
+        cuts the video into `spec.frames` equal parts and takes one frame of each.
 
-        Args:
-            spec: what is wanted.
-            offset: where the window starts, from 0 (as early as it can) to 1 (as late as it can); for "uniform", where
-                in its part each frame lies. None: a centred window, and the whole video from its first frame on.
+        Args: spec: what is wanted. offset: where the window starts, from 0 (as early as it can) to
+            1 (as late as it can); for "uniform", where
+                in its part each frame lies. None: a centred window, and the whole video from its
+                first frame on.
 
         Raises:
             ClipError: the video is too short and `spec.short` is "error".
@@ -127,7 +130,8 @@ class Timeline:
         return np.maximum(np.searchsorted(clock, moments + 1e-6, side="right") - 1, 0)
 
     def _centred(self, spec: ClipSpec, frames: int) -> int:
-        """Where a "stride" window begins: what is centred are all the native frames that it stands for, as for I3D."""
+        """Where a "stride" window begins: what is centred are all the native frames that it stands
+        for, as for I3D."""
         start = (len(self) - frames * spec.stride) // 2
         return start if spec.short == "hold" else max(start, 0)  # before the video, "hold" shows its first frame
 
@@ -247,7 +251,8 @@ def read_video(path: PathLike) -> tuple[UInt8[Tensor, "3 t h w"], float]:
 
 
 def probe(path: PathLike) -> Timeline:
-    """The timeline by the file's index, at a fraction of what decoding costs; decoding may give a frame less.
+    """The timeline by the file's index, at a fraction of what decoding costs; decoding may give a
+    frame less.
 
     Raises:
         ClipError: the file is missing, or its first frame cannot be decoded.
@@ -277,9 +282,8 @@ def load_clips(
     Returns:
         float32[b 3 t h w], RGB in [0, 1], every value k/255.
 
-    Raises:
-        ClipError: no paths, a file that cannot be used (the message names it), or clips of different lengths.
-        ValueError: the victim has no spec.
+    Raises: ClipError: no paths, a file that cannot be used (the message names it), or clips of
+        different lengths. ValueError: the victim has no spec.
     """
     spec = victim.spec if isinstance(victim, Victim) else victim or ClipSpec()
     if spec is None:
@@ -306,7 +310,8 @@ def as_floats(clips: UInt8[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
 
 
 def fit(frame: UInt8[Tensor, "3 h w"], spec: ClipSpec) -> UInt8[Tensor, "3 H W"]:
-    """A frame at `spec.size`: cropped, letterboxed or squashed; untouched where it has that size already."""
+    """A frame at `spec.size`: cropped, letterboxed or squashed; untouched where it has that size
+    already."""
     height, width = spec.size
     h, w = frame.shape[-2:]
     if spec.fit == "squash":
@@ -327,7 +332,8 @@ def fit(frame: UInt8[Tensor, "3 h w"], spec: ClipSpec) -> UInt8[Tensor, "3 H W"]
 def crop(
     frames: UInt8[Tensor, "... h w"], size: tuple[int, int], down: float, right: float
 ) -> UInt8[Tensor, "... H W"]:
-    """A window of `size`, placed by two fractions of the room there is: (0, 0) top left, (1, 1) bottom right."""
+    """A window of `size`, placed by two fractions of the room there is: (0, 0) top left, (1, 1)
+    bottom right."""
     height, width = size
     top = int((frames.shape[-2] - height) * down)
     left = int((frames.shape[-1] - width) * right)
@@ -374,7 +380,8 @@ def _reading(path: PathLike) -> Iterator[tuple[InputContainer, VideoStream]]:
         if file.is_file() and not file.stat().st_size:
             raise ClipError("the file is empty.")
         try:
-            # An absolute path cannot be taken for a URL, nor can a playlist in the file reach beyond local files.
+            # An absolute path cannot be taken for a URL, nor can a playlist in the file reach
+            # beyond local files.
             container = av.open(
                 str(file.absolute()), metadata_errors="ignore", options={"protocol_whitelist": "file,crypto,data"}
             )
@@ -420,7 +427,8 @@ def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
 
 
 def _damage(frames: int, stream: VideoStream) -> str:
-    """What to say of a file with fewer frames than its index promises; a few per cent are usual and pass."""
+    """What to say of a file with fewer frames than its index promises; a few per cent are usual and
+    pass."""
     promised = stream.frames
     if frames >= promised - max(2, promised // 50):
         return ""

@@ -1,6 +1,7 @@
 """The Weizmann actions: ten actions by nine persons, 180x144 px (Gorelick et al., PAMI 2007).
 
-The only honest split is by person: every person does every action before the same kind of background.
+The only honest split is by person: every person does every action before the same kind of
+background.
 """
 
 from __future__ import annotations
@@ -22,12 +23,9 @@ _NAME = re.compile(rf"(?P<person>{'|'.join(PERSONS)})_(?P<action>{'|'.join(ACTIO
 class Weizmann(ClipSource):
     """The Weizmann videos that are present, named `<person>_<action>`.
 
-    Args:
-        root: the folder, with or without a folder per action; None: `clips/weizmann` in the data folder.
-        persons: whose videos to keep; None: everybody's.
-        exclude_persons: whose videos to leave out.
-        classes: the actions to keep; None: all.
-        exclude: actions to leave out.
+    Args: root: the folder, with or without a folder per action; None: `clips/weizmann` in the data
+        folder. persons: whose videos to keep; None: everybody's. exclude_persons: whose videos to
+        leave out. classes: the actions to keep; None: all. exclude: actions to leave out.
         max_clips: at most so many videos, spread evenly over the actions.
 
     Raises:

@@ -1,7 +1,7 @@
 """Distortions: what can happen to a video, one file each.
 
-`vidmarl.distortions.GaussianNoise` and its like are found by looking at the files of this folder, so a new one needs
-nothing but its file: a function, and one `Distortion` around it.
+`vidmarl.distortions.GaussianNoise` and its like are found by looking at the files of this folder,
+so a new one needs nothing but its file: a function, and one `Distortion` around it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ def as_distortion(thing: Distortion | str | Mapping[str, Any] | Callable[..., An
     Args:
         thing: one of
             - a `Distortion`, or its class (default arguments);
-            - a name, "gaussian_noise" or "GaussianNoise", or a class path "package.module.Class" (default arguments);
-            - `{"class_path": ..., "init_args": {...}}`, as in YAML and from `Distortion.describe()`;
+            - a name, "gaussian_noise" or "GaussianNoise", or a class path "package.module.Class"
+              (default arguments);
+            - `{"class_path": ..., "init_args": {...}}`, as in YAML and from
+              `Distortion.describe()`;
             - a function or module `f(clips, strength, noise) -> clips`, see `FunctionDistortion`.
 
     Raises:

@@ -16,15 +16,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
-"""What a distortion keeps for each clip while it is under attack: tensors with the clips on axis 0."""
+"""What a distortion keeps for each clip while it is under attack: tensors with the clips on axis
+0."""
 
 
 class Distortion(nn.Module):
     """A function of (clip, strength per pixel, fixed randomness) to a clip.
 
-    Whatever is random or slow happens once per clip in `prepare`; `forward` is deterministic. Pixels of strength 0
-    are put back by the caller, so `forward` need not care for them. Every argument of `__init__` is kept as an
-    attribute of the same name, from which `describe` reads it.
+    Whatever is random or slow happens once per clip in `prepare`; `forward` is deterministic.
+    Pixels of strength 0 are put back by the caller, so `forward` need not care for them. Every
+    argument of `__init__` is kept as an attribute of the same name, from which `describe` reads it.
 
     Attributes:
         signed: whether the distortion has two directions: strengths in [-1, 1] rather than [0, 1].
@@ -35,9 +36,8 @@ class Distortion(nn.Module):
     def prepare(self, clips: Float[Tensor, "b 3 t h w"], noise: Float[Tensor, "b 3 t h w"]) -> State:
         """What `forward` needs besides the clip, drawn and computed once.
 
-        Args:
-            clips: float32[b 3 t h w] in [0, 1].
-            noise: standard normal, coherent in time as the user asked; the only source of randomness. Not to be
+        Args: clips: float32[b 3 t h w] in [0, 1]. noise: standard normal, coherent in time as the
+            user asked; the only source of randomness. Not to be
                 written to: a pattern that stands still is one frame, expanded.
         """
         return {"noise": noise}
@@ -57,7 +57,8 @@ class Distortion(nn.Module):
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """Plain data from which `as_distortion` makes the distortion again: its class path and its arguments."""
+        """Plain data from which `as_distortion` makes the distortion again: its class path and its
+        arguments."""
         kind = type(self)
         return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": self.arguments()}
 
@@ -74,10 +75,10 @@ class Distortion(nn.Module):
 class FunctionDistortion(Distortion):
     """A user's own function as a distortion.
 
-    Args:
-        function: `f(clips, strength, noise) -> clips`, with clips float32[n 3 t h w] in [0, 1], strength per pixel
-            float32[n 1 t h w] and standard normal noise float32[n 3 t h w] that stays the same for a clip. Or the
-            path of such a function, "package.module.name".
+    Args: function: `f(clips, strength, noise) -> clips`, with clips float32[n 3 t h w] in [0, 1],
+        strength per pixel
+            float32[n 1 t h w] and standard normal noise float32[n 3 t h w] that stays the same for
+            a clip. Or the path of such a function, "package.module.name".
         signed: whether strengths go from -1 to 1.
     """
 
@@ -124,5 +125,6 @@ def bounded(owner: Distortion, **limits: tuple[float, float, float]) -> None:
 
 
 def uniforms(noise: Float[Tensor, "b 3 t h w"], count: int) -> Float[Tensor, "b count"]:
-    """Numbers uniform in (0, 1) for each clip, from the first values of its noise; `count` is at most `3 h w`."""
+    """Numbers uniform in (0, 1) for each clip, from the first values of its noise; `count` is at
+    most `3 h w`."""
     return torch.special.ndtr(noise[:, :, 0].flatten(1)[:, :count])

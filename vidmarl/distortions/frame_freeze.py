@@ -14,7 +14,8 @@ from vidmarl.distortions.base import Distortion, State, bounded
 def frame_freeze(
     clips: Float[Tensor, "n 3 t h w"], strength: Float[Tensor, "n 1 t h w"], hold: int
 ) -> Float[Tensor, "n 3 t h w"]:
-    """Blends every frame towards the one `hold` frames earlier, or the first where there is none so early.
+    """Blends every frame towards the one `hold` frames earlier, or the first where there is none so
+    early.
 
     Args:
         clips: float32[n 3 t h w] in [0, 1].
@@ -26,7 +27,8 @@ def frame_freeze(
 
 
 class FrameFreeze(Distortion):
-    """At strength 1 a pixel shows what it showed `hold` frames earlier; the first frame stays as it is.
+    """At strength 1 a pixel shows what it showed `hold` frames earlier; the first frame stays as it
+    is.
 
     Args:
         hold: frames, at least 1.

@@ -13,10 +13,12 @@ from vidmarl.distortions.base import Distortion, State, bounded, uniforms
 
 
 def shuffled(keys: Float[Tensor, "b t"], reach: int) -> Int64[Tensor, "b t"]:
-    """For every frame, the frame of the same window that is shown in its place: no frame stays where it was.
+    """For every frame, the frame of the same window that is shown in its place: no frame stays
+    where it was.
 
-    The frames of a window are put in the order of their keys, and each takes the place of the next (a random cycle,
-    as in Sattolo's algorithm). A last window of a single frame has nothing to change places with.
+    The frames of a window are put in the order of their keys, and each takes the place of the next
+    (a random cycle, as in Sattolo's algorithm). A last window of a single frame has nothing to
+    change places with.
 
     Args:
         keys: random numbers in (0, 1).
@@ -45,7 +47,8 @@ def frame_shuffle(
 
 
 class FrameShuffle(Distortion):
-    """At strength 1 every frame shows another one, at most `reach - 1` frames away. The order is drawn once per clip.
+    """At strength 1 every frame shows another one, at most `reach - 1` frames away. The order is
+    drawn once per clip.
 
     Args:
         reach: frames per window within which they change places, at least 2.

@@ -13,7 +13,8 @@ from vidmarl.distortions.ladder import Ladder
 
 
 def blur_matrix(size: int, sigma: float, device: torch.device) -> Float[Tensor, "size size"]:
-    """Convolution of an axis with a Gaussian as a matrix: cut at three sigma, the border repeated beyond it.
+    """Convolution of an axis with a Gaussian as a matrix: cut at three sigma, the border repeated
+    beyond it.
 
     Args:
         size: px along the axis.

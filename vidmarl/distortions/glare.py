@@ -15,7 +15,8 @@ from vidmarl.distortions.base import Distortion, State, bounded, uniforms
 def veil(centre: Float[Tensor, "b 2"], radius: float, h: int, w: int) -> Float[Tensor, "b 1 1 h w"]:
     """The light that a lamp spreads over the frame, 1 at the lamp.
 
-    Stray light falls with the square of the distance, as in the Stiles-Holladay formula of disability glare, made
+    Stray light falls with the square of the distance, as in the Stiles-Holladay formula of
+    disability glare, made
     finite at the lamp: `1 / (1 + (distance / radius)^2)`.
 
     Args:
@@ -48,7 +49,8 @@ def glare(
 
 
 class Glare(Distortion):
-    """A lamp at a place of its own in each clip; it stands still, because lamps do, whatever the noise does.
+    """A lamp at a place of its own in each clip; it stands still, because lamps do, whatever the
+    noise does.
 
     Args:
         peak: share of white at the lamp at strength 1, in (0, 1].

@@ -1,4 +1,5 @@
-"""JPEG: the blocks and colour bleeding of strong compression, by a real codec (libjpeg, through OpenCV)."""
+"""JPEG: the blocks and colour bleeding of strong compression, by a real codec (libjpeg, through
+OpenCV)."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def jpeg(clips: Float[Tensor, "b 3 t h w"], quality: int) -> Float[Tensor, "b 3 
 def coarser(quality: int, factor: float) -> int:
     """The quality whose quantisation steps are `factor` times those of `quality`.
 
-    libjpeg scales its tables by `5000 / quality` per cent below quality 50, and by `200 - 2 quality` from there on.
+    libjpeg scales its tables by `5000 / quality` per cent below quality 50, and by `200 - 2
+    quality` from there on.
     """
     scale = factor * (5000 / quality if quality < 50 else 200 - 2 * quality)
     return max(1, round(5000 / scale if scale > 100 else 100 - scale / 2))

@@ -1,7 +1,8 @@
 """Distortions whose strength is a parameter (a blur's width, a codec's quality) and no cross-fade.
 
-Such a parameter differs from pixel to pixel when it follows a strength map, which no filter or codec can do. So the
-clip is distorted at a few strengths once, the rungs, and every pixel lies between the two rungs next to its strength.
+Such a parameter differs from pixel to pixel when it follows a strength map, which no filter or
+codec can do. So the clip is distorted at a few strengths once, the rungs, and every pixel lies
+between the two rungs next to its strength.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ RUNGS = (0.25, 0.5, 0.75, 1.0)
 def climb(
     clips: Float[Tensor, "n 3 t h w"], rungs: UInt8[Tensor, "n k 3 t h w"], strength: Float[Tensor, "n 1 t h w"]
 ) -> Float[Tensor, "n 3 t h w"]:
-    """Linear interpolation per pixel: the clip at strength 0, `rungs[:, i]` at strength `(i + 1) / k`.
+    """Linear interpolation per pixel: the clip at strength 0, `rungs[:, i]` at strength `(i + 1) /
+    k`.
 
     Args:
         clips: float32[n 3 t h w] in [0, 1].
@@ -37,7 +39,8 @@ def climb(
 
 
 class Ladder(Distortion):
-    """A one-sided distortion that is computed for whole clips at the strengths `RUNGS`, see `climb`."""
+    """A one-sided distortion that is computed for whole clips at the strengths `RUNGS`, see
+    `climb`."""
 
     @abstractmethod
     def at(

@@ -16,7 +16,8 @@ from vidmarl.distortions.ladder import Ladder
 def line_kernel(length: float, angle: Float[Tensor, " b"]) -> Float[Tensor, "b k k"]:
     """The mean over a line of `length` px centred on the pixel, as a convolution kernel of sum 1.
 
-    The line is sampled eight times a pixel, and every sample is shared between the four pixels around it (bilinear).
+    The line is sampled eight times a pixel, and every sample is shared between the four pixels
+    around it (bilinear).
 
     Args:
         length: px.
@@ -51,9 +52,8 @@ def motion_blur(
 class MotionBlur(Ladder):
     """Motion blur whose length grows with the strength.
 
-    Args:
-        length: of the smear at strength 1, px.
-        angle: its direction, degrees counter-clockwise from the right; None draws one for each clip.
+    Args: length: of the smear at strength 1, px. angle: its direction, degrees counter-clockwise
+        from the right; None draws one for each clip.
     """
 
     def __init__(self, length: float = 13.0, angle: float | None = None) -> None:

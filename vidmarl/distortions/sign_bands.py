@@ -1,4 +1,5 @@
-"""Sign bands: stripes of colour in an Linf ball, as lamps that flicker leave them in a rolling shutter's pictures."""
+"""Sign bands: stripes of colour in an Linf ball, as lamps that flicker leave them in a rolling
+shutter's pictures."""
 
 from __future__ import annotations
 
@@ -12,11 +13,13 @@ from vidmarl.distortions.sign_noise import SignNoise
 
 
 class SignBands(SignNoise):
-    """A random colour for every few lines, the same over the whole width; a negative strength is the opposite colour.
+    """A random colour for every few lines, the same over the whole width; a negative strength is
+    the opposite colour.
 
-    In a ball of the same radius, bands that turn with every frame fool MoViNet-A0 about twice as often as a random sign
-    for each pixel (docs/experiments.md). Horizontal stripes that come and go are what a rolling shutter makes of lamps
-    that flicker. Bands lie still in the frame: "flow" is no coherence for them, and looks partly like "free".
+    In a ball of the same radius, bands that turn with every frame fool MoViNet-A0 about twice as
+    often as a random sign for each pixel (docs/experiments.md). Horizontal stripes that come and go
+    are what a rolling shutter makes of lamps that flicker. Bands lie still in the frame: "flow" is
+    no coherence for them, and looks partly like "free".
 
     Args:
         epsilon: see `SignNoise`.

@@ -1,4 +1,5 @@
-"""Sign noise: every value moves by the same amount, up or down, inside an Linf ball: the bounded track."""
+"""Sign noise: every value moves by the same amount, up or down, inside an Linf ball: the bounded
+track."""
 
 from __future__ import annotations
 
@@ -23,8 +24,9 @@ def sign_noise(
 ) -> Float[Tensor, "n 3 t h w"]:
     """`clip + strength * whole_levels(epsilon) * sign(noise)`.
 
-    A clip is stored in 8 bits. 12.75/255 would be rounded to 13/255 and leave the ball, so the largest step is a whole
-    number of levels, here 12/255: then `|distorted - clip| <= epsilon` holds after rounding too, at every strength.
+    A clip is stored in 8 bits. 12.75/255 would be rounded to 13/255 and leave the ball, so the
+    largest step is a whole number of levels, here 12/255: then `|distorted - clip| <= epsilon`
+    holds after rounding too, at every strength.
 
     Args:
         clips: float32[n 3 t h w] in [0, 1], 8-bit values.

@@ -1,4 +1,5 @@
-"""Plotly figures: clips on a frame slider, strength maps, the path of an attack, attacks against each other."""
+"""Plotly figures: clips on a frame slider, strength maps, the path of an attack, attacks against
+each other."""
 
 from __future__ import annotations
 
@@ -51,14 +52,14 @@ def frames(
     adversarial: Float[Tensor, "3 t h w"],
     strength: Float[Tensor, "t' gh gw"] | None = None,
 ) -> go.Figure:
-    """A frame slider over three panels: the original, the attacked clip, and their amplified difference.
+    """A frame slider over three panels: the original, the attacked clip, and their amplified
+    difference.
 
     It opens at the frame that is distorted the most.
 
-    Args:
-        clean: float[3 t h w] in [0, 1].
-        adversarial: float[3 t h w] in [0, 1].
-        strength: the strength map; with it, the attacked region is outlined and tinted: orange where the strength is
+    Args: clean: float[3 t h w] in [0, 1]. adversarial: float[3 t h w] in [0, 1]. strength: the
+        strength map; with it, the attacked region is outlined and tinted: orange where the strength
+        is
             above 0, purple where below.
     """
     amplified = pictures.gain(clean, adversarial)
@@ -110,7 +111,8 @@ def _slider(panels: Mapping[str, UInt8[np.ndarray, "t h w 3"]], start: int) -> g
 
 
 def strength_heatmap(strength: Float[Tensor, "t' gh gw"]) -> go.Figure:
-    """Where a clip is attacked (mean magnitude over time) and when (mean magnitude over the frame)."""
+    """Where a clip is attacked (mean magnitude over time) and when (mean magnitude over the
+    frame)."""
     size = strength.abs()
     figure = make_subplots(1, 2, subplot_titles=("where", "when"), column_widths=[0.5, 0.5])
     figure.add_heatmap(
@@ -125,7 +127,8 @@ def strength_heatmap(strength: Float[Tensor, "t' gh gw"]) -> go.Figure:
 
 
 def trajectory(result: AttackResult, i: int = 0) -> go.Figure:
-    """The path of the attack on clip `i`: the class's probability, the margin and L2, query by query."""
+    """The path of the attack on clip `i`: the class's probability, the margin and L2, query by
+    query."""
     asked = int(result.queries[i])
     history = {key: values[i, :asked].double().numpy() for key, values in result.history.items()}
     query = np.arange(1, asked + 1)
@@ -168,11 +171,11 @@ def trajectory(result: AttackResult, i: int = 0) -> go.Figure:
 
 
 def budget_curves(results: Mapping[str, metrics.Outcome], budgets: Sequence[int] | None = None) -> go.Figure:
-    """Fooling rate and median L2 (failures at the full distortion) against queries, with 95 % bootstrap intervals.
+    """Fooling rate and median L2 (failures at the full distortion) against queries, with 95 %
+    bootstrap intervals.
 
-    Args:
-        results: of attacks, by the name to show.
-        budgets: where the curves have their points; default: every query up to 20, then in steps of a few per cent.
+    Args: results: of attacks, by the name to show. budgets: where the curves have their points;
+        default: every query up to 20, then in steps of a few per cent.
     """
     figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.06)
     for index, (name, result) in enumerate(results.items()):

@@ -1,7 +1,7 @@
 """The report: one HTML file that needs nothing but a browser.
 
-The page is `report.html.j2` (escaped by Jinja), its looks are `report.css`, its sliders `report.js`. A content security
-policy in its head forbids it to load anything at all from anywhere.
+The page is `report.html.j2` (escaped by Jinja), its looks are `report.css`, its sliders
+`report.js`. A content security policy in its head forbids it to load anything at all from anywhere.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from vidmarl import metrics
 from vidmarl.attacks.result import AttackResult
-from vidmarl.files import write_atomically
 from vidmarl.report import pictures
+from vidmarl.utils.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,25 +51,22 @@ def write_report(
     max_clips: int = 12,
     fps: float = 5.0,
 ) -> Path:
-    """Writes what came of one attack, or of several on the same clips, as one self-contained HTML file.
+    """Writes what came of one attack, or of several on the same clips, as one self-contained HTML
+    file.
 
-    Args:
-        path: the file; it appears whole or not at all.
-        results: a result, or results by the name to show.
-        title: of the page.
-        labels: class names; default those in the results.
-        names: of the clips, such as their file names; default "clip 0" and so on.
-        budgets: the query budgets of the summary.
-        max_clips: how many of the attacked clips are shown frame by frame, which is most of the file's size; the
+    Args: path: the file; it appears whole or not at all. results: a result, or results by the name
+        to show. title: of the page. labels: class names; default those in the results. names: of
+        the clips, such as their file names; default "clip 0" and so on. budgets: the query budgets
+        of the summary. max_clips: how many of the attacked clips are shown frame by frame, which is
+        most of the file's size; the
             summary and the table hold all.
         fps: frames a second when the slider plays.
 
     Returns:
         The path.
 
-    Raises:
-        ValueError: there is no clip, the results are on different clips, or the names are not one for each.
-        OSError: the file cannot be written.
+    Raises: ValueError: there is no clip, the results are on different clips, or the names are not
+        one for each. OSError: the file cannot be written.
     """
     from jinja2 import Environment, StrictUndefined
     from plotly.offline import get_plotlyjs
@@ -126,7 +123,8 @@ def _validated(results: Mapping[str, AttackResult], names: Sequence[str] | None)
 
 
 def number(value: float | int | None) -> str:
-    """A number for people: whole ones with commas, others to three significant digits, a dash where there is none."""
+    """A number for people: whole ones with commas, others to three significant digits, a dash where
+    there is none."""
     if isinstance(value, int):
         return f"{value:,}"
     if value is None or not math.isfinite(value):
@@ -286,5 +284,6 @@ def _sparse(strength: Float[Tensor, "t' gh gw"]) -> list[list[tuple[int, int, fl
 
 
 def script_json(data: Any) -> str:
-    """JSON that no text in it can break out of: in a script element only `<` could end or comment anything."""
+    """JSON that no text in it can break out of: in a script element only `<` could end or comment
+    anything."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

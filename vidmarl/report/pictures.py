@@ -1,4 +1,5 @@
-"""Clips as pictures: the attacked region drawn in, the difference made visible, frames packed for a web page."""
+"""Clips as pictures: the attacked region drawn in, the difference made visible, frames packed for a
+web page."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def to_frames(clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"]) -> UInt
 
 
 def gain(clean: Float[Tensor, "*b 3 t h w"], adversarial: Float[Tensor, "*b 3 t h w"]) -> int:
-    """By how much a difference can be amplified for 95 % of the changed values to stay in range: 1, 2, 4, ... 64."""
+    """By how much a difference can be amplified for 95 % of the changed values to stay in range: 1,
+    2, 4, ... 64."""
     changes = (adversarial - clean).abs().flatten().numpy()
     changes = changes[changes > 0]
     if len(changes) == 0:
@@ -37,7 +39,8 @@ def gain(clean: Float[Tensor, "*b 3 t h w"], adversarial: Float[Tensor, "*b 3 t 
 def difference(
     clean: Float[Tensor, "3 t h w"], adversarial: Float[Tensor, "3 t h w"], amplified: float
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """What was added, as frames: mid-grey where nothing was, brighter where more, darker where less."""
+    """What was added, as frames: mid-grey where nothing was, brighter where more, darker where
+    less."""
     return to_frames(side_by_side(clean, adversarial, amplified).chunk(3, dim=-1)[2])
 
 
@@ -65,7 +68,8 @@ def outlined(
 
 
 def cell_size(clip: Float[Tensor, "3 t h w"], strength: Float[Tensor, "t' gh gw"]) -> tuple[int, int, int]:
-    """Frames, px and px of a tubelet, where only the map is known: the clip divided evenly, rounded up."""
+    """Frames, px and px of a tubelet, where only the map is known: the clip divided evenly, rounded
+    up."""
     t, h, w = (-(-n // cells) for n, cells in zip(clip.shape[1:], strength.shape, strict=True))
     return t, h, w
 
@@ -88,7 +92,8 @@ def sprite(frames: UInt8[np.ndarray, "t h w 3"], quality: int = 80) -> tuple[str
 
 
 def animation(clean: Float[Tensor, "3 t h w"], adversarial: Float[Tensor, "3 t h w"], fps: float = 5.0) -> str:
-    """Original, attacked and amplified difference side by side, in motion: a WebP picture as a data URL."""
+    """Original, attacked and amplified difference side by side, in motion: a WebP picture as a data
+    URL."""
     from PIL import Image
 
     panels = side_by_side(clean, adversarial, gain(clean, adversarial))

@@ -1,4 +1,5 @@
-"""Victims by name. Each family of networks is one module here with two functions, `names` and `load`."""
+"""Victims by name. Each family of networks is one module here with two functions, `names` and
+`load`."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ from types import ModuleType
 
 import torch
 
+from vidmarl.data.spec import ClipSpec
 from vidmarl.errors import UnknownNameError
-from vidmarl.victim import ClipSpec, Victim
+from vidmarl.victims.victim import Victim
 
 
 def load_victim(
@@ -25,12 +27,15 @@ def load_victim(
 ) -> Victim:
     """Makes a known network into a victim, with its preprocessing and its labels.
 
-    Args:
-        name: one of `list_victims()`, or "family/name", such as "torchvision/r3d_18".
-        weights: path of a state dict (`.pt`, `.pth`, `.pyth`, `.safetensors`); "random" for an untrained network, for
-            tests; None for the file that belongs to the name, under `VIDMARL_DATA/weights`. The networks of torchvision
-            and pytorchvideo have none of their own: they take `<name>.pt` from there, or warn and stay random.
-        spec: how clips shall be made for it, instead of its own convention, such as fewer or smaller frames.
+    Args: name: one of `list_victims()`, or "family/name", such as "torchvision/r3d_18". weights:
+        path of a state dict (`.pt`, `.pth`, `.pyth`, `.safetensors`); "random" for an untrained
+        network, for
+            tests; None for the file that belongs to the name, under `VIDMARL_DATA/weights`. The
+            networks of torchvision
+            and pytorchvideo have none of their own: they take `<name>.pt` from there, or warn and
+                stay random.
+        spec: how clips shall be made for it, instead of its own convention, such as fewer or
+            smaller frames.
         device: where it runs.
         batch_size: clips per forward pass; None: what suits the device, see `Victim`.
 
@@ -61,7 +66,8 @@ def list_victims(pattern: str = "*") -> list[str]:
 
 
 def _families() -> Iterator[ModuleType]:
-    """The modules of this package that know victims, in alphabetical order, each imported only when it is its turn."""
+    """The modules of this package that know victims, in alphabetical order, each imported only when
+    it is its turn."""
     for found in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{found.name}")
         if hasattr(module, "names") and hasattr(module, "load"):

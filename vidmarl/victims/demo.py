@@ -1,8 +1,10 @@
-"""The victim of `vidmarl demo`: a small 3-D residual network of pytorchvideo's building blocks, trained in a minute.
+"""The victim of `vidmarl demo`: a small 3-D residual network of pytorchvideo's building blocks,
+trained in a minute.
 
-It tells the motions of `vidmarl.data.synthetic` apart. Its first filters start as drifting Gabor waves, the model of
-motion energy of Adelson and Bergen (1985, "Spatiotemporal energy models for the perception of motion"). From filters
-drawn without structure it takes many epochs before the first motion is told from another.
+It tells the motions of `vidmarl.data.synthetic` apart. Its first filters start as drifting Gabor
+waves, the model of motion energy of Adelson and Bergen (1985, "Spatiotemporal energy models for the
+perception of motion"). From filters drawn without structure it takes many epochs before the first
+motion is told from another.
 """
 
 from __future__ import annotations
@@ -14,18 +16,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from vidmarl.cache import cache_root
+from vidmarl.data.paths import cache_root
+from vidmarl.data.spec import ClipSpec
 from vidmarl.data.synthetic import CLASSES
 from vidmarl.errors import CheckpointError
-from vidmarl.files import save_tensors
-from vidmarl.quiet import quiet_import
-from vidmarl.victim import ClipSpec, Victim
+from vidmarl.utils.files import save_tensors
+from vidmarl.utils.quiet import quiet_import
+from vidmarl.victims.victim import Victim
 from vidmarl.victims.weights import build
 
 SPEC = ClipSpec(frames=8, size=(64, 64), sampling="uniform")
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 RECIPE = 1
-"""Raised whenever clips, network or training change, so that an older victim is not taken for a newer one."""
+"""Raised whenever clips, network or training change, so that an older victim is not taken for a
+newer one."""
 
 
 def names() -> list[str]:
@@ -93,7 +97,8 @@ def make_network(classes: int = len(CLASSES)) -> nn.Module:
         )
         blocks.append(stage)
         width = out
-    # without a pool of its own, the head averages its scores over whatever is left of time and space
+    # without a pool of its own, the head averages its scores over whatever is left of time and
+    # space
     blocks.append(create_res_basic_head(in_features=width, out_features=classes, pool=None, dropout_rate=0.0))
     network = Net(blocks=nn.ModuleList(blocks))  # draws every weight anew, so the filters come after it
     _start_as_gabors(stem.conv)
@@ -102,7 +107,8 @@ def make_network(classes: int = len(CLASSES)) -> nn.Module:
 
 @torch.no_grad()
 def _start_as_gabors(conv: nn.Conv3d) -> None:
-    """Turns the filters into Gabor waves that drift in all directions, at 1.5 to 4.5 px a frame, in random colours."""
+    """Turns the filters into Gabor waves that drift in all directions, at 1.5 to 4.5 px a frame, in
+    random colours."""
     filters, _, *extent = conv.weight.shape
     t, y, x = torch.meshgrid(*[torch.arange(n) - (n - 1) / 2 for n in extent], indexing="ij")
     depth, height, width = extent
@@ -142,7 +148,7 @@ def train(
     settings = {"recipe": RECIPE, "seed": seed, "epochs": epochs, "clips": clips, "classes": list(CLASSES)}
     if (accuracy := _trained(path, settings)) is not None:
         return accuracy
-    from vidmarl.victims.demo_training import fit
+    from vidmarl.demo.victim_training import fit
 
     network, accuracy = fit(make_network, seed=seed, epochs=epochs, clips=clips, progress=progress)
     state = {key: value.contiguous() for key, value in network.state_dict().items()}

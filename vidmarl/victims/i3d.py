@@ -1,4 +1,5 @@
-"""Inception-I3D (RGB) on Kinetics-400 (Carreira & Zisserman, "Quo Vadis, Action Recognition?", CVPR 2017)."""
+"""Inception-I3D (RGB) on Kinetics-400 (Carreira & Zisserman, "Quo Vadis, Action Recognition?", CVPR
+2017)."""
 
 from __future__ import annotations
 
@@ -10,9 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vidmarl.victim import ClipSpec, Victim
+from vidmarl.data.spec import ClipSpec
+from vidmarl.victims.padding import LAYOUT, FittingAvgPool3d, pad_same
+from vidmarl.victims.victim import Victim
 from vidmarl.victims.weights import WeightFile, build, class_names, title
-from vidmarl.victims.windows import LAYOUT, FittingAvgPool3d, pad_same
 
 WEIGHTS = WeightFile("i3d_rgb_k400_fp16.pt", "60d1ecb88c8d906e0697beb28069ebf6531fd900debc4133faeb4a7663d4ad21")
 SPEC = ClipSpec(frames=32, size=(224, 224), short_side=256, sampling="stride", stride=2, short="hold")

@@ -1,7 +1,7 @@
 """MoViNet-A0-Stream on Kinetics-600 (Kondratyuk et al., "MoViNets", CVPR 2021), on whole clips.
 
-The weights are those of the released 8-bit model, dequantised. They fix what differs from the paper: ReLU6
-throughout, no squeeze-and-excitation, batch norm folded into the biases.
+The weights are those of the released 8-bit model, dequantised. They fix what differs from the
+paper: ReLU6 throughout, no squeeze-and-excitation, batch norm folded into the biases.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vidmarl.victim import ClipSpec, Victim
+from vidmarl.data.spec import ClipSpec
+from vidmarl.victims.padding import pad_same
+from vidmarl.victims.victim import Victim
 from vidmarl.victims.weights import WeightFile, build, class_names, title
-from vidmarl.victims.windows import pad_same
 
 WEIGHTS = WeightFile(
     "movinet_a0_stream_k600_fp32.pt", "3dbb1cfb39ac275dfa50fc50b8a06272b483c8ade008e828526631f6229a8380"
@@ -26,7 +27,8 @@ SPEC = ClipSpec(frames=16, size=(176, 176), sampling="fps", fps=5.0, short="hold
 
 
 class Layout(NamedTuple):
-    """One block: channels in, expanded and out, spatial and temporal kernel (0: none), spatial stride."""
+    """One block: channels in, expanded and out, spatial and temporal kernel (0: none), spatial
+    stride."""
 
     inner: int
     expanded: int
@@ -122,7 +124,8 @@ class Block(nn.Module):
 
 
 class MoViNet(nn.Module):
-    """MoViNet-A0-Stream without its stream: the whole clip at once. Clips of any size and length, RGB in [0, 1]."""
+    """MoViNet-A0-Stream without its stream: the whole clip at once. Clips of any size and length,
+    RGB in [0, 1]."""
 
     def __init__(self, classes: int = 600, blocks: tuple[Layout, ...] = A0) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""The video classifiers of PyTorchVideo's hub, with the clips that their published weights were tested on."""
+"""The video classifiers of PyTorchVideo's hub, with the clips that their published weights were
+tested on."""
 
 from __future__ import annotations
 
@@ -9,14 +10,16 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vidmarl.quiet import quiet_import
-from vidmarl.victim import ClipSpec, Victim
+from vidmarl.data.spec import ClipSpec
+from vidmarl.utils.quiet import quiet_import
+from vidmarl.victims.padding import fit_pools
+from vidmarl.victims.victim import Victim
 from vidmarl.victims.weights import build, class_names, title
-from vidmarl.victims.windows import fit_pools
 
 
 class Convention(NamedTuple):
-    """Frames x stride at about 30 frames a second, short side and crop in px, the argument for the class count."""
+    """Frames x stride at about 30 frames a second, short side and crop in px, the argument for the
+    class count."""
 
     frames: int
     stride: int
@@ -25,9 +28,9 @@ class Convention(NamedTuple):
     classes: str = "model_num_class"
 
 
-# Frames and strides: PyTorchVideo's model zoo. Sizes: those of its hub examples, one view in the centre; X3D-L and the
-# efficient X3Ds have none there and get their training crop. The detection models (which want boxes) and the image
-# model of the hub are no clip classifiers and are left out.
+# Frames and strides: PyTorchVideo's model zoo. Sizes: those of its hub examples, one view in the
+# centre; X3D-L and the efficient X3Ds have none there and get their training crop. The detection
+# models (which want boxes) and the image model of the hub are no clip classifiers and are left out.
 CONVENTIONS = {
     "c2d_r50": Convention(8, 8, 256, 256),
     "csn_r101": Convention(32, 2, 256, 256),

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vidmarl.victim import ClipSpec, Victim
+from vidmarl.data.spec import ClipSpec
+from vidmarl.victims.padding import LAYOUT
+from vidmarl.victims.victim import Victim
 from vidmarl.victims.weights import WeightFile, build, class_names, title
-from vidmarl.victims.windows import LAYOUT
 
 WEIGHTS = WeightFile(
     "r2plus1d_light_ucf101_300k.pt", "db1ca9a66f9e134dca51945535ee5c9fc0e533f3194bdba6004d296a84208493"
@@ -41,7 +42,8 @@ class Residual(nn.Module):
 
 
 class R2Plus1DLight(nn.Module):
-    """Three residual stages, each halving time and space. Clips of 8 frames and 8 px or more, RGB in [0, 1]."""
+    """Three residual stages, each halving time and space. Clips of 8 frames and 8 px or more, RGB
+    in [0, 1]."""
 
     def __init__(self, classes: int = 101) -> None:
         super().__init__()

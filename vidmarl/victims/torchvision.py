@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from vidmarl.victim import ClipSpec, Victim
+from vidmarl.data.spec import ClipSpec
+from vidmarl.victims.padding import fit_pools
+from vidmarl.victims.victim import Victim
 from vidmarl.victims.weights import build, class_names, title
-from vidmarl.victims.windows import fit_pools
 
-# torchvision states size, mean and std of a model in code, but clip length and frame rate only in prose.
+# torchvision states size, mean and std of a model in code, but clip length and frame rate only in
+# prose.
 TIMING = {"mvit": (16, 7.5), "swin3d": (32, 15.0), "s3d": (128, 15.0), "": (16, 15.0)}
 """Frames of a clip and frames a second, by the start of a model's name."""
 
@@ -26,8 +28,8 @@ def names() -> list[str]:
 def conventions(name: str) -> tuple[ClipSpec, dict[str, Any]]:
     """How torchvision's own weights for a model want their clips.
 
-    Its resize to fixed height and width (128 x 171, 256 x 256) becomes a resize of the short side to that height, so
-    that frames of any aspect keep their shape.
+    Its resize to fixed height and width (128 x 171, 256 x 256) becomes a resize of the short side
+    to that height, so that frames of any aspect keep their shape.
 
     Returns:
         The clip spec, and mean and std for `Victim`.

@@ -1,7 +1,8 @@
 """Weight files and label lists: where they are, whether they are whole, how they get into a model.
 
-Files are looked for in the data folder (`vidmarl.data.data_root`): weights in `weights/`, label lists in `labels/`.
-Nothing is unpickled: a file that holds more than tensors and plain data is refused.
+Files are looked for in the data folder (`vidmarl.data.data_root`): weights in `weights/`, label
+lists in `labels/`. Nothing is unpickled: a file that holds more than tensors and plain data is
+refused.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from vidmarl.data.paths import data_root
 from vidmarl.errors import CheckpointError
-from vidmarl.randomness import seeded
+from vidmarl.utils.randomness import seeded
 
 RANDOM = "random"
 SUFFIXES = (".pt", ".pth", ".pyth", ".safetensors")
@@ -84,9 +85,8 @@ def find(name: str, weights: str | Path | None, own: WeightFile | None) -> Path 
         weights: a path given by the user, or None.
         own: the file that the victim was written for, if there is one.
 
-    Returns:
-        Its path. None where none was given, none is needed and none lies in the data folder as `<name>.pt` (or another
-        of `SUFFIXES`).
+    Returns: Its path. None where none was given, none is needed and none lies in the data folder as
+        `<name>.pt` (or another of `SUFFIXES`).
 
     Raises:
         CheckpointError: the file given, or needed, is not there.
@@ -116,8 +116,8 @@ def read(path: Path, sha256: str | None = None) -> Weights:
         path: a file of `torch.save` or safetensors.
         sha256: what its bytes must hash to, if known.
 
-    Raises:
-        CheckpointError: the file is damaged, is no weight file, or holds more than tensors and plain data.
+    Raises: CheckpointError: the file is damaged, is no weight file, or holds more than tensors and
+        plain data.
     """
     doing = f"Reading the weights {str(path)!r}"
     if sha256 is not None:
@@ -163,7 +163,8 @@ def fill(model: nn.Module, weights: Weights, name: str) -> None:
     """
     own = model.state_dict()
     theirs = weights.state
-    # Files written before PyTorch 0.4.1, and converted ones, lack this counter, which evaluation never reads.
+    # Files written before PyTorch 0.4.1, and converted ones, lack this counter, which evaluation
+    # never reads.
     missing = [key for key in own if key not in theirs and not key.endswith("num_batches_tracked")]
     surplus = [key for key in theirs if key not in own]
     other = [
@@ -189,12 +190,13 @@ def build(
 ) -> tuple[nn.Module, Weights | None]:
     """Makes the network of a victim and fills it.
 
-    Args:
-        name: of the victim.
-        make: makes the network; takes the number of classes, or nothing for the usual number. The last tensor of its
-            state dict must be the classifier's bias, from which the number of classes of a file is read.
-        weights: path of a file; "random" for an untrained network, always the same one; None for the victim's own
-            file, or, where it has none, for one that lies in the data folder under the victim's name.
+    Args: name: of the victim. make: makes the network; takes the number of classes, or nothing for
+        the usual number. The last tensor of its
+            state dict must be the classifier's bias, from which the number of classes of a file is
+            read.
+        weights: path of a file; "random" for an untrained network, always the same one; None for
+            the victim's own file, or, where it has none, for one that lies in the data folder under
+            the victim's name.
         own: the file that the victim was written for, if there is one.
 
     Returns:
@@ -225,5 +227,6 @@ def build(
 
 
 def title(name: str, found: Weights | None) -> str:
-    """How a victim is called in results, so that an untrained one is never taken for the real one."""
+    """How a victim is called in results, so that an untrained one is never taken for the real
+    one."""
     return name if found is not None else f"{name} (random weights)"

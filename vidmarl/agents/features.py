@@ -1,0 +1,127 @@
+"""What every tubelet looks like to a black-box attacker: the input of the agents' learned
+encoders."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from vidmarl.perturbations.flow import GREY
+from vidmarl.perturbations.grid import TubeletGrid
+
+NAMES: tuple[str, ...] = (
+    "red",
+    "green",
+    "blue",
+    "top_left",
+    "top_right",
+    "bottom_left",
+    "bottom_right",
+    "contrast",
+    "gradient_x",
+    "gradient_y",
+    "change_before",
+    "change_after",
+    "motion",
+    "x",
+    "y",
+    "time",
+)
+CHANNELS: int = len(NAMES)
+
+_CONTRAST = 4.0
+_EDGES = 10.0
+_CHANGE = 8.0
+"""Factors that bring the spread of natural clips to about one."""
+
+
+@torch.no_grad()
+def describe(clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid) -> Float[Tensor, "b c t' gh gw"]:
+    """The appearance, change and place of every tubelet; costs a few poolings and no flow.
+
+    - `red`, `green`, `blue`: mean colour, [0, 1].
+    - `top_left` ... `bottom_right`: mean luminance of the quarters of the cell, [0, 1]: a thumbnail
+      of 2 x 2.
+    - `contrast`: standard deviation of the luminance.
+    - `gradient_x`, `gradient_y`: mean absolute difference to the pixel on the right, and below.
+    - `change_before`, `change_after`: mean absolute difference of the colours to the frame before
+      and after, 0 where there is none.
+    - `motion`: the sum of both changes less its median over the frame's tubelets. The median stands
+      for what the camera does to the whole frame, so what is left is what moves by itself; below 0
+      where less happens than around.
+    - `x`, `y`: the tubelet's centre, [-1, 1] from the left and the top border to the right and the
+      bottom one.
+    - `time`: [0, 1] from the first frame to the last.
+
+    Contrast, gradients and changes are scaled to a spread of about one in natural clips.
+
+    Args:
+        clips: float[b 3 t h w] in [0, 1].
+        grid: the tubelets; those at the end may be ragged.
+
+    Returns:
+        float32[b c t' gh gw], the channels in the order of `NAMES`.
+    """
+    clips = clips.float()
+    b, _, t, h, w = clips.shape
+    luma = torch.einsum("bcthw,c->bthw", clips, clips.new_tensor(GREY))[:, None]
+    mean = grid.pool(luma)
+    contrast = grid.pool((luma - grid.expand(mean[:, 0], t, h, w)).square()).sqrt()
+
+    edges = torch.zeros_like(luma).expand(b, 2, t, h, w).clone()
+    edges[:, 0, ..., :, :-1] = luma.diff(dim=-1).abs()[:, 0]
+    edges[:, 1, ..., :-1, :] = luma.diff(dim=-2).abs()[:, 0]
+
+    change = clips.new_zeros(b, 2, t, h, w)
+    difference = clips.diff(dim=2).abs().mean(1)
+    change[:, 0, 1:] = difference
+    change[:, 1, :-1] = difference
+    change = grid.pool(change)
+    total = change.sum(1, keepdim=True)
+    motion = total - total.flatten(3).median(3).values[..., None, None]
+
+    return torch.cat(
+        [
+            grid.pool(clips),
+            _quarters(luma, mean, grid),
+            _CONTRAST * contrast,
+            _EDGES * grid.pool(edges),
+            _CHANGE * change,
+            _CHANGE * motion,
+            _place(clips, grid),
+        ],
+        dim=1,
+    )
+
+
+def _quarters(
+    luma: Float[Tensor, "b 1 t h w"], mean: Float[Tensor, "b 1 t' gh gw"], grid: TubeletGrid
+) -> Float[Tensor, "b 4 t' gh gw"]:
+    """Mean luminance of each quarter of a cell; that of the cell where a quarter has no pixels."""
+    upper = _first_half(luma.shape[-2], grid.height, luma)[:, None]
+    left = _first_half(luma.shape[-1], grid.width, luma)
+    inside = torch.stack([upper * left, upper * (1 - left), (1 - upper) * left, (1 - upper) * (1 - left)])
+    inside = repeat(inside, "q h w -> 1 q t h w", t=luma.shape[2])
+    share = grid.pool(inside)
+    return torch.where(share > 0, grid.pool(luma * inside) / share.clamp_min(1e-6), mean)
+
+
+def _first_half(size: int, cell: int, like: Tensor) -> Float[Tensor, " size"]:
+    """1 in the first half of every cell along an axis, its middle pixel included; a ragged cell is
+    halved as it is."""
+    place = torch.arange(size, device=like.device)
+    start = place // cell * cell
+    end = (start + cell).clamp_max(size)
+    return (2 * (place - start) < end - start).to(like)
+
+
+def _place(clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid) -> Float[Tensor, "b 3 t' gh gw"]:
+    """Where the centre of every tubelet is: x and y in [-1, 1], time in [0, 1]."""
+    b, _, t, h, w = clips.shape
+    x = (2 * torch.arange(w, device=clips.device) + 1) / w - 1
+    y = (2 * torch.arange(h, device=clips.device) + 1) / h - 1
+    time = torch.arange(t, device=clips.device) / max(t - 1, 1)
+    time, y, x = torch.meshgrid(time, y, x, indexing="ij")
+    return grid.pool(rearrange([x, y, time], "c t h w -> 1 c t h w")).expand(b, -1, -1, -1, -1)

@@ -1,0 +1,215 @@
+"""The two actors and their centralised critic: small convolutional nets over the tubelets, for any
+grid.
+
+All three see the same observation, which holds only what a black-box attacker can know
+(`vidmarl.agents.environment`). The temporal actor says how many tubelets to change, for how long
+and in which frames; the spatial actor, which cell in each of these frames, and in which direction.
+Trunks may run in half precision; heads, log-probabilities and values are float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Float, Int64
+from tensordict.nn import InteractionType, TensorDictModule
+from torch import Tensor, nn
+from torchrl.modules import ProbabilisticActor
+
+from vidmarl.agents.actions import COUNTS, WIDTHS, WhenDistribution, WhereDistribution
+
+OBSERVATION = ["features", "maps", "state"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AgentsConfig:
+    """The shape of the nets.
+
+    Attributes:
+        features: channels of what a tubelet looks like (`vidmarl.agents.features`).
+        maps: channels of what the episode has done and found out, per tubelet.
+        state: numbers that describe the episode as a whole.
+        width: hidden channels.
+        depth: residual blocks per trunk.
+    """
+
+    features: int
+    maps: int
+    state: int
+    width: int = 32
+    depth: int = 2
+
+
+class Residual(nn.Module):
+    """A 3x3 convolution in space, then one over 3 frames, added to the input. Starts as the
+    identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.space = nn.Conv3d(width, width, (1, 3, 3), padding=(0, 1, 1))
+        self.time = nn.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0))
+        nn.init.zeros_(self.time.weight)
+        nn.init.zeros_(self.time.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = nn.functional.gelu(self.space(x))
+        return x + self.time(nn.functional.gelu(hidden))
+
+
+class Trunk(nn.Module):
+    """From an observation to hidden features of every tubelet."""
+
+    def __init__(self, config: AgentsConfig) -> None:
+        super().__init__()
+        self.enter = nn.Conv3d(config.features + config.maps, config.width, 1)
+        self.condition = nn.Linear(config.state, 2 * config.width)
+        self.blocks = nn.Sequential(*(Residual(config.width) for _ in range(config.depth)))
+
+    def forward(self, features: Tensor, maps: Tensor, state: Tensor) -> Float[Tensor, "n d t gh gw"]:
+        x = self.enter(torch.cat([features, maps], 1))
+        # Scale and shift (Perez et al. 2018): what counts turns round once the clip is fooled.
+        scale, shift = rearrange(self.condition(state), "n (k d) -> k n d 1 1 1", k=2)
+        x = (1 + scale) * x + shift
+        return self.blocks(nn.functional.gelu(x)).float()
+
+
+def pooled(x: Tensor, pattern: str) -> Tensor:
+    """Mean and maximum side by side."""
+    return torch.cat([reduce(x, pattern, "mean"), reduce(x, pattern, "max")], 1)
+
+
+class Grid(nn.Module):
+    """A net over one observation [n ...], usable with any leading dimensions; `infer` is the net
+    itself, on one."""
+
+    infer: Callable[..., Any]
+
+    def forward(self, features: Tensor, maps: Tensor, state: Tensor, *more: Tensor) -> Any:
+        lead = state.shape[:-1]
+        flat = [x.reshape(-1, *x.shape[len(lead) :]) for x in (features, maps, state, *more)]
+        out = self.infer(*flat)
+        if isinstance(out, tuple):
+            return tuple(x.reshape(*lead, *x.shape[1:]) for x in out)
+        return out.reshape(*lead, *out.shape[1:])
+
+
+class SpatialNet(Grid):
+    """Where: logits of every cell in every frame, and of its direction; with one agent axis."""
+
+    def __init__(self, config: AgentsConfig) -> None:
+        super().__init__()
+        self.trunk = Trunk(config)
+        self.cells = nn.Conv3d(config.width, 2, 1)
+        _start_flat(self.cells)
+
+    def infer(self, features: Tensor, maps: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.trunk(features, maps, state)
+        with torch.autocast(x.device.type, enabled=False):
+            cell, up = rearrange(self.cells(x), "n k t h w -> k n 1 t (h w)")
+        return cell, up
+
+
+class TemporalNet(Grid):
+    """When: logits of how many tubelets, of how long they last, and of every frame; with one agent
+    axis.
+
+    The logits of count and width start from those around the level that the environment suggests.
+    """
+
+    def __init__(self, config: AgentsConfig) -> None:
+        super().__init__()
+        self.trunk = Trunk(config)
+        self.frames = nn.Conv1d(2 * config.width, 1, 1)
+        self.sizes = nn.Linear(2 * config.width, len(COUNTS) + len(WIDTHS))
+        _start_flat(self.frames, self.sizes)
+
+    def infer(self, features: Tensor, maps: Tensor, state: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.trunk(features, maps, state)
+        with torch.autocast(x.device.type, enabled=False):
+            frame = self.frames(pooled(x, "n d t h w -> n d t"))
+            count, width = self.sizes(pooled(x, "n d t h w -> n d"))[:, None].split([len(COUNTS), len(WIDTHS)], -1)
+        count = count + _around(level.clamp_max(len(COUNTS) - 1), len(COUNTS))
+        width = width + _around((level - len(COUNTS) + 1).clamp_min(0), len(WIDTHS))
+        return count, width, frame
+
+
+def _around(index: Int64[Tensor, "n 1"], categories: int) -> Float[Tensor, "n 1 c"]:
+    """Logits that fall off on both sides of a category."""
+    return -2.0 * (torch.arange(categories, device=index.device) - index[..., None]).abs().float()
+
+
+class ValueNet(Grid):
+    """The team's value of a state, float[n 1 1]: one agent axis, one number."""
+
+    def __init__(self, config: AgentsConfig) -> None:
+        super().__init__()
+        self.trunk = Trunk(config)
+        self.head = nn.Sequential(
+            nn.Linear(2 * config.width, 2 * config.width), nn.GELU(), nn.Linear(2 * config.width, 1)
+        )
+        nn.init.zeros_(self.head[-1].weight)  # type: ignore[arg-type]
+
+    def infer(self, features: Tensor, maps: Tensor, state: Tensor) -> Tensor:
+        x = self.trunk(features, maps, state)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.head(pooled(x, "n d t h w -> n d"))[:, None]
+
+
+def _start_flat(*heads: nn.Module) -> None:
+    """Heads that start at zero: the first policy is uniform, whatever the clip."""
+    for head in heads:
+        nn.init.zeros_(head.weight)  # type: ignore[arg-type]
+        nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+
+
+class Agents(nn.Module):
+    """The team: temporal actor, spatial actor (which sees what the temporal one has drawn), critic.
+
+    Args:
+        config: the shape of the nets.
+    """
+
+    def __init__(self, config: AgentsConfig) -> None:
+        super().__init__()
+        self.config = config
+        common: dict[str, Any] = {
+            "return_log_prob": True,
+            "default_interaction_type": InteractionType.RANDOM,
+        }
+        self.temporal = ProbabilisticActor(
+            TensorDictModule(
+                TemporalNet(config),
+                in_keys=[*OBSERVATION, ("temporal", "level")],
+                out_keys=[("temporal", key) for key in ("count_logits", "width_logits", "frame_logits")],
+            ),
+            in_keys={
+                key: ("temporal", key)
+                for key in ("count_logits", "width_logits", "frame_logits", "can_count", "can_frame")
+            },
+            out_keys=[("temporal", "action")],
+            distribution_class=WhenDistribution,
+            log_prob_key=("temporal", "log_prob"),
+            **common,
+        )
+        self.spatial = ProbabilisticActor(
+            TensorDictModule(
+                SpatialNet(config),
+                in_keys=OBSERVATION,
+                out_keys=[("spatial", key) for key in ("cell_logits", "up_logits")],
+            ),
+            in_keys={key: ("spatial", key) for key in ("cell_logits", "up_logits", "can_up", "can_down")}
+            | {"when": ("temporal", "action")},
+            out_keys=[("spatial", "action")],
+            distribution_class=WhereDistribution,
+            log_prob_key=("spatial", "log_prob"),
+            **common,
+        )
+        self.critic = TensorDictModule(ValueNet(config), in_keys=OBSERVATION, out_keys=["state_value"])
+
+    def describe(self) -> dict[str, int]:
+        """The shape of the nets as plain data."""
+        return dataclasses.asdict(self.config)

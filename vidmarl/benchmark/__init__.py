@@ -1,0 +1,1 @@
+"""The benchmark: attacks x victims x distortions x clips."""

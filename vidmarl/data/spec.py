@@ -1,0 +1,84 @@
+"""What a clip is: how a victim wants it cut and sized, and whether a tensor is one."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from torch import Tensor
+
+from vidmarl.errors import ClipError
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSpec:
+    """How a victim wants its clips; `vidmarl.load_clips` reads it.
+
+    Attributes: frames: number of frames; None takes every frame of the (resampled) video. size:
+        height and width of a frame in px. short_side: the short side is scaled to this (px) before
+        the centre crop to `size`; None: to just cover `size`. fit: "crop" (scale, then centre
+        crop), "letterbox" (scale the long side, pad black) or "squash" (ignore the
+            aspect).
+        sampling: "fps" (resample to `fps`, centred window), "stride" (every `stride`-th native
+            frame, centred window) or "uniform" (spread over the whole video).
+        fps: frames a second for "fps".
+        stride: native frames per clip frame for "stride".
+        antialias: whether shrinking is anti-aliased.
+        short: what to do with a video too short for "fps" or "stride": refuse it ("error"), hold
+            its last frame ("hold"; "stride" keeps its window centred and holds the first one too)
+            or play it again from the start ("loop"). "uniform" repeats frames by itself.
+    """
+
+    frames: int | None = 16
+    size: tuple[int, int] = (176, 176)
+    short_side: int | None = None
+    fit: Literal["crop", "letterbox", "squash"] = "crop"
+    sampling: Literal["fps", "stride", "uniform"] = "uniform"
+    fps: float = 5.0
+    stride: int = 1
+    antialias: bool = True
+    short: Literal["error", "hold", "loop"] = "error"
+
+    def __post_init__(self) -> None:
+        positive = {
+            "frames": 1 if self.frames is None else self.frames,
+            "size": min(self.size),
+            "short_side": 1 if self.short_side is None else self.short_side,
+            "fps": self.fps,
+            "stride": self.stride,
+        }
+        if wrong := [name for name, value in positive.items() if not value > 0]:
+            raise ValueError(f"ClipSpec: {' and '.join(wrong)} must be above 0, got {self}.")
+        for name, allowed in (
+            ("fit", ("crop", "letterbox", "squash")),
+            ("sampling", ("fps", "stride", "uniform")),
+            ("short", ("error", "hold", "loop")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"ClipSpec: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+
+
+def validate_clips(clips: Tensor, doing: str) -> None:
+    """Raises a ClipError unless `clips` are float[b 3 t h w] in [0, 1]; `doing` opens the
+    message."""
+    if not isinstance(clips, Tensor):
+        raise ClipError(f"While {doing}: expected a tensor of clips [b 3 t h w], got {type(clips).__name__}.")
+    if clips.ndim != 5 or clips.shape[1] != 3:
+        hint = ""
+        if clips.ndim == 4:
+            hint = " A single clip needs a batch axis: clip[None]."
+        elif clips.ndim == 5 and clips.shape[2] == 3:
+            hint = " These look like [b t c h w]: rearrange(clips, 'b t c h w -> b c t h w')."
+        elif clips.ndim == 5 and clips.shape[-1] == 3:
+            hint = " These look like [b t h w c]: rearrange(clips, 'b t h w c -> b c t h w')."
+        raise ClipError(f"While {doing}: expected clips [b 3 t h w], got shape {tuple(clips.shape)}.{hint}")
+    if 0 in clips.shape:
+        raise ClipError(f"While {doing}: expected at least one clip and one pixel, got shape {tuple(clips.shape)}.")
+    if not clips.is_floating_point():
+        raise ClipError(
+            f"While {doing}: expected float clips in [0, 1], got {clips.dtype}. For 8-bit values: clips.float() / 255."
+        )
+    low, high = clips.aminmax()
+    if not (low >= 0 and high <= 1):  # also catches NaN
+        hint = " Divide 8-bit values by 255; do not normalise: mean and std belong to the Victim."
+        raise ClipError(f"While {doing}: expected clips in [0, 1], got values in [{low:.4g}, {high:.4g}].{hint}")

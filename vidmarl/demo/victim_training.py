@@ -1,0 +1,127 @@
+"""How the victim of `vidmarl demo` is trained: plain supervised learning by Lightning's Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import lightning
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics.classification import MulticlassAccuracy
+from tqdm.auto import tqdm
+
+from vidmarl.data.synthetic import CLASSES, Synthetic, split_seed, transform
+from vidmarl.utils.quiet import quiet
+from vidmarl.victims.demo import MEAN, STD
+
+BATCH = 32
+TEST_CLIPS = 512
+PEAK_LR = 1e-2
+LABEL_SMOOTHING = 0.1  # keeps the scores from saturating, so that small changes of a clip show in them
+
+
+class TransformedClips(Dataset):
+    """Clips drawn once and kept, each time seen under another symmetry of their world.
+
+    Args:
+        source: the clips.
+        seed: of the symmetries.
+        progress: whether to show a progress bar while they are drawn.
+    """
+
+    def __init__(self, source: Synthetic, seed: int, progress: bool = False) -> None:
+        order = tqdm(range(len(source)), desc="Drawing training clips", unit="clip", disable=not progress)
+        self._clips = [source[i] for i in order]
+        self._rng = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "3 t h w"], int]:
+        clip, label = self._clips[index]
+        return transform(clip, label, self._rng)
+
+
+class DemoTraining(lightning.LightningModule):
+    """Cross-entropy with AdamW, its rate rising and falling once (Smith and Topin 2018,
+    "Super-convergence").
+
+    Args:
+        network: from normalised clips float[b 3 t h w] to logits float[b k].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.train_accuracy = MulticlassAccuracy(len(CLASSES), average="micro")
+        self.test_accuracy = MulticlassAccuracy(len(CLASSES), average="micro")
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1, 1))
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1, 1))
+
+    def forward(self, clips: UInt8[Tensor, "b 3 t h w"]) -> Float[Tensor, "b k"]:
+        return self.network((clips / 255 - self.mean) / self.std)
+
+    def training_step(self, batch: tuple[Tensor, Int64[Tensor, " b"]], index: int) -> Tensor:
+        clips, labels = batch
+        logits = self(clips)
+        self.train_accuracy(logits, labels)
+        self.log("accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
+        return F.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)
+
+    def test_step(self, batch: tuple[Tensor, Int64[Tensor, " b"]], index: int) -> None:
+        clips, labels = batch
+        self.test_accuracy(self(clips), labels)
+        self.log("accuracy", self.test_accuracy)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=PEAK_LR)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def fit(
+    make_network: Callable[[], nn.Module], *, seed: int, epochs: int, clips: int, progress: bool
+) -> tuple[nn.Module, float]:
+    """Trains a network from scratch and tests it on clips of another seed.
+
+    Args:
+        make_network: makes the untrained network.
+        seed: of clips, weights and order.
+        epochs: passes over the training clips.
+        clips: number of training clips, at least one batch.
+        progress: whether to show progress bars.
+
+    Returns:
+        The trained network on the CPU, and its accuracy on the test clips, in [0, 1].
+
+    Raises:
+        ValueError: there are fewer clips than a batch holds.
+    """
+    if clips < BATCH:
+        raise ValueError(f"Training the victim of the demo: expected at least one batch of {BATCH} clips, got {clips}.")
+    train_set = TransformedClips(Synthetic(clips, split_seed(seed, "train")), seed, progress)
+    test_set = Synthetic(TEST_CLIPS, split_seed(seed, "test"))
+    with torch.random.fork_rng(range(torch.cuda.device_count())), quiet():
+        torch.manual_seed(seed)
+        module = DemoTraining(make_network())
+        trainer = lightning.Trainer(
+            accelerator="gpu" if torch.cuda.is_available() else "cpu",  # other accelerators lack 3-D convolutions
+            devices=1,
+            max_epochs=epochs,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=progress,
+        )
+        trainer.fit(module, DataLoader(train_set, BATCH, shuffle=True, drop_last=True))
+        [tested] = trainer.test(module, DataLoader(test_set, BATCH), verbose=False)
+    return module.network.cpu(), tested["accuracy"]

@@ -1,0 +1,1 @@
+"""Perturbations: strength maps over tubelets, and how they become clips."""

@@ -1,0 +1,65 @@
+"""Tubelets: the cells of space and time that a perturbation is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class TubeletGrid:
+    """The division of a clip into tubelets; the last ones are smaller where the cell does not
+    divide the clip.
+
+    Attributes:
+        frames: frames per tubelet.
+        height: px per tubelet.
+        width: px per tubelet.
+    """
+
+    frames: int = 1
+    height: int = 16
+    width: int = 16
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.height, self.width) < 1:
+            raise ValueError(f"TubeletGrid: cells need at least one frame and one pixel, got {self}.")
+
+    def coarser(self, zoom: int) -> TubeletGrid:
+        """The grid of cells of `zoom` x `zoom` tubelets, of as many frames each.
+
+        Raises:
+            ValueError: `zoom` is below 1.
+        """
+        if zoom < 1:
+            raise ValueError(f"TubeletGrid: a cell is at least one tubelet wide, got zoom={zoom}.")
+        return TubeletGrid(self.frames, zoom * self.height, zoom * self.width)
+
+    def shape(self, clips: Float[Tensor, "b 3 t h w"]) -> tuple[int, int, int]:
+        """`(t', gh, gw)`, the number of tubelets over the time, height and width of such clips."""
+        t, h, w = clips.shape[-3:]
+        return -(-t // self.frames), -(-h // self.height), -(-w // self.width)
+
+    def expand(self, strength: Float[Tensor, "n t' gh gw"], t: int, h: int, w: int) -> Float[Tensor, "n 1 t h w"]:
+        """The strength of every pixel: that of its tubelet."""
+        per_pixel = strength.repeat_interleave(self.frames, 1)[:, :t]
+        per_pixel = per_pixel.repeat_interleave(self.height, 2)[:, :, :h]
+        return per_pixel.repeat_interleave(self.width, 3)[:, :, :, :w][:, None]
+
+    def pool(self, pixels: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c t' gh gw"]:
+        """The mean of every tubelet's pixels, ragged ones included."""
+        cell = self._cell(pixels)
+        return torch.nn.functional.avg_pool3d(pixels, cell, cell, ceil_mode=True, count_include_pad=False)
+
+    def total(self, pixels: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c t' gh gw"]:
+        """The sum of every tubelet's pixels, ragged ones included."""
+        cell = self._cell(pixels)
+        return torch.nn.functional.avg_pool3d(pixels, cell, cell, ceil_mode=True, divisor_override=1)
+
+    def _cell(self, pixels: Tensor) -> tuple[int, int, int]:
+        """The sides of a tubelet, which may be larger than the clip."""
+        t, h, w = pixels.shape[-3:]
+        return min(self.frames, t), min(self.height, h), min(self.width, w)

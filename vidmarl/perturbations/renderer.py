@@ -1,0 +1,191 @@
+"""Tubelets: the cells of space and time that a perturbation is made of.
+
+The whole state of a perturbation is its strength map, float[b t' gh gw]: one number per tubelet. A
+`Renderer` holds what is fixed for each clip (the clip, the distortion's randomness) and turns
+strength maps into clips. So the same map always gives the same clip, 0 leaves a tubelet's pixels
+bit-identical, and adding and removing are exact inverses.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import repeat
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vidmarl.distortions.base import Distortion, State
+from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.perturbations.noise import Coherence, clip_seeds, draw_noise
+
+
+def to_8bit(clips: Float[Tensor, "*shape"], out: Tensor | None = None) -> Float[Tensor, "*shape"]:
+    """Clamped to [0, 1] and rounded to k/255, as a video file holds it; rounding twice changes
+    nothing.
+
+    Args:
+        clips: any values.
+        out: where to write the result, `clips` itself included; None: to a new tensor.
+    """
+    # by a tensor: CUDA multiplies by the reciprocal of a plain number, one bit away from what a CPU
+    # or a file gives
+    return torch.clamp(clips, 0, 1, out=out).mul_(255).round_().div_(clips.new_full((), 255))
+
+
+class Renderer:
+    """Clips, and all that is fixed about distorting them.
+
+    Args: clips: float[b 3 t h w] in [0, 1]; rounded to 8 bits. distortion: what is done to them.
+        grid: the tubelets. coherence: how random patterns go on in time, see `draw_noise`. seed: of
+        the distortion's randomness, which also depends on each clip's content. zoom: a cell is
+        `zoom` x `zoom` tubelets: what a search works with, before the clean-up goes down to
+        tubelets.
+
+    Attributes:
+        clips: float32[b 3 t h w], 8-bit values.
+        shape: `(t', gh, gw)`, of a strength map.
+        coarse: the grid of the cells.
+        cells: `(t', gh / zoom, gw / zoom)`, rounded up, of a map of cells.
+        low: the smallest strength, -1 for a distortion of two directions, else 0. The largest is 1.
+    """
+
+    def __init__(
+        self,
+        clips: Float[Tensor, "b 3 t h w"],
+        distortion: Distortion,
+        grid: TubeletGrid | None = None,
+        coherence: Coherence = "static",
+        seed: int = 0,
+        zoom: int = 1,
+    ) -> None:
+        self.distortion = distortion
+        self.grid = grid or TubeletGrid()
+        self.zoom = zoom
+        self.coarse = self.grid.coarser(zoom)
+        self.coherence: Coherence = coherence
+        self.clips = to_8bit(clips.float())
+        self.shape = self.grid.shape(clips)
+        self.cells = self.coarse.shape(clips)
+        self.low = -1.0 if distortion.signed else 0.0
+        self.seeds = clip_seeds(self.clips, seed)
+        self._state = self._prepare(self.clips, self.seeds)
+
+    def _prepare(self, clips: Tensor, seeds: list[int]) -> State:
+        with torch.autocast(clips.device.type, enabled=False):  # pixels keep their precision in a half-precision run
+            state = self.distortion.prepare(clips, draw_noise(clips, self.coherence, seeds))
+        for key, value in state.items():
+            if value.ndim < 1 or len(value) != len(clips):
+                raise ValueError(
+                    f"Preparing {type(self.distortion).__name__} for {len(clips)} clips: expected every tensor of its"
+                    f" state to have the clips on axis 0, got {key!r} of shape {tuple(value.shape)}."
+                )
+        return state
+
+    def replace(self, rows: Int64[Tensor, " n"], clips: Float[Tensor, "n 3 t h w"], seed: int) -> None:
+        """Puts other clips of the same shape in the place of `rows`."""
+        clips = to_8bit(clips.float())
+        seeds = clip_seeds(clips, seed)
+        state = self._prepare(clips, seeds)
+        self.clips[rows] = clips
+        for row, its_seed in zip(rows.tolist(), seeds, strict=True):
+            self.seeds[row] = its_seed
+        for key, value in state.items():
+            self._state[key] = _put(self._state[key], rows, value)
+
+    def zeros(self) -> Float[Tensor, "b t' gh gw"]:
+        """The strength map of no distortion."""
+        return self.clips.new_zeros(len(self.clips), *self.shape)
+
+    def turning(self) -> Float[Tensor, "t' y x"]:
+        """A map of cells with full strength everywhere that turns with every layer: up, down, up
+        again.
+
+        Down is nothing where the distortion has one direction.
+        """
+        t, y, x = self.cells
+        return self.clips.new_tensor([1.0, self.low]).repeat(-(-t // 2))[:t, None, None].expand(t, y, x)
+
+    def energy(self, row: int) -> Float[Tensor, "t' gh gw"]:
+        """What each tubelet of a clip adds to the squared L2 norm at full strength, in the
+        direction in which it is more. Where it is 0 the distortion leaves the tubelet alone, and
+        asking about it is of no use. No query."""
+        at = torch.tensor([row], device=self.clips.device)
+        ends = self.clips.new_tensor([1.0, self.low or 1.0])
+        full = self.render(ends.view(-1, 1, 1, 1).expand(2, *self.shape), at.expand(2))
+        squared = (full - self.clips[at]).square().sum(1, keepdim=True)
+        return self.grid.total(squared).amax((0, 1))
+
+    def refine(self, strength: Float[Tensor, "n t' y x"]) -> Float[Tensor, "n t' gh gw"]:
+        """The strength map of a map of cells, each tubelet with its cell's strength; a strength map
+        stays itself."""
+        if tuple(strength.shape[1:]) == self.shape:
+            return strength
+        if tuple(strength.shape[1:]) != self.cells:
+            raise ValueError(
+                f"Refining a map: expected {self.shape} tubelets or {self.cells} cells, got"
+                f" {tuple(strength.shape[1:])}."
+            )
+        fine = repeat(strength, "n t y x -> n t (y dy) (x dx)", dy=self.zoom, dx=self.zoom)
+        return fine[..., : self.shape[1], : self.shape[2]]
+
+    @torch.no_grad()
+    def render(
+        self, strength: Float[Tensor, "n t' gh gw"], rows: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n 3 t h w"]:
+        """The clips of `rows` (default: all) with these strength maps put on, as 8-bit values.
+
+        Args:
+            strength: in [low, 1]; a map of cells will do.
+            rows: the clip of each map; a clip may stand there several times.
+
+        Raises: ValueError: a strength lies outside [low, 1], or the distortion gave another shape
+            or NaN.
+        """
+        name = type(self.distortion).__name__
+        strength = self.refine(strength)
+        low, high = strength.aminmax()
+        if not (low >= self.low and high <= 1):  # also catches NaN
+            raise ValueError(
+                f"Rendering {name}: expected strengths in [{self.low:g}, 1], got values in [{low:.3g}, {high:.3g}]."
+            )
+        rows = torch.arange(len(strength), device=self.clips.device) if rows is None else rows
+        out = self.clips.new_empty(len(rows), *self.clips.shape[1:])
+        # On a CPU one clip after the other: nothing is gathered, the buffers fit the caches and are
+        # used again.
+        alone = out.device.type == "cpu"
+        parts: list[slice | Tensor] = [slice(row, row + 1) for row in rows.tolist()] if alone else [rows]
+        for part, cells, target in zip(parts, strength.chunk(len(parts)), out.chunk(len(parts)), strict=True):
+            clips = self.clips[part]
+            per_pixel = self.grid.expand(cells.to(clips), *clips.shape[-3:])
+            with torch.autocast(clips.device.type, enabled=False):
+                distorted = self.distortion(clips, per_pixel, {k: _take(v, part) for k, v in self._state.items()})
+            if distorted.shape != clips.shape or distorted.sum().isnan():
+                raise ValueError(
+                    f"Rendering {name}: expected numbers of shape {tuple(clips.shape)}, got shape"
+                    f" {tuple(distorted.shape)} with {int(distorted.isnan().sum())} NaN."
+                )
+            to_8bit(torch.where(per_pixel == 0, clips, distorted, out=target), out=target)
+        return out
+
+
+def _core(value: Tensor) -> Tensor:
+    """The part of an expanded tensor that is stored: what `expand` has repeated, but for axis 0,
+    narrowed to one."""
+    for axis in range(1, value.ndim):
+        if value.stride(axis) == 0:
+            value = value.narrow(axis, 0, 1)
+    return value
+
+
+def _take(value: Tensor, rows: slice | Tensor) -> Tensor:
+    """`value[rows]`, which copies what is stored and leaves expanded what was: a still pattern
+    stays one frame."""
+    return _core(value)[rows].expand(-1, *value.shape[1:])
+
+
+def _put(target: Tensor, rows: Tensor, value: Tensor) -> Tensor:
+    """`target` with `target[rows] = value`, written in place and left expanded where both are."""
+    alike = all(value.stride(axis) == 0 for axis in range(1, target.ndim) if target.stride(axis) == 0)
+    if not alike or target.stride(0) == 0:
+        target = target.clone(memory_format=torch.contiguous_format)
+    _core(target)[rows] = _core(value)
+    return target

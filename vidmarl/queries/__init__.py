@@ -1,0 +1,1 @@
+"""Queries: what is asked of a victim, what it cost, and what came of it."""

@@ -1,0 +1,56 @@
+"""The query budget of an attack: an account per clip."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vidmarl.errors import BudgetError
+from vidmarl.victims.victim import Victim
+
+
+class QueryBudget:
+    """The queries of one attack: an account per clip.
+
+    Args:
+        victim: who is asked.
+        clips: number of clips under attack.
+        budget: queries allowed for each of them, at least 1.
+
+    Attributes:
+        count: int64[clips], queries spent.
+    """
+
+    def __init__(self, victim: Victim, clips: int, budget: int) -> None:
+        if budget < 1:
+            raise ValueError(
+                f"Opening a budget of {budget} queries per clip: at least 1 is needed, for the clean prediction."
+            )
+        self.victim = victim
+        self.budget = budget
+        self.count = torch.zeros(clips, dtype=torch.int64)
+
+    @property
+    def left(self) -> Int64[Tensor, " clips"]:
+        """Queries left to each clip."""
+        return self.budget - self.count
+
+    def query(self, candidates: Float[Tensor, "n 3 t h w"], rows: Int64[Tensor, " n"]) -> Float[Tensor, "n k"]:
+        """Asks about one candidate for each of `rows`; a row may stand there several times, and
+        pays each time.
+
+        Raises:
+            BudgetError: a row has too little left; nothing was asked.
+            VictimError: see `Victim.__call__`; the queries count as spent.
+        """
+        cost = torch.bincount(rows.cpu(), minlength=len(self.count))
+        if (cost > self.left).any():
+            short = (cost > self.left).nonzero().flatten().tolist()
+            raise BudgetError(f"Clips {short} were to be queried with {self.left[short].tolist()} queries left.")
+        self.count += cost
+        return self.victim(candidates)
+
+    def reopen(self, rows: Int64[Tensor, " n"]) -> None:
+        """Gives `rows` a fresh budget, because another clip has taken the place."""
+        self.count[rows.cpu()] = 0

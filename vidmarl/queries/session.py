@@ -1,0 +1,383 @@
+"""A session: one attack on one batch of clips, from the clean prediction to the last query.
+
+The session keeps the books that every attack needs and none may keep for itself: the query_budget
+of queries, the goal, the best perturbation found, the history. Every candidate is rendered, clamped
+and rounded to 8 bits before the victim sees it, so a success is always the success of the clip as
+it is returned, seen by a query that was counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Generator, Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from vidmarl.metrics import first_success
+from vidmarl.perturbations.renderer import Renderer, to_8bit
+from vidmarl.queries.budget import QueryBudget
+from vidmarl.queries.goals import Goal, Misclassify
+from vidmarl.victims.victim import Victim
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    """What one query says, for `n` candidates, or for one (scalars) inside a `Search`.
+
+    Attributes:
+        margin: float[n], nats; below 0 the goal holds (see `vidmarl.queries.goals`).
+        success: bool[n], whether the goal holds.
+        l2: float[n], norm of candidate minus clip in [0, 1] pixels.
+        log_probs: float[n k].
+    """
+
+    margin: Tensor
+    success: Tensor
+    l2: Tensor
+    log_probs: Tensor
+
+    def __getitem__(self, index: int | Tensor) -> Response:
+        return Response(self.margin[index], self.success[index], self.l2[index], self.log_probs[index])
+
+    def cpu(self) -> Response:
+        """The same on the CPU."""
+        return Response(self.margin.cpu(), self.success.cpu(), self.l2.cpu(), self.log_probs.cpu())
+
+
+SLACK = 1.1
+"""A later round may be so many times as large as the smallest success found so far: another place
+of the same size will do."""
+
+Search = Generator[Tensor, Response, None]
+"""A search on one clip: yields strength maps, or maps of cells, is sent a scalar `Response` for
+each, ends when done.
+
+It lives on the CPU, responses included, so that its `if`s do not wait for a GPU: one transfer a
+round serves all clips.
+"""
+
+
+class Session:
+    """The books of one attack on one batch.
+
+    Opening it asks for the clean predictions: one counted query per clip.
+
+    Args:
+        victim: who is attacked.
+        renderer: the clips, and how they are distorted.
+        goal: what is wanted; None: anything but the victim's own clean prediction.
+        budget: queries per clip, at least 1, the clean prediction included.
+        seed: of the attack's own randomness (`rand`), which also depends on each clip's content.
+
+    Attributes: goal: the goal, filled in from the clean prediction where it was None. clean:
+        float[b k], log-probabilities of the clean clips. skipped: bool[b], the goal held before the
+        attack: nothing to attack. finished: bool[b], the attack has declared the clip done
+        (`finish`). fooled: bool[b], a success has been seen. best: float[b 3 t h w], the smallest
+        success seen; before one, the candidate of the lowest margin. best_strength: float[b t' gh
+        gw], its strength map. best_l2: float[b], its L2 norm; before a success, that of the
+        candidate of the lowest margin. best_margin: float[b], its margin. best_prediction:
+        int64[b], what the victim says of it. history: of each query, float[b budget] with NaN
+        beyond the last: "score" (log-probability of the goal's
+            class), "margin", "l2" (both NaN for a probe, see `probe_clips`). Column 0 is the clean
+            prediction.
+    """
+
+    def __init__(
+        self, victim: Victim, renderer: Renderer, goal: Goal | None = None, budget: int = 200, seed: int = 0
+    ) -> None:
+        b = len(renderer.clips)
+        self.victim = victim
+        self.renderer = renderer
+        self.query_budget = QueryBudget(victim, b, budget)
+        self.budget = budget
+        self._seed = seed
+        rows = torch.arange(b, device=renderer.clips.device)
+        self.clean = self.query_budget.query(renderer.clips, rows)
+        self._own_goal = goal is None
+        self.goal = Misclassify(self.clean.argmax(1).cpu()) if goal is None else goal
+        self.goal.validate(b, self.clean.shape[1])
+        new = renderer.clips.new_zeros
+        self.skipped = new(b, dtype=torch.bool)
+        self.finished = new(b, dtype=torch.bool)
+        self.fooled = new(b, dtype=torch.bool)
+        self.best = renderer.clips.clone()
+        self.best_strength = renderer.zeros()
+        self.best_l2 = new(b)
+        self.best_margin = new(b)
+        self.best_prediction = new(b, dtype=torch.int64)
+        self.history = {key: new(b, budget) for key in ("score", "margin", "l2")}
+        self._generators: list[torch.Generator] = [torch.Generator() for _ in range(b)]
+        self._begin(rows)
+
+    def __len__(self) -> int:
+        return len(self.renderer.clips)
+
+    def _begin(self, rows: Tensor) -> None:
+        """Sets the books of `rows` to the state after their clean prediction."""
+        own_class = self.goal.classes.to(rows.device)[rows]
+        margin = self.goal.margin(self.clean[rows], rows)
+        self.skipped[rows] = margin < 0
+        self.finished[rows] = margin < 0
+        self.fooled[rows] = False
+        self.best[rows] = self.renderer.clips[rows]
+        self.best_strength[rows] = 0
+        self.best_l2[rows] = 0
+        self.best_margin[rows] = margin
+        self.best_prediction[rows] = self.clean[rows].argmax(1)
+        for values in self.history.values():
+            values[rows] = torch.nan
+        self.history["score"][rows, 0] = self.clean[rows].gather(1, own_class[:, None]).squeeze(1)
+        self.history["margin"][rows, 0] = margin
+        self.history["l2"][rows, 0] = 0
+        for row in rows.tolist():
+            # hashed: the clip's own seed has already drawn the distortion's noise, and must not
+            # draw the search too
+            self._generators[row].manual_seed(zlib.crc32(f"search {self.renderer.seeds[row]} {self._seed}".encode()))
+
+    def renew(self, rows: Int64[Tensor, " n"], clips: Float[Tensor, "n 3 t h w"], seed: int) -> None:
+        """Puts fresh clips in the place of `rows`, with a fresh budget: `n` queries. Not where the
+        goal was given."""
+        if not self._own_goal:
+            raise ValueError("Renewing clips: the goal was given for the old clips; open a new session instead.")
+        self.renderer.replace(rows, clips, seed)
+        self.query_budget.reopen(rows)
+        self.clean[rows] = self.query_budget.query(self.renderer.clips[rows], rows)
+        self.goal.classes[rows.cpu()] = self.clean[rows].argmax(1).cpu()
+        self._begin(rows)
+
+    @property
+    def queries(self) -> Int64[Tensor, " b"]:
+        """Queries spent on each clip."""
+        return self.query_budget.count
+
+    @property
+    def active(self) -> Bool[Tensor, " b"]:
+        """Clips that may still be queried: neither skipped nor finished, and with budget left."""
+        return ~self.finished & (self.query_budget.left > 0).to(self.finished.device)
+
+    @property
+    def rows(self) -> Int64[Tensor, " n"]:
+        """Indices of the active clips."""
+        return self.active.nonzero().flatten()
+
+    def finish(self, rows: Int64[Tensor, " n"]) -> None:
+        """Declares clips done: nothing more is asked about them."""
+        self.finished[rows] = True
+
+    def beyond(self, after: int) -> Int64[Tensor, " n"]:
+        """The clips that have spent at least so many queries since their first success, that one
+        not counted."""
+        first = first_success(self)
+        return ((first > 0) & (self.queries.to(first.device) - first >= after)).nonzero().flatten()
+
+    def full_l2(self, rows: Int64[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
+        """Norm of the full distortion (strength 1 everywhere) of some clips (default: all), the
+        size that a failure counts with. Costs no query."""
+        rows = torch.arange(len(self), device=self.renderer.clips.device) if rows is None else rows
+        full = self.renderer.render(torch.ones_like(self.best_strength[rows]), rows)
+        return _l2(full - self.renderer.clips[rows])
+
+    def rand(self, rows: Int64[Tensor, " n"], *shape: int) -> Float[Tensor, "n ..."]:
+        """Uniform numbers in [0, 1) from each clip's own generator: independent of the rest of the
+        batch."""
+        numbers = [torch.rand(*shape, generator=self.generator(row)) for row in rows.tolist()]
+        return torch.stack(numbers).to(self.renderer.clips.device)
+
+    def generator(self, row: int) -> torch.Generator:
+        """A clip's own source of randomness, on the CPU."""
+        return self._generators[row]
+
+    def query(self, strength: Float[Tensor, "n t' gh gw"], rows: Int64[Tensor, " n"]) -> Response:
+        """Asks about the clips of `rows` with these strength maps, or maps of cells: one query
+        each."""
+        strength = self.renderer.refine(strength)
+        return self._ask(self.renderer.render(strength, rows), rows, strength)
+
+    def query_clips(
+        self,
+        candidates: Float[Tensor, "n 3 t h w"],
+        rows: Int64[Tensor, " n"],
+        strength: Float[Tensor, "n t' gh gw"] | None = None,
+    ) -> Response:
+        """Asks about candidates made by the attack itself; they are clamped and rounded to 8 bits
+        first.
+
+        Args: candidates: float[n 3 t h w]. rows: which clip each candidate belongs to. A clip may
+            stand there several times. strength: the maps they come from; by default the root mean
+            square of each tubelet's perturbation, as a
+                fraction of the largest perturbation of a pixel in the candidate.
+        """
+        candidates = to_8bit(candidates)
+        if strength is None:
+            delta = candidates - self.renderer.clips[rows]
+            rms = self.renderer.grid.pool(delta.square()).mean(1).sqrt()
+            strength = rms / delta.abs().flatten(1).amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
+        return self._ask(candidates, rows, strength)
+
+    def probe_clips(self, candidates: Float[Tensor, "n 3 t h w"], rows: Int64[Tensor, " n"]) -> Response:
+        """Asks about candidates as they are, clamped to [0, 1] but not rounded: for estimates of
+        gradients.
+
+        Steps of 1e-3 vanish in 8 bits. What is asked here could not be returned as a file, so it
+        never counts as a
+        success: the query is counted, the books show its score, and NaN for its margin and its
+            norm.
+
+        Args:
+            candidates: float[n 3 t h w].
+            rows: which clip each candidate belongs to. A clip may stand there several times.
+        """
+        candidates = candidates.clamp(0, 1)
+        response, column, score = self._answer(candidates, rows)
+        self.history["score"][rows, column + _turns(rows.cpu()).to(rows.device)] = score
+        return response
+
+    def _answer(self, candidates: Tensor, rows: Tensor) -> tuple[Response, Tensor, Tensor]:
+        """Asks the victim: its response, each clip's first column in the books, and the score of
+        the goal's class."""
+        on_cpu = rows.cpu()
+        column = self.query_budget.count[on_cpu].to(rows.device)
+        log_probs = self.query_budget.query(candidates, on_cpu)
+        response = Response(
+            margin=self.goal.margin(log_probs, rows),
+            success=self.goal.success(log_probs, rows),
+            l2=_l2(candidates - self.renderer.clips[rows]),
+            log_probs=log_probs,
+        )
+        score = log_probs.gather(1, self.goal.classes.to(rows.device)[rows][:, None]).squeeze(1)
+        return response, column, score
+
+    def _ask(self, candidates: Tensor, rows: Tensor, strength: Tensor) -> Response:
+        """Asks about 8-bit candidates and books the answers."""
+        response, column, score = self._answer(candidates, rows)
+        turn = _turns(rows.cpu())
+        if not turn.any():
+            self._book(rows, column, score, response, candidates, strength)
+            return response
+        for this in range(int(turn.max()) + 1):  # a clip asked twice in one batch is booked twice, in order
+            at = (turn == this).nonzero().flatten().to(rows.device)
+            self._book(rows[at], column[at] + this, score[at], response[at], candidates[at], strength[at])
+        return response
+
+    def _book(
+        self, rows: Tensor, column: Tensor, score: Tensor, response: Response, candidates: Tensor, strength: Tensor
+    ) -> None:
+        """Writes the history of one query of each of `rows` (no row twice) and keeps what is better
+        than before."""
+        self.history["score"][rows, column] = score
+        self.history["margin"][rows, column] = response.margin
+        self.history["l2"][rows, column] = response.l2
+        fooled = self.fooled[rows]
+        smaller = response.success & (~fooled | (response.l2 <= self.best_l2[rows]))
+        nearer = ~fooled & (response.margin < self.best_margin[rows])
+        better = (smaller | nearer).nonzero().flatten()
+        kept = rows[better]
+        self.fooled[kept] = fooled[better] | response.success[better]
+        self.best[kept] = candidates[better]
+        self.best_strength[kept] = strength[better]
+        self.best_l2[kept] = response.l2[better]
+        self.best_margin[kept] = response.margin[better]
+        self.best_prediction[kept] = response.log_probs[better].argmax(1)
+
+    def drive(self, search: Callable[[int], Search]) -> Iterator[Int64[Tensor, " n"]]:
+        """Runs one search per active clip, in step: each round asks all of them at once, in one
+        batch.
+
+        A clip whose search has ended is finished.
+
+        Args:
+            search: makes the search of a clip from its row.
+
+        Yields:
+            The rows just asked, once a round (for progress bars).
+        """
+        searches = Searches(self, search)
+        searches.start(self.rows)
+        self.finish(searches.pop_ended())
+        while searches:
+            asked = searches.ask()
+            self.finish(searches.pop_ended())
+            yield asked
+
+
+class Searches:
+    """Searches on some clips of a session that go in step, one batch of queries a round; others may
+    join them.
+
+    Args:
+        session: the books.
+        search: makes the search of a clip from its row.
+    """
+
+    def __init__(self, session: Session, search: Callable[[int], Search]) -> None:
+        self._session = session
+        self._search = search
+        self._running: dict[int, Search] = {}
+        self._proposals: dict[int, Tensor] = {}
+        self._ended: list[int] = []
+
+    def __bool__(self) -> bool:
+        """Whether anything is left to be asked."""
+        return bool(self._asking())
+
+    def _asking(self) -> list[int]:
+        """The clips that have a question, and are still active."""
+        active = self._session.active.tolist()
+        return [row for row in self._proposals if active[row]]
+
+    def start(self, rows: Int64[Tensor, " n"]) -> None:
+        """Begins the search of some more clips."""
+        for row in rows[self._session.active[rows]].tolist():
+            self._running[row] = self._search(row)
+            self._advance(row, None)
+
+    def ask(self) -> Int64[Tensor, " n"]:
+        """Asks for all searches on active clips what each wants to know, if there are any; the rows
+        just asked."""
+        session, asked = self._session, self._asking()
+        rows = torch.tensor(asked, device=session.renderer.clips.device)
+        strength = torch.cat([session.renderer.refine(self._proposals[row][None]) for row in asked])
+        response = session.query(strength.to(rows.device), rows).cpu()
+        for i, row in enumerate(asked):
+            self._advance(row, response[i])
+        return rows
+
+    def drop(self, rows: Int64[Tensor, " n"]) -> None:
+        """Leaves the searches of some clips where they are, if they have one."""
+        for row in rows.tolist():
+            self._running.pop(row, None)
+            self._proposals.pop(row, None)
+
+    def pop_ended(self) -> Int64[Tensor, " n"]:
+        """The clips whose search has ended since this was last asked."""
+        rows = torch.tensor(self._ended, dtype=torch.int64, device=self._session.renderer.clips.device)
+        self._ended = []
+        return rows
+
+    def _advance(self, row: int, response: Response | None) -> None:
+        search = self._running[row]
+        try:
+            self._proposals[row] = next(search) if response is None else search.send(response)
+        except StopIteration:
+            del self._running[row]
+            self._proposals.pop(row, None)
+            self._ended.append(row)
+
+
+def _l2(delta: Float[Tensor, "n c t h w"]) -> Float[Tensor, " n"]:
+    """The norm of each clip, as the norm of its lines' norms in double precision.
+
+    One long float32 sum is split among threads by the size of the batch, and a clip's norm must not
+    depend on the clips beside it; one in double precision is many times slower.
+    """
+    lines = torch.linalg.vector_norm(delta, dim=-1)
+    return lines.flatten(1).double().norm(dim=1).float()
+
+
+def _turns(rows: Tensor) -> Tensor:
+    """For each entry, how many earlier entries name the same row."""
+    same = rows[:, None] == rows[None, :]
+    return same.tril(-1).sum(1)

@@ -1,0 +1,1 @@
+"""Training: one module for each way to train the agents."""
