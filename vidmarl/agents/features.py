@@ -38,7 +38,7 @@ _CHANGE = 8.0
 
 
 @torch.no_grad()
-def describe(clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid) -> Float[Tensor, "b c t' gh gw"]:
+def describe(clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid) -> Float[Tensor, "b c gt gh gw"]:
     """The appearance, change and place of every tubelet; costs a few poolings and no flow.
 
     - `red`, `green`, `blue`: mean colour, [0, 1].
@@ -62,7 +62,7 @@ def describe(clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid) -> Float[Tens
         grid: the tubelets; those at the end may be ragged.
 
     Returns:
-        float32[b c t' gh gw], the channels in the order of `NAMES`.
+        float32[b c gt gh gw], the channels in the order of `NAMES`.
     """
     clips = clips.float()
     b, _, t, h, w = clips.shape
@@ -97,8 +97,8 @@ def describe(clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid) -> Float[Tens
 
 
 def _quarters(
-    luma: Float[Tensor, "b 1 t h w"], mean: Float[Tensor, "b 1 t' gh gw"], grid: TubeletGrid
-) -> Float[Tensor, "b 4 t' gh gw"]:
+    luma: Float[Tensor, "b 1 t h w"], mean: Float[Tensor, "b 1 gt gh gw"], grid: TubeletGrid
+) -> Float[Tensor, "b 4 gt gh gw"]:
     """Mean luminance of each quarter of a cell; that of the cell where a quarter has no pixels."""
     upper = _first_half(luma.shape[-2], grid.height, luma)[:, None]
     left = _first_half(luma.shape[-1], grid.width, luma)
@@ -117,7 +117,7 @@ def _first_half(size: int, cell: int, like: Tensor) -> Float[Tensor, " size"]:
     return (2 * (place - start) < end - start).to(like)
 
 
-def _place(clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid) -> Float[Tensor, "b 3 t' gh gw"]:
+def _place(clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid) -> Float[Tensor, "b 3 gt gh gw"]:
     """Where the centre of every tubelet is: x and y in [-1, 1], time in [0, 1]."""
     b, _, t, h, w = clips.shape
     x = (2 * torch.arange(w, device=clips.device) + 1) / w - 1

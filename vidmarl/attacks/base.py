@@ -127,7 +127,7 @@ class Attack:
         yield from session.drive(lambda row: self.search(session, row))
 
     def search(self, session: Session, row: int) -> Search:
-        """The search on one clip: yields strength maps float[t' gh gw], receives a `Response` for
+        """The search on one clip: yields strength maps float[gt gh gw], receives a `Response` for
         each."""
         raise TypeError(f"{type(self).__name__} has neither `run` nor `search`.")
 

@@ -59,7 +59,7 @@ class GreedySensitivity(Attack):
             yield from reduce(session, row)
 
     def _probe(self, session: Session, row: int) -> Generator[Tensor, Response, Tensor]:
-        """The estimated effect of every tubelet: what the margin falls by, nats, float[t' gh
+        """The estimated effect of every tubelet: what the margin falls by, nats, float[gt gh
         gw]."""
         parts = probe_parts(session.renderer.cells, (self.budget - 1) // 2)
         clean = float(session.history["margin"][row, 0])
@@ -97,7 +97,7 @@ def _shortest_beginning(full: Tensor, order: Tensor) -> Search:
 
 
 def probe_parts(shape: tuple[int, int, int], probes: int) -> list[Tensor]:
-    """The parts of a clip to probe with at most `probes` queries, as maps float[t' gh gw] of 0 and
+    """The parts of a clip to probe with at most `probes` queries, as maps float[gt gh gw] of 0 and
     1.
 
     Either all tubelets one by one, or columns and frames, in blocks no coarser than needed; none

@@ -56,7 +56,7 @@ def in_random_order(session: Session, row: int, counts: Sequence[int], room: flo
 def random_order(session: Session, row: int) -> tuple[Tensor, Tensor]:
     """A random order of a clip's tubelets, and a map of full strength in random directions.
 
-    Returns: int64[cells], and float[t' gh gw] of 1, or of -1 and 1 where the distortion has two
+    Returns: int64[cells], and float[gt gh gw] of 1, or of -1 and 1 where the distortion has two
         directions.
     """
     generator = session.generator(row)

@@ -52,7 +52,7 @@ class AttackResult:
         in [0, 1], 8-bit values: the clips as attacked. adversarial: float32[b 3 t h w] in [0, 1],
         8-bit values: the smallest success; without one, the candidate that
             came nearest to the goal.
-        strength: float32[b t' gh gw], the strength map of `adversarial`.
+        strength: float32[b gt gh gw], the strength map of `adversarial`.
         classes: int64[b], the classes of the goal: labels under attack, or targets.
         prediction: int64[b], the victim's prediction on the clean clip.
         adversarial_prediction: int64[b], the victim's prediction on `adversarial`, from the query
@@ -69,7 +69,7 @@ class AttackResult:
     queries: Int64[Tensor, " b"]
     clean: Float[Tensor, "b 3 t h w"]
     adversarial: Float[Tensor, "b 3 t h w"]
-    strength: Float[Tensor, "b t' gh gw"]
+    strength: Float[Tensor, "b gt gh gw"]
     classes: Int64[Tensor, " b"]
     prediction: Int64[Tensor, " b"]
     adversarial_prediction: Int64[Tensor, " b"]

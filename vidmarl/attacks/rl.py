@@ -256,7 +256,7 @@ class RLAttack(Attack):
             yield from polish(session, row, POLISH)
 
 
-def everything(session: Session, row: int, way: str) -> Float[Tensor, "t' y x"]:
+def everything(session: Session, row: int, way: str) -> Float[Tensor, "gt y x"]:
     """A map of cells that distorts a whole clip, as far as its distortion has directions.
 
     Args: session: the books. row: the clip. way: "turning" with every layer of cells

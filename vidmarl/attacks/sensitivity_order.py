@@ -90,8 +90,8 @@ class SensitivityOrder(Attack):
     def _probe(self, session: Session, row: int) -> tuple[Tensor, Tensor]:
         """Asks outside the budget about every box alone.
 
-        Returns: The better direction of every tubelet, float[t' gh gw] of -1 and 1, and what the
-            margin falls by with it, nats per L2, float[t' gh gw].
+        Returns: The better direction of every tubelet, float[gt gh gw] of -1 and 1, and what the
+            margin falls by with it, nats per L2, float[gt gh gw].
         """
         boxes = self._boxes(session.renderer.cells)
         parts = (boxes == torch.arange(int(boxes.max()) + 1)[:, None, None, None]).float()
@@ -110,7 +110,7 @@ class SensitivityOrder(Attack):
         return torch.tensor(signs)[best][boxes], gain[boxes]
 
     def _boxes(self, shape: tuple[int, int, int]) -> Tensor:
-        """The number of the box that each tubelet lies in, int64[t' gh gw]."""
+        """The number of the box that each tubelet lies in, int64[gt gh gw]."""
         t, h, w = (torch.arange(length) // side for length, side in zip(shape, self.box, strict=True))
         return (t[:, None, None] * (h[-1] + 1) + h[:, None]) * (w[-1] + 1) + w
 

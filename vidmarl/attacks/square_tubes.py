@@ -62,7 +62,7 @@ class SquareTubes(RoundsAttack):
 
 
 def set_box(strength: Tensor, fraction: float, extremes: Tensor, generator: torch.Generator) -> Tensor:
-    """A copy of a map float[t' gh gw] with a random box set to one of `extremes` that it does not
+    """A copy of a map float[gt gh gw] with a random box set to one of `extremes` that it does not
     hold throughout."""
     sides = [max(1, round(fraction ** (1 / 3) * length)) for length in strength.shape]
     while True:

@@ -89,7 +89,7 @@ class ClipOutcome(Outcome, Protocol):
 
     @property
     def strength(self) -> Tensor:
-        """float32[b t' gh gw]."""
+        """float32[b gt gh gw]."""
 
 
 # --- of perturbations ----------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def frames_touched(clean: Float[Tensor, "b 3 t h w"], adversarial: Float[Tensor,
 def cells_touched(
     clean: Float[Tensor, "b 3 t h w"],
     adversarial: Float[Tensor, "b 3 t h w"],
-    strength: Float[Tensor, "b t' gh gw"] | None = None,
+    strength: Float[Tensor, "b gt gh gw"] | None = None,
     grid: TubeletGrid | None = None,
 ) -> Float[Tensor, " b"]:
     """Fraction of the tubelets that are touched.
@@ -278,7 +278,7 @@ def perturbation_metrics(
     clean: Float[Tensor, "b 3 t h w"],
     adversarial: Float[Tensor, "b 3 t h w"],
     *,
-    strength: Float[Tensor, "b t' gh gw"] | None = None,
+    strength: Float[Tensor, "b gt gh gw"] | None = None,
     grid: TubeletGrid | None = None,
     perceptual: bool = False,
 ) -> dict[str, Float[Tensor, " b"]]:

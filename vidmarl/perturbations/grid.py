@@ -39,22 +39,22 @@ class TubeletGrid:
         return TubeletGrid(self.frames, zoom * self.height, zoom * self.width)
 
     def shape(self, clips: Float[Tensor, "b 3 t h w"]) -> tuple[int, int, int]:
-        """`(t', gh, gw)`, the number of tubelets over the time, height and width of such clips."""
+        """`(gt, gh, gw)`, the number of tubelets over the time, height and width of such clips."""
         t, h, w = clips.shape[-3:]
         return -(-t // self.frames), -(-h // self.height), -(-w // self.width)
 
-    def expand(self, strength: Float[Tensor, "n t' gh gw"], t: int, h: int, w: int) -> Float[Tensor, "n 1 t h w"]:
+    def expand(self, strength: Float[Tensor, "n gt gh gw"], t: int, h: int, w: int) -> Float[Tensor, "n 1 t h w"]:
         """The strength of every pixel: that of its tubelet."""
         per_pixel = strength.repeat_interleave(self.frames, 1)[:, :t]
         per_pixel = per_pixel.repeat_interleave(self.height, 2)[:, :, :h]
         return per_pixel.repeat_interleave(self.width, 3)[:, :, :, :w][:, None]
 
-    def pool(self, pixels: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c t' gh gw"]:
+    def pool(self, pixels: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c gt gh gw"]:
         """The mean of every tubelet's pixels, ragged ones included."""
         cell = self._cell(pixels)
         return torch.nn.functional.avg_pool3d(pixels, cell, cell, ceil_mode=True, count_include_pad=False)
 
-    def total(self, pixels: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c t' gh gw"]:
+    def total(self, pixels: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c gt gh gw"]:
         """The sum of every tubelet's pixels, ragged ones included."""
         cell = self._cell(pixels)
         return torch.nn.functional.avg_pool3d(pixels, cell, cell, ceil_mode=True, divisor_override=1)

@@ -1,6 +1,6 @@
 """Tubelets: the cells of space and time that a perturbation is made of.
 
-The whole state of a perturbation is its strength map, float[b t' gh gw]: one number per tubelet. A
+The whole state of a perturbation is its strength map, float[b gt gh gw]: one number per tubelet. A
 `Renderer` holds what is fixed for each clip (the clip, the distortion's randomness) and turns
 strength maps into clips. So the same map always gives the same clip, 0 leaves a tubelet's pixels
 bit-identical, and adding and removing are exact inverses.
@@ -42,9 +42,9 @@ class Renderer:
 
     Attributes:
         clips: float32[b 3 t h w], 8-bit values.
-        shape: `(t', gh, gw)`, of a strength map.
+        shape: `(gt, gh, gw)`, of a strength map.
         coarse: the grid of the cells.
-        cells: `(t', gh / zoom, gw / zoom)`, rounded up, of a map of cells.
+        cells: `(gt, gh / zoom, gw / zoom)`, rounded up, of a map of cells.
         low: the smallest strength, -1 for a distortion of two directions, else 0. The largest is 1.
     """
 
@@ -91,11 +91,11 @@ class Renderer:
         for key, value in state.items():
             self._state[key] = _put(self._state[key], rows, value)
 
-    def zeros(self) -> Float[Tensor, "b t' gh gw"]:
+    def zeros(self) -> Float[Tensor, "b gt gh gw"]:
         """The strength map of no distortion."""
         return self.clips.new_zeros(len(self.clips), *self.shape)
 
-    def turning(self) -> Float[Tensor, "t' y x"]:
+    def turning(self) -> Float[Tensor, "gt y x"]:
         """A map of cells with full strength everywhere that turns with every layer: up, down, up
         again.
 
@@ -104,7 +104,7 @@ class Renderer:
         t, y, x = self.cells
         return self.clips.new_tensor([1.0, self.low]).repeat(-(-t // 2))[:t, None, None].expand(t, y, x)
 
-    def energy(self, row: int) -> Float[Tensor, "t' gh gw"]:
+    def energy(self, row: int) -> Float[Tensor, "gt gh gw"]:
         """What each tubelet of a clip adds to the squared L2 norm at full strength, in the
         direction in which it is more. Where it is 0 the distortion leaves the tubelet alone, and
         asking about it is of no use. No query."""
@@ -114,7 +114,7 @@ class Renderer:
         squared = (full - self.clips[at]).square().sum(1, keepdim=True)
         return self.grid.total(squared).amax((0, 1))
 
-    def refine(self, strength: Float[Tensor, "n t' y x"]) -> Float[Tensor, "n t' gh gw"]:
+    def refine(self, strength: Float[Tensor, "n gt y x"]) -> Float[Tensor, "n gt gh gw"]:
         """The strength map of a map of cells, each tubelet with its cell's strength; a strength map
         stays itself."""
         if tuple(strength.shape[1:]) == self.shape:
@@ -129,7 +129,7 @@ class Renderer:
 
     @torch.no_grad()
     def render(
-        self, strength: Float[Tensor, "n t' gh gw"], rows: Int64[Tensor, " n"] | None = None
+        self, strength: Float[Tensor, "n gt gh gw"], rows: Int64[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n 3 t h w"]:
         """The clips of `rows` (default: all) with these strength maps put on, as 8-bit values.
 

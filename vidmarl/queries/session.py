@@ -76,7 +76,7 @@ class Session:
         float[b k], log-probabilities of the clean clips. skipped: bool[b], the goal held before the
         attack: nothing to attack. finished: bool[b], the attack has declared the clip done
         (`finish`). fooled: bool[b], a success has been seen. best: float[b 3 t h w], the smallest
-        success seen; before one, the candidate of the lowest margin. best_strength: float[b t' gh
+        success seen; before one, the candidate of the lowest margin. best_strength: float[b gt gh
         gw], its strength map. best_l2: float[b], its L2 norm; before a success, that of the
         candidate of the lowest margin. best_margin: float[b], its margin. best_prediction:
         int64[b], what the victim says of it. history: of each query, float[b budget] with NaN
@@ -190,7 +190,7 @@ class Session:
         """A clip's own source of randomness, on the CPU."""
         return self._generators[row]
 
-    def query(self, strength: Float[Tensor, "n t' gh gw"], rows: Int64[Tensor, " n"]) -> Response:
+    def query(self, strength: Float[Tensor, "n gt gh gw"], rows: Int64[Tensor, " n"]) -> Response:
         """Asks about the clips of `rows` with these strength maps, or maps of cells: one query
         each."""
         strength = self.renderer.refine(strength)
@@ -200,7 +200,7 @@ class Session:
         self,
         candidates: Float[Tensor, "n 3 t h w"],
         rows: Int64[Tensor, " n"],
-        strength: Float[Tensor, "n t' gh gw"] | None = None,
+        strength: Float[Tensor, "n gt gh gw"] | None = None,
     ) -> Response:
         """Asks about candidates made by the attack itself; they are clamped and rounded to 8 bits
         first.

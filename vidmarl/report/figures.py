@@ -50,7 +50,7 @@ def _pale(colour: str) -> str:
 def frames(
     clean: Float[Tensor, "3 t h w"],
     adversarial: Float[Tensor, "3 t h w"],
-    strength: Float[Tensor, "t' gh gw"] | None = None,
+    strength: Float[Tensor, "gt gh gw"] | None = None,
 ) -> go.Figure:
     """A frame slider over three panels: the original, the attacked clip, and their amplified
     difference.
@@ -110,7 +110,7 @@ def _slider(panels: Mapping[str, UInt8[np.ndarray, "t h w 3"]], start: int) -> g
     )
 
 
-def strength_heatmap(strength: Float[Tensor, "t' gh gw"]) -> go.Figure:
+def strength_heatmap(strength: Float[Tensor, "gt gh gw"]) -> go.Figure:
     """Where a clip is attacked (mean magnitude over time) and when (mean magnitude over the
     frame)."""
     size = strength.abs()

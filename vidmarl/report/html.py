@@ -278,7 +278,7 @@ def _run(result: AttackResult, i: int, amplified: int) -> dict[str, Any]:
     }
 
 
-def _sparse(strength: Float[Tensor, "t' gh gw"]) -> list[list[tuple[int, int, float]]]:
+def _sparse(strength: Float[Tensor, "gt gh gw"]) -> list[list[tuple[int, int, float]]]:
     """For each step of the map in time, its tubelets that are not 0: row, column, strength."""
     return [[(int(y), int(x), round(float(cells[y, x]), 3)) for y, x in cells.nonzero()] for cells in strength]
 

@@ -45,7 +45,7 @@ def difference(
 
 
 def outlined(
-    frames: UInt8[np.ndarray, "t h w 3"], strength: Float[Tensor, "t' gh gw"], cell: tuple[int, int, int]
+    frames: UInt8[np.ndarray, "t h w 3"], strength: Float[Tensor, "gt gh gw"], cell: tuple[int, int, int]
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """Frames with the attacked region tinted by its strength and outlined.
 
@@ -67,7 +67,7 @@ def outlined(
     return (frames * (1 - opacity) + colour * opacity).round().astype(np.uint8)
 
 
-def cell_size(clip: Float[Tensor, "3 t h w"], strength: Float[Tensor, "t' gh gw"]) -> tuple[int, int, int]:
+def cell_size(clip: Float[Tensor, "3 t h w"], strength: Float[Tensor, "gt gh gw"]) -> tuple[int, int, int]:
     """Frames, px and px of a tubelet, where only the map is known: the clip divided evenly, rounded
     up."""
     t, h, w = (-(-n // cells) for n, cells in zip(clip.shape[1:], strength.shape, strict=True))

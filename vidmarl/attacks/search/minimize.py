@@ -50,7 +50,7 @@ def reduce(
     groups halved in strength, and with groups at three quarters, each starting with the whole map.
     Without a success there is nothing to do.
 
-    Args: session: the books. row: the clip. strength: the success, float[t' gh gw] or a map of
+    Args: session: the books. row: the clip. strength: the success, float[gt gh gw] or a map of
         cells; None: the best of the session. l2: its norm. factors: what a group is multiplied by,
         one after another. groups: no smaller groups than that so many make up what is left; None:
         down to single tubelets.
@@ -91,7 +91,7 @@ def _weaken(
 
 
 def in_cells(strength: Tensor, zoom: int, generator: torch.Generator) -> Tensor:
-    """The flat indices of the touched tubelets of a map float[t' gh gw], int64[n]: cell after cell
+    """The flat indices of the touched tubelets of a map float[gt gh gw], int64[n]: cell after cell
     in random order, and within a cell along a Z-order curve, so that a run of them is a part of the
     cell that hangs together."""
     t, y, x = strength.nonzero().unbind(1)
@@ -163,7 +163,7 @@ def polish(session: Session, row: int, queries: int) -> Search:
 
 
 def moved(strength: Tensor, some: Tensor, energy: Tensor, generator: torch.Generator) -> Tensor:
-    """A copy of a map float[t' gh gw] with some of its touched tubelets (flat indices) each moved
+    """A copy of a map float[gt gh gw] with some of its touched tubelets (flat indices) each moved
     to a place near by, which is untouched and is not one that the distortion leaves alone; those
     without such a place stay."""
     candidate, shape = strength.clone(), torch.tensor(strength.shape)
