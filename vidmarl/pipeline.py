@@ -46,20 +46,25 @@ def attack_files(
     each clip `clips/NAME.webm` (the adversarial clip, lossless) and `clips/NAME.mp4` (clean,
     adversarial and amplified difference side by side).
 
-    Args: paths: video files. victim: who is attacked. attack: how. out: the folder. target: the
-        class that the victim shall say, by name or index. None: anything but the label. labels: the
-        class under attack of each file, or one for all of them, by name or index. None: the
-        victim's own
-            clean prediction.
+    Args:
+        paths: video files.
+        victim: who is attacked.
+        attack: how.
+        out: the folder.
+        target: the class that the victim shall say, by name or index. None: anything but the label.
+        labels: the class under attack of each file, or one for all of them, by name or index. None:
+            the victim's own clean prediction.
         skip_bad: go on without the files that cannot be used, and name them in `results.json`.
         overwrite: replace the folder of an earlier job.
 
     Returns:
         The result, a row for each usable file, in the order given.
 
-    Raises: ClipError: a file cannot be used (with `skip_bad`: none can). No query has been spent.
+    Raises:
+        ClipError: a file cannot be used (with `skip_bad`: none can). No query has been spent.
         FileExistsError: `out` is there already and not empty; with `overwrite`, no earlier job
-        wrote it. UnknownNameError: the victim has no class of that name.
+            wrote it.
+        UnknownNameError: the victim has no class of that name.
     """
     files = [Path(path) for path in paths]
     with new_directory(out, _may_replace(Path(out), overwrite)) as folder:
@@ -101,17 +106,18 @@ def make_attack(thing: str | dict[str, Any], ckpt: str | Path | None = None, **s
     """Makes an attack by name, like `attacks.as_attack`, the learned one included, which comes from
     a checkpoint.
 
-    Args: thing: a name ("grow_and_reduce"), a class path, or `{"class_path": ..., "init_args":
-        {...}}`. ckpt: the trained agents, for "rl": a file, or the name of agents that ship with
-        vidmarl; None: those
-            that ship for the distortion.
+    Args:
+        thing: a name ("grow_and_reduce"), a class path, or `{"class_path": ..., "init_args":
+            {...}}`.
+        ckpt: the trained agents, for "rl": a file, or the name of agents that ship with vidmarl;
+            None: those that ship for the distortion.
         **settings: arguments of `Attack`; those that are None are left to the attack, which for
             "rl" means to what its agents were trained with.
 
-    Raises: UnknownNameError: there is no attack, no distortion, or no shipped agents of that name.
+    Raises:
+        UnknownNameError: there is no attack, no distortion, or no shipped agents of that name.
         ValueError: the settings do not fit, "rl" came without a checkpoint and no agents ship for
-        the distortion, or
-            another attack came with one.
+            the distortion, or another attack came with one.
         CheckpointError: the checkpoint cannot be used.
     """
     from vidmarl.attacks import as_attack

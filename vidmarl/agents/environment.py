@@ -78,15 +78,19 @@ class VideoAttackEnv(EnvBase):
     is fooled and `patience` removals in a row have failed. Rows that have ended cost nothing more;
     `("next", "fooled" / "l2" / "flicker" / "queries")` tell how they ended.
 
-    Args: session: the books. `reset` starts on its clips without asking anything, as its clean
-        predictions are known. supply: where fresh clips come from at later resets; without it only
-        the first reset is possible. reward: the weights of the reward's terms. step: how far a kept
-        addition moves the strength; up to 2, which turns a tubelet round at once. opening: the
-        query, counted after the clean prediction, from which on the next proposal is full strength
-            everywhere whatever the agents say, once, unless they have fooled the clip by then: up
-            in every second layer of tubelets, and in the others down, or not at all where the
-            distortion has one direction. It is kept like any proposal. None: none is. Not for
-            training, which would credit the agents with what they did not say.
+    Args:
+        session: the books. `reset` starts on its clips without asking anything, as its clean
+            predictions are known.
+        supply: where fresh clips come from at later resets; without it only the first reset is
+            possible.
+        reward: the weights of the reward's terms.
+        step: how far a kept addition moves the strength; up to 2, which turns a tubelet round at
+            once.
+        opening: the query, counted after the clean prediction, from which on the next proposal is
+            full strength everywhere whatever the agents say, once, unless they have fooled the clip
+            by then: up in every second layer of tubelets, and in the others down, or not at all
+            where the distortion has one direction. It is kept like any proposal. None: none is. Not
+            for training, which would credit the agents with what they did not say.
         level: the first proposal's.
         spread: how far from it the level may go in the first round until the clip is fooled; 0: it
             stays, for distortions of which small sets say nothing. None: as far as it gets.

@@ -18,13 +18,16 @@ from torch import Tensor
 class Reward:
     """The weights of the terms.
 
-    Attributes: progress: per fall of the margin by the clean clip's margin; an episode's sum is at
-        most this. query: cost of every query. flicker: cost per added mean squared frame-to-frame
-        difference of the strength map. success: bonus at the first success. saved: further bonus
-        then, times the fraction of the budget that is left. small: per natural logarithm by which
-        the size of the attack falls, a failure having the size of the full
-            distortion: an episode's sum is log(full L2 / final L2), so what is taken away after
-                success is paid too.
+    Attributes:
+        progress: per fall of the margin by the clean clip's margin; an episode's sum is at most
+            this.
+        query: cost of every query.
+        flicker: cost per added mean squared frame-to-frame difference of the strength map.
+        success: bonus at the first success.
+        saved: further bonus then, times the fraction of the budget that is left.
+        small: per natural logarithm by which the size of the attack falls, a failure having the
+            size of the full distortion: an episode's sum is log(full L2 / final L2), so what is
+            taken away after success is paid too.
     """
 
     progress: float = 1.0
@@ -47,12 +50,15 @@ class Reward:
     ) -> Float[Tensor, " n"]:
         """The reward of each clip's step.
 
-        Args: margin_fall: margin before minus margin after, both cut at 0, in nats. clean_margin:
-            margin of the clean clip, in nats, above 0. l2_before: size of the attack before, that
-            of the full distortion where there was no success yet. l2: size after, likewise.
-            added_flicker: flicker of the strength map after minus before. first_success: whether
-            this step reached the goal for the first time. budget_left: fraction of the budget that
-            is left.
+        Args:
+            margin_fall: margin before minus margin after, both cut at 0, in nats.
+            clean_margin: margin of the clean clip, in nats, above 0.
+            l2_before: size of the attack before, that of the full distortion where there was no
+                success yet.
+            l2: size after, likewise.
+            added_flicker: flicker of the strength map after minus before.
+            first_success: whether this step reached the goal for the first time.
+            budget_left: fraction of the budget that is left.
         """
         return (
             self.progress * margin_fall / clean_margin.clamp_min(1e-2)

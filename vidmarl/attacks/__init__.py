@@ -29,10 +29,10 @@ def list_attacks() -> list[str]:
 def as_attack(thing: Attack | type[Attack] | str | dict[str, Any], **kwargs: Any) -> Attack:
     """Makes an attack of whatever names one.
 
-    Args: thing: an `Attack` (returned as it is), its class, its name ("random_cells" or
-        "RandomCells"), its class path
-            ("my.module.MyAttack"), or `{"class_path": ..., "init_args": {...}}` with any of these
-            names.
+    Args:
+        thing: an `Attack` (returned as it is), its class, its name ("random_cells" or
+            "RandomCells"), its class path ("my.module.MyAttack"), or `{"class_path": ...,
+            "init_args": {...}}` with any of these names.
         **kwargs: arguments of the attack; they win over `init_args`.
 
     Raises:

@@ -29,9 +29,9 @@ from vidmarl.victims.victim import Victim
 class Attack:
     """An attack: its settings in `__init__`, the data in the call.
 
-    Args: distortion: what is done to the clip: a `Distortion`, its name ("gaussian_noise"), or a
-        function
-            `f(clips, strength, noise) -> clips`.
+    Args:
+        distortion: what is done to the clip: a `Distortion`, its name ("gaussian_noise"), or a
+            function `f(clips, strength, noise) -> clips`.
         budget: queries per clip, the clean prediction included.
         grid: the tubelets.
         zoom: the search works with cells of `zoom` x `zoom` tubelets; the clean-up goes on down to

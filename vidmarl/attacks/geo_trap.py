@@ -48,8 +48,10 @@ def warped(frame: Float[Tensor, "c h w"], maps: Float[Tensor, "t 2 3"]) -> Float
     """A frame under one affine map for each frame of a clip, 0 where a map leads out of the
     picture.
 
-    Args: frame: values. maps: from (x, y, 1) of the result to (x, y) of the frame, both from -1 to
-        1 across the picture.
+    Args:
+        frame: values.
+        maps: from (x, y, 1) of the result to (x, y) of the frame, both from -1 to 1 across the
+            picture.
     """
     frames = frame.expand(len(maps), -1, -1, -1)
     grid = F.affine_grid(maps, list(frames.shape), align_corners=True)

@@ -23,8 +23,11 @@ class RandomCells(RoundsAttack):
     reduced like every other attack's find: with `reduce=False` this is the control without any
     feedback.
 
-    Args: distortion: see `Attack`. block: tubelets added with each query; None: as many as it takes
-        to get through all in half of the budget. **common: see `RoundsAttack`.
+    Args:
+        distortion: see `Attack`.
+        block: tubelets added with each query; None: as many as it takes to get through all in half
+            of the budget.
+        **common: see `RoundsAttack`.
     """
 
     def __init__(self, distortion: Any = "gaussian_noise", *, block: int | None = None, **common: Any) -> None:
@@ -56,7 +59,8 @@ def in_random_order(session: Session, row: int, counts: Sequence[int], room: flo
 def random_order(session: Session, row: int) -> tuple[Tensor, Tensor]:
     """A random order of a clip's tubelets, and a map of full strength in random directions.
 
-    Returns: int64[cells], and float[gt gh gw] of 1, or of -1 and 1 where the distortion has two
+    Returns:
+        int64[cells], and float[gt gh gw] of 1, or of -1 and 1 where the distortion has two
         directions.
     """
     generator = session.generator(row)

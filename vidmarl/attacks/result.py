@@ -46,12 +46,13 @@ _SMALLEST_PANEL = 160
 class AttackResult:
     """An attack's outcome, clip by clip.
 
-    Attributes: success: bool[b], the goal holds for `adversarial`, as a counted query has shown.
-        skipped: bool[b], the goal held before the attack: not attacked, and no success. queries:
-        int64[b], clips sent to the victim, the clean prediction included. clean: float32[b 3 t h w]
-        in [0, 1], 8-bit values: the clips as attacked. adversarial: float32[b 3 t h w] in [0, 1],
-        8-bit values: the smallest success; without one, the candidate that
-            came nearest to the goal.
+    Attributes:
+        success: bool[b], the goal holds for `adversarial`, as a counted query has shown.
+        skipped: bool[b], the goal held before the attack: not attacked, and no success.
+        queries: int64[b], clips sent to the victim, the clean prediction included.
+        clean: float32[b 3 t h w] in [0, 1], 8-bit values: the clips as attacked.
+        adversarial: float32[b 3 t h w] in [0, 1], 8-bit values: the smallest success; without one,
+            the candidate that came nearest to the goal.
         strength: float32[b gt gh gw], the strength map of `adversarial`.
         classes: int64[b], the classes of the goal: labels under attack, or targets.
         prediction: int64[b], the victim's prediction on the clean clip.
@@ -187,14 +188,16 @@ class AttackResult:
     def metrics(self, *, perceptual: bool = False) -> pd.DataFrame:
         """A row for each clip: what happened, and how large the perturbation of `adversarial` is.
 
-        Args: perceptual: whether to add the metrics that cost seconds a clip, see
-            `vidmarl.metrics.perturbation_metrics`.
+        Args:
+            perceptual: whether to add the metrics that cost seconds a clip, see
+                `vidmarl.metrics.perturbation_metrics`.
 
-        Returns: "clip", "prediction" (on the clean clip), "adversarial_prediction" (on
-            `adversarial`), "goal" (the label to lead away from, or the target), "success",
-            "skipped", "queries", "first_success" (the query; missing where there is none), then the
-            names of `perturbation_metrics`. These are missing where the clip was skipped: nothing
-            was done to it.
+        Returns:
+            "clip", "prediction" (on the clean clip), "adversarial_prediction" (on `adversarial`),
+            "goal" (the label to lead away from, or the target), "success", "skipped", "queries",
+            "first_success" (the query; missing where there is none), then the names of
+            `perturbation_metrics`. These are missing where the clip was skipped: nothing was done
+            to it.
         """
         import pandas as pd
 
@@ -238,16 +241,21 @@ class AttackResult:
 
         A result that was saved there before is replaced.
 
-        Args: path: the folder. videos: whether to add the adversarial clips as lossless video. fps:
-            frames a second of these videos. overwrite: whether `path` may also be replaced, with
-            all that is in it, where it is no saved result.
+        Args:
+            path: the folder.
+            videos: whether to add the adversarial clips as lossless video.
+            fps: frames a second of these videos.
+            overwrite: whether `path` may also be replaced, with all that is in it, where it is no
+                saved result.
 
         Returns:
             The folder.
 
-        Raises: FileExistsError: `path` is there, is not empty and is no saved result, and
-            `overwrite` is False. OSError: it cannot be written (a full disk); what was there before
-            stays. TypeError: the settings are no plain data.
+        Raises:
+            FileExistsError: `path` is there, is not empty and is no saved result, and `overwrite`
+                is False.
+            OSError: it cannot be written (a full disk); what was there before stays.
+            TypeError: the settings are no plain data.
         """
         from safetensors.torch import save
 

@@ -37,12 +37,13 @@ class RLAttack(Attack):
     (`vidmarl.attacks.search.minimize`), and the rest of the budget goes into further rounds of
     both.
 
-    Args: agents: the trained team, see `from_checkpoint`; an untrained one is a control. step,
-        opening: see `VideoAttackEnv`. insure: a clip that is not fooled after so many queries is
-        asked about with everything distorted, in up to three
-            ways (`everything`), because most clips that resist are fooled by that; and once more,
-            with other coins, whenever as many queries have passed again. The agents' search does
-            not build on it. None: never.
+    Args:
+        agents: the trained team, see `from_checkpoint`; an untrained one is a control.
+        step, opening: see `VideoAttackEnv`.
+        insure: a clip that is not fooled after so many queries is asked about with everything
+            distorted, in up to three ways (`everything`), because most clips that resist are fooled
+            by that; and once more, with other coins, whenever as many queries have passed again.
+            The agents' search does not build on it. None: never.
         give_up: where the insurance alone has fooled a clip, every second query makes that success
             smaller, until the agents have found one themselves. After so many queries, or half of
             the budget if that is less, their first round ends, and the next ones look for something
@@ -136,8 +137,10 @@ class RLAttack(Attack):
     def from_pretrained(cls, name: str = "gaussian_noise", **kwargs: Any) -> RLAttack:
         """Loads a team that ships with vidmarl; `vidmarl.list_pretrained()` names them.
 
-        Args: name: of the distortion it was trained with. Its training is described in
-            docs/results.md. **kwargs: see `RLAttack` and `Attack`.
+        Args:
+            name: of the distortion it was trained with. Its training is described in
+                docs/results.md.
+            **kwargs: see `RLAttack` and `Attack`.
 
         Raises:
             UnknownNameError: no team of that name ships with vidmarl.
@@ -259,9 +262,12 @@ class RLAttack(Attack):
 def everything(session: Session, row: int, way: str) -> Float[Tensor, "gt y x"]:
     """A map of cells that distorts a whole clip, as far as its distortion has directions.
 
-    Args: session: the books. row: the clip. way: "turning" with every layer of cells
-        (`Renderer.turning`), the same "everywhere", or "mixed": each cell up, or
-            by a coin down, which is nothing where the distortion has one direction.
+    Args:
+        session: the books.
+        row: the clip.
+        way: "turning" with every layer of cells (`Renderer.turning`), the same "everywhere", or
+            "mixed": each cell up, or by a coin down, which is nothing where the distortion has one
+            direction.
     """
     renderer = session.renderer
     if way == "turning":

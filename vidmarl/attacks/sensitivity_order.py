@@ -43,9 +43,10 @@ class SensitivityOrder(Attack):
     It bounds this kind of search and not all attacks: tubelets that only work together show nothing
     alone.
 
-    Args: distortion: see `Attack`. box: tubelets over time, height and width that are probed
-        together and share what is found. (1, 2, 2) costs a
-            quarter of the probes.
+    Args:
+        distortion: see `Attack`.
+        box: tubelets over time, height and width that are probed together and share what is found.
+            (1, 2, 2) costs a quarter of the probes.
         reduce: whether the success is made smaller with the rest of the budget.
         **common: see `Attack`.
     """
@@ -90,8 +91,9 @@ class SensitivityOrder(Attack):
     def _probe(self, session: Session, row: int) -> tuple[Tensor, Tensor]:
         """Asks outside the budget about every box alone.
 
-        Returns: The better direction of every tubelet, float[gt gh gw] of -1 and 1, and what the
-            margin falls by with it, nats per L2, float[gt gh gw].
+        Returns:
+            The better direction of every tubelet, float[gt gh gw] of -1 and 1, and what the margin
+            falls by with it, nats per L2, float[gt gh gw].
         """
         boxes = self._boxes(session.renderer.cells)
         parts = (boxes == torch.arange(int(boxes.max()) + 1)[:, None, None, None]).float()

@@ -28,10 +28,11 @@ class SignedBlocks(RoundsAttack):
     or frequencies, a step goes to the end of the strength range at once, and a success is made
     smaller.
 
-    Args: distortion: see `Attack`. block: tubelets in a block; None: a fiftieth of all (8 of 392,
-        39 of 1,936), which brings a first success within
-            a few queries at both sizes; much larger blocks succeed sooner still, but on fewer
-            clips.
+    Args:
+        distortion: see `Attack`.
+        block: tubelets in a block; None: a fiftieth of all (8 of 392, 39 of 1,936), which brings a
+            first success within a few queries at both sizes; much larger blocks succeed sooner
+            still, but on fewer clips.
         opposite: whether a block that failed is tried with its signs turned, as in the paper.
             False: the next query goes to a fresh block.
         **common: see `RoundsAttack`.

@@ -28,9 +28,10 @@ class SquareTubes(RoundsAttack):
     of each axis; there is one strength for the three channels; boxes that would change nothing are
     drawn again; and a success is made smaller.
 
-    Args: distortion: see `Attack`. p: fraction of the tubelets that the first boxes take up. The
-        paper's 0.05 is meant for 10,000 queries; within a
-            hundred, larger boxes succeed sooner.
+    Args:
+        distortion: see `Attack`.
+        p: fraction of the tubelets that the first boxes take up. The paper's 0.05 is meant for
+            10,000 queries; within a hundred, larger boxes succeed sooner.
         **common: see `RoundsAttack`.
     """
 

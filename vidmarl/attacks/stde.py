@@ -72,12 +72,13 @@ class STDE(Attack):
     alone, a clip's result depends on what it shares a batch with (though not on the order). Give
     `donors` to make it independent.
 
-    Args: distortion: only gives the norm that a failure counts with. donors: float[n 3 t h w] in
-        [0, 1], of the frames and size of the clips, or video files, which are cut as the
-            victim's spec says. They are tried in a random order, a query each, until the goal holds
-            on one. None: the
-            clips of the batch with a fitting clean prediction, which is known already: the target,
-            or any other label than the one to leave.
+    Args:
+        distortion: only gives the norm that a failure counts with.
+        donors: float[n 3 t h w] in [0, 1], of the frames and size of the clips, or video files,
+            which are cut as the victim's spec says. They are tried in a random order, a query each,
+            until the goal holds on one. None: the clips of the batch with a fitting clean
+            prediction, which is known already: the target, or any other label than the one to
+            leave.
         population: number of patches.
         factor: how much of the difference of two patches is added (F), in (0, 2].
         crossover: how likely each side and each frame comes from the offspring rather than from its
@@ -119,8 +120,9 @@ class STDE(Attack):
     def run(self, session: Session) -> Iterator[Tensor]:
         """Runs the searches side by side.
 
-        Raises: ValueError: there is no donor for a clip, or the donors have another shape than the
-            clips.
+        Raises:
+            ValueError: there is no donor for a clip, or the donors have another shape than the
+                clips.
         """
         donors = self._given(session)
         searches = {

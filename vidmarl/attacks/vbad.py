@@ -27,10 +27,11 @@ class VBAD(NESAttack):
     network than its ResNet-50 and DenseNets. Passes through that model are no queries, and the
     settings of a result say that they were made.
 
-    Args: distortion: see `BallAttack`. prior: where the directions come from: "random",
-        "efficientnet_lite0" (needs the extra `vidmarl[priors]`; one
-            forward and one backward pass per frame and iteration), or a function, see
-            `image_prior.Prior`.
+    Args:
+        distortion: see `BallAttack`.
+        prior: where the directions come from: "random", "efficientnet_lite0" (needs the extra
+            `vidmarl[priors]`; one forward and one backward pass per frame and iteration), or a
+            function, see `image_prior.Prior`.
         patches: the rows and columns of patches in a frame.
         **common: see `NESAttack` and `Attack`.
     """

@@ -80,9 +80,10 @@ class VictimChoice:
 class Benchmark:
     """What a benchmark is made of.
 
-    Args: victims: who is attacked. distortions: what is done to the clips: names, or class_path and
-        init_args, and a "name" for the tables where
-            the default, the name of its file, would not tell two of them apart.
+    Args:
+        victims: who is attacked.
+        distortions: what is done to the clips: names, or class_path and init_args, and a "name" for
+            the tables where the default, the name of its file, would not tell two of them apart.
         attacks: how, by the name in the tables: class_path (default: that name) and init_args, and
             for "rl" its trained agents as "ckpt", a file or the name of agents that ship with
             vidmarl, in which `{distortion}` stands for the distortion's name. With "untrained:
@@ -252,9 +253,10 @@ def run_benchmark(
 ) -> Path | None:
     """Makes the trials that are missing, and the tables and the report when none is.
 
-    Args: benchmark: what to do. shard: `(k, n)`: of every n clips this process attacks the k-th
-        only, from 0, so that n processes share the work
-            on one folder.
+    Args:
+        benchmark: what to do.
+        shard: `(k, n)`: of every n clips this process attacks the k-th only, from 0, so that n
+            processes share the work on one folder.
         summarise_only: attack nothing; make the tables of the clips that every attack has been
             tried on.
         progress: whether to show a progress bar.
@@ -262,9 +264,11 @@ def run_benchmark(
     Returns:
         The report; None where trials are missing that are other processes' to make.
 
-    Raises: ValueError, UnknownNameError, CheckpointError, DataError: the settings cannot be used.
-        No query has been spent. ClipError: no clip can be used; with `summarise_only`, there is
-        none that every attack has been tried on.
+    Raises:
+        ValueError, UnknownNameError, CheckpointError, DataError: the settings cannot be used. No
+            query has been spent.
+        ClipError: no clip can be used; with `summarise_only`, there is none that every attack has
+            been tried on.
     """
     entries = _entries(benchmark)
     clips: dict[ClipSpec, list[Clip]] = {}
@@ -432,8 +436,9 @@ class VictimRunner:
         victim: the victim.
         clips: the clips as it wants them.
 
-    Raises: ValueError, UnknownNameError: `labels: dataset` asks for labels that a clip has not or
-        the victim knows not.
+    Raises:
+        ValueError, UnknownNameError: `labels: dataset` asks for labels that a clip has not or the
+            victim knows not.
     """
 
     def __init__(self, benchmark: Benchmark, choice: VictimChoice, victim: Victim, clips: list[Clip]) -> None:
@@ -608,7 +613,8 @@ def summarise(benchmark: Benchmark, results: Mapping[str, Trials]) -> pd.DataFra
     """The figures of all attacks on one victim under one distortion, a row for each attack and
     budget.
 
-    Returns: `vidmarl.metrics.summary_table`, and "L2 ratio" and "AQ ratio" (`size_ratio` and
+    Returns:
+        `vidmarl.metrics.summary_table`, and "L2 ratio" and "AQ ratio" (`size_ratio` and
         `query_ratio` of the reference / this attack: below 1 the reference is smaller, or quicker),
         their intervals and the "p" of their tests, all NaN for the reference; "best control",
         whether no control has a smaller median L2 at this budget; "training queries"; "pays after",

@@ -48,10 +48,13 @@ def save_trials(
 ) -> None:
     """Writes a file for each clip of a result.
 
-    Args: paths: of the files, one for each clip; their folder must be there. result: of the attack.
-        facts: what else is to be known of each clip, plain data. perceptual: whether to measure
-        what costs seconds a clip, see `vidmarl.metrics.perturbation_metrics`. keep_clips: whether
-        to keep the adversarial clips.
+    Args:
+        paths: of the files, one for each clip; their folder must be there.
+        result: of the attack.
+        facts: what else is to be known of each clip, plain data.
+        perceptual: whether to measure what costs seconds a clip, see
+            `vidmarl.metrics.perturbation_metrics`.
+        keep_clips: whether to keep the adversarial clips.
     """
     from safetensors.torch import save
 
@@ -104,11 +107,16 @@ def _read(path: Path, only_header: bool = False) -> tuple[dict[str, Any], dict[s
 class Trials:
     """One attack's trials on some clips: an `vidmarl.metrics.Outcome`.
 
-    Attributes: success: bool[b], as in `AttackResult`. skipped: bool[b], as in `AttackResult`.
-        queries: int64[b], as in `AttackResult`. full_l2: float32[b], as in `AttackResult`. history:
-        as in `AttackResult`. settings: of the attack: plain data. facts: of each clip: plain data.
+    Attributes:
+        success: bool[b], as in `AttackResult`.
+        skipped: bool[b], as in `AttackResult`.
+        queries: int64[b], as in `AttackResult`.
+        full_l2: float32[b], as in `AttackResult`.
+        history: as in `AttackResult`.
+        settings: of the attack: plain data.
+        facts: of each clip: plain data.
         measured: `vidmarl.metrics.perturbation_metrics`, float64[b]; NaN where the clip was
-        skipped.
+            skipped.
     """
 
     success: Bool[Tensor, " b"]

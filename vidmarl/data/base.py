@@ -159,14 +159,19 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
     item is asked for as `dataset[index]` (epoch 0) or `dataset[epoch, index]`, and is the same in
     every process, at every time, whatever was asked before.
 
-    Args: source: the videos. spec: what the victim wants. augment: whether to vary the clips.
-        repeats: how often each video stands in the dataset. Item `i` is video `i % videos`. seed:
-        of the augmentation. cache_bytes: memory for decoded videos. What does not fit is decoded
-        anew each time, with the same result. progress: show a progress bar while the files are
-        looked at.
+    Args:
+        source: the videos.
+        spec: what the victim wants.
+        augment: whether to vary the clips.
+        repeats: how often each video stands in the dataset. Item `i` is video `i % videos`.
+        seed: of the augmentation.
+        cache_bytes: memory for decoded videos. What does not fit is decoded anew each time, with
+            the same result.
+        progress: show a progress bar while the files are looked at.
 
-    Attributes: videos: positions in the source of the videos that can be used. Broken ones are left
-        out with a warning.
+    Attributes:
+        videos: positions in the source of the videos that can be used. Broken ones are left out
+            with a warning.
 
     Raises:
         ClipError: no video of the source can be used.

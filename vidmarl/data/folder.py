@@ -12,9 +12,10 @@ from vidmarl.data.video import PathLike
 class Folder(ClipSource):
     """The videos below a folder: one sub-folder a class, and files that lie loose without a label.
 
-    Args: root: the folder. class_names: the classes in the order of their indices, for a victim's
-        own numbering; None: the sub-folders by
-            name. Sub-folders that are not named here give no label.
+    Args:
+        root: the folder.
+        class_names: the classes in the order of their indices, for a victim's own numbering; None:
+            the sub-folders by name. Sub-folders that are not named here give no label.
         classes: the classes to keep; None: all, and the loose videos.
         exclude: classes to leave out.
         max_clips: at most so many videos, spread evenly.

@@ -30,12 +30,16 @@ _CLIP_NAME = (
 class HMDB51(ClipSource):
     """The HMDB-51 videos that are present, in class folders or loose.
 
-    Args: root: the folder; None: `clips/hmdb51` in the data folder. split: official split to read,
-        or None for whatever is there. train: with a split, its training (True) or test part
-        (False), or None for both. classes: the classes to keep; None: all. exclude: classes to
-        leave out. max_clips: at most so many videos, spread evenly. labels: file of the 51 class
-        names, one a line; None: `labels/hmdb51_labels.txt` in the data folder. archive: the
-        official split archive (.tar.gz); None: that in `splits` in the data folder.
+    Args:
+        root: the folder; None: `clips/hmdb51` in the data folder.
+        split: official split to read, or None for whatever is there.
+        train: with a split, its training (True) or test part (False), or None for both.
+        classes: the classes to keep; None: all.
+        exclude: classes to leave out.
+        max_clips: at most so many videos, spread evenly.
+        labels: file of the 51 class names, one a line; None: `labels/hmdb51_labels.txt` in the data
+            folder.
+        archive: the official split archive (.tar.gz); None: that in `splits` in the data folder.
 
     Raises:
         DataError: videos, labels or archive are missing or damaged, or nothing is left.

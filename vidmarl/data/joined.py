@@ -9,8 +9,10 @@ from vidmarl.errors import DataError
 class Joined(ClipSource):
     """The videos of several sources, one source after the other.
 
-    Args: sources: at least one. Each keeps its classes: "UCF101/Archery". per_class: at most so
-        many videos of a class, spread evenly over it, so that none outweighs the others.
+    Args:
+        sources: at least one. Each keeps its classes: "UCF101/Archery".
+        per_class: at most so many videos of a class, spread evenly over it, so that none outweighs
+            the others.
 
     Raises:
         DataError: no source was given.

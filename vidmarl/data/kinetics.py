@@ -16,11 +16,15 @@ class Kinetics(ClipSource):
     """Kinetics videos: in a folder per class ("air drumming" or "air_drumming"), or loose and then
     without labels.
 
-    Args: root: the folder; None: `clips/kinetics` in the data folder. version: number the classes
-        as Kinetics-400 or -600 models do. None: count the class folders by name. classes: the
-        classes to keep; None: all, and the loose videos. exclude: classes to leave out. max_clips:
-        at most so many videos, spread evenly. labels: file of class names, one a line; None:
-        `labels/kinetics<version>_labels.txt` in the data folder.
+    Args:
+        root: the folder; None: `clips/kinetics` in the data folder.
+        version: number the classes as Kinetics-400 or -600 models do. None: count the class folders
+            by name.
+        classes: the classes to keep; None: all, and the loose videos.
+        exclude: classes to leave out.
+        max_clips: at most so many videos, spread evenly.
+        labels: file of class names, one a line; None: `labels/kinetics<version>_labels.txt` in the
+            data folder.
 
     Raises:
         DataError: videos or labels are missing, or nothing is left.

@@ -30,14 +30,19 @@ class ClipData(lightning.LightningDataModule):
     drawn, with any number of workers. The Trainer tells the sampler the epoch
     (`sampler.set_epoch`); a loop without a Trainer does so itself.
 
-    Args: train: the videos to train on. val: the videos to validate on. test: the videos to test
-        on, and to predict on. batch_size: training clips a batch and rank. eval_batch_size:
-        validation, test and prediction clips a batch and rank. num_workers: processes that decode;
-        each has a cache of its own. spec: how clips are sampled and sized; None: as the victim of
-        the LightningModule (`.victim.spec`) wants them. augment: whether training clips vary in
-        window, crop and mirroring. repeats: how often each training video is drawn in an epoch,
-        each time another window. seed: of order and augmentation. cache_gb: memory for decoded
-        videos, GiB per dataset and process.
+    Args:
+        train: the videos to train on.
+        val: the videos to validate on.
+        test: the videos to test on, and to predict on.
+        batch_size: training clips a batch and rank.
+        eval_batch_size: validation, test and prediction clips a batch and rank.
+        num_workers: processes that decode; each has a cache of its own.
+        spec: how clips are sampled and sized; None: as the victim of the LightningModule
+            (`.victim.spec`) wants them.
+        augment: whether training clips vary in window, crop and mirroring.
+        repeats: how often each training video is drawn in an epoch, each time another window.
+        seed: of order and augmentation.
+        cache_gb: memory for decoded videos, GiB per dataset and process.
     """
 
     def __init__(

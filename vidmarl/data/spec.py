@@ -14,11 +14,13 @@ from vidmarl.errors import ClipError
 class ClipSpec:
     """How a victim wants its clips; `vidmarl.load_clips` reads it.
 
-    Attributes: frames: number of frames; None takes every frame of the (resampled) video. size:
-        height and width of a frame in px. short_side: the short side is scaled to this (px) before
-        the centre crop to `size`; None: to just cover `size`. fit: "crop" (scale, then centre
-        crop), "letterbox" (scale the long side, pad black) or "squash" (ignore the
-            aspect).
+    Attributes:
+        frames: number of frames; None takes every frame of the (resampled) video.
+        size: height and width of a frame in px.
+        short_side: the short side is scaled to this (px) before the centre crop to `size`; None: to
+            just cover `size`.
+        fit: "crop" (scale, then centre crop), "letterbox" (scale the long side, pad black) or
+            "squash" (ignore the aspect).
         sampling: "fps" (resample to `fps`, centred window), "stride" (every `stride`-th native
             frame, centred window) or "uniform" (spread over the whole video).
         fps: frames a second for "fps".

@@ -130,9 +130,13 @@ def make_clips(
 
     Clip `i` depends on `seed` and `i` alone: a larger set begins with the smaller one.
 
-    Args: n: number of clips. seed: of the set, at least 0; sets of different seeds have nothing in
-        common. See `split_seed`. frames: number of frames. size: height and width, px. progress:
-        whether to show a progress bar.
+    Args:
+        n: number of clips.
+        seed: of the set, at least 0; sets of different seeds have nothing in common. See
+            `split_seed`.
+        frames: number of frames.
+        size: height and width, px.
+        progress: whether to show a progress bar.
 
     Returns:
         Clips, float32[n 3 t h w] in [0, 1] and exact multiples of 1/255, and labels, int64[n].

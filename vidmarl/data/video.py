@@ -88,10 +88,11 @@ class Timeline:
         "uniform" spreads evenly from the first frame to the last, rounding down; with an offset it
         cuts the video into `spec.frames` equal parts and takes one frame of each.
 
-        Args: spec: what is wanted. offset: where the window starts, from 0 (as early as it can) to
-            1 (as late as it can); for "uniform", where
-                in its part each frame lies. None: a centred window, and the whole video from its
-                first frame on.
+        Args:
+            spec: what is wanted.
+            offset: where the window starts, from 0 (as early as it can) to 1 (as late as it can);
+                for "uniform", where in its part each frame lies. None: a centred window, and the
+                whole video from its first frame on.
 
         Raises:
             ClipError: the video is too short and `spec.short` is "error".
@@ -282,8 +283,10 @@ def load_clips(
     Returns:
         float32[b 3 t h w], RGB in [0, 1], every value k/255.
 
-    Raises: ClipError: no paths, a file that cannot be used (the message names it), or clips of
-        different lengths. ValueError: the victim has no spec.
+    Raises:
+        ClipError: no paths, a file that cannot be used (the message names it), or clips of
+            different lengths.
+        ValueError: the victim has no spec.
     """
     spec = victim.spec if isinstance(victim, Victim) else victim or ClipSpec()
     if spec is None:

@@ -23,9 +23,13 @@ _NAME = re.compile(rf"(?P<person>{'|'.join(PERSONS)})_(?P<action>{'|'.join(ACTIO
 class Weizmann(ClipSource):
     """The Weizmann videos that are present, named `<person>_<action>`.
 
-    Args: root: the folder, with or without a folder per action; None: `clips/weizmann` in the data
-        folder. persons: whose videos to keep; None: everybody's. exclude_persons: whose videos to
-        leave out. classes: the actions to keep; None: all. exclude: actions to leave out.
+    Args:
+        root: the folder, with or without a folder per action; None: `clips/weizmann` in the data
+            folder.
+        persons: whose videos to keep; None: everybody's.
+        exclude_persons: whose videos to leave out.
+        classes: the actions to keep; None: all.
+        exclude: actions to leave out.
         max_clips: at most so many videos, spread evenly over the actions.
 
     Raises:

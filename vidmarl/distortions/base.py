@@ -36,9 +36,11 @@ class Distortion(nn.Module):
     def prepare(self, clips: Float[Tensor, "b 3 t h w"], noise: Float[Tensor, "b 3 t h w"]) -> State:
         """What `forward` needs besides the clip, drawn and computed once.
 
-        Args: clips: float32[b 3 t h w] in [0, 1]. noise: standard normal, coherent in time as the
-            user asked; the only source of randomness. Not to be
-                written to: a pattern that stands still is one frame, expanded.
+        Args:
+            clips: float32[b 3 t h w] in [0, 1].
+            noise: standard normal, coherent in time as the user asked; the only source of
+                randomness. Not to be written to: a pattern that stands still is one frame,
+                expanded.
         """
         return {"noise": noise}
 
@@ -75,10 +77,10 @@ class Distortion(nn.Module):
 class FunctionDistortion(Distortion):
     """A user's own function as a distortion.
 
-    Args: function: `f(clips, strength, noise) -> clips`, with clips float32[n 3 t h w] in [0, 1],
-        strength per pixel
-            float32[n 1 t h w] and standard normal noise float32[n 3 t h w] that stays the same for
-            a clip. Or the path of such a function, "package.module.name".
+    Args:
+        function: `f(clips, strength, noise) -> clips`, with clips float32[n 3 t h w] in [0, 1],
+            strength per pixel float32[n 1 t h w] and standard normal noise float32[n 3 t h w] that
+            stays the same for a clip. Or the path of such a function, "package.module.name".
         signed: whether strengths go from -1 to 1.
     """
 

@@ -16,9 +16,12 @@ def contrast(
 ) -> Float[Tensor, "n 3 t h w"]:
     """`clip + strength * gain * (clip - pivot)`.
 
-    Args: clips: float32[n 3 t h w] in [0, 1]. strength: in [-1, 1]. pivot: the grey that stays as
-        it is. gain: change of the contrast at strength 1, as a fraction; at 1, strength -1 leaves
-        nothing but the pivot.
+    Args:
+        clips: float32[n 3 t h w] in [0, 1].
+        strength: in [-1, 1].
+        pivot: the grey that stays as it is.
+        gain: change of the contrast at strength 1, as a fraction; at 1, strength -1 leaves nothing
+            but the pivot.
     """
     return clips.addcmul(strength, clips - pivot, value=gain)
 

@@ -52,8 +52,10 @@ def motion_blur(
 class MotionBlur(Ladder):
     """Motion blur whose length grows with the strength.
 
-    Args: length: of the smear at strength 1, px. angle: its direction, degrees counter-clockwise
-        from the right; None draws one for each clip.
+    Args:
+        length: of the smear at strength 1, px.
+        angle: its direction, degrees counter-clockwise from the right; None draws one for each
+            clip.
     """
 
     def __init__(self, length: float = 13.0, angle: float | None = None) -> None:

@@ -147,9 +147,11 @@ def cells_touched(
 ) -> Float[Tensor, " b"]:
     """Fraction of the tubelets that are touched.
 
-    Args: clean: float[b 3 t h w]. adversarial: float[b 3 t h w]. strength: the strength map: a
-        tubelet is touched where it is not 0. Without it, a tubelet is touched where a
-            pixel in it has changed.
+    Args:
+        clean: float[b 3 t h w].
+        adversarial: float[b 3 t h w].
+        strength: the strength map: a tubelet is touched where it is not 0. Without it, a tubelet is
+            touched where a pixel in it has changed.
         grid: the tubelets, where there is no strength map; default 1 frame x 16 px.
     """
     if strength is not None:
@@ -284,14 +286,17 @@ def perturbation_metrics(
 ) -> dict[str, Float[Tensor, " b"]]:
     """All that is said about a perturbation, one number per clip and name.
 
-    Args: clean: float[b 3 t h w] in [0, 1]. adversarial: float[b 3 t h w] in [0, 1]. strength: the
-        strength map, for "cells", see `cells_touched`. grid: the tubelets, for "cells" where there
-        is no strength map. perceptual: whether to add those that cost seconds a clip: "stlpips",
-        and "warping" with "warping_clean", the
-            same of the clean clip, and "warping_share".
+    Args:
+        clean: float[b 3 t h w] in [0, 1].
+        adversarial: float[b 3 t h w] in [0, 1].
+        strength: the strength map, for "cells", see `cells_touched`.
+        grid: the tubelets, for "cells" where there is no strength map.
+        perceptual: whether to add those that cost seconds a clip: "stlpips", and "warping" with
+            "warping_clean", the same of the clean clip, and "warping_share".
 
-    Returns: A perturbation of twice the norm flickers four times as much, so what compares attacks
-        at equal norm is "flicker_share": the flicker over the mean squared perturbation, 0 where it
+    Returns:
+        A perturbation of twice the norm flickers four times as much, so what compares attacks at
+        equal norm is "flicker_share": the flicker over the mean squared perturbation, 0 where it
         stands still, 2 where every frame is another, at most 4 t / (t - 1). "warping_share" is the
         added warping error, likewise.
 
@@ -437,8 +442,9 @@ def curves(
         level: of the intervals.
         seed: of the bootstrap; the same clips are drawn for the same number of clips.
 
-    Returns: A row per budget: "budget", "fr", "fr_low", "fr_high", "l2", "l2_low", "l2_high", "aq",
-        "aq_low", "aq_high".
+    Returns:
+        A row per budget: "budget", "fr", "fr_low", "fr_high", "l2", "l2_low", "l2_high", "aq",
+            "aq_low", "aq_high".
     """
     import pandas as pd
 
@@ -457,9 +463,10 @@ def curves(
 class PairedRatio:
     """How two attacks compare on the same clips.
 
-    Attributes: ratio: the first attack's figure / the second's, so below 1 the first does with
-        less. Of the L2 it is the median
-            over the clips (`size_ratio`), of the queries the ratio of the means (`query_ratio`).
+    Attributes:
+        ratio: the first attack's figure / the second's, so below 1 the first does with less. Of the
+            L2 it is the median over the clips (`size_ratio`), of the queries the ratio of the means
+            (`query_ratio`).
         low: lower end of its bootstrap interval.
         high: upper end.
         p: of the two-sided Wilcoxon signed-rank test on the logarithms of the ratios; NaN without a
@@ -540,8 +547,9 @@ def query_ratio(
         level: of the interval.
         seed: of the bootstrap.
 
-    Returns: The ratio of the two means, its interval, and the p of the Wilcoxon test on the clips'
-        log ratios.
+    Returns:
+        The ratio of the two means, its interval, and the p of the Wilcoxon test on the clips' log
+        ratios.
     """
     both = ~(first.skipped | second.skipped)
     asked = np.stack([_until_success(r, budget)[both].double().numpy() for r in (first, second)], axis=1)
@@ -630,11 +638,12 @@ def summary_table(
         budgets: queries per clip.
         **bootstrap: `resamples`, `level`, `seed` of `curves`.
 
-    Returns: "budget", "clips" (attacked), "skipped", "FR", "AQ", "AQ+", "AQ first", "AQ+ first",
-        "L2" (median over the attacked clips, failures at `full_l2`), the intervals of FR, AQ first
-        and L2, and the means of the other metrics of `perturbation_metrics` over the fooled clips,
-        to be read beside FR. Only the smallest success is kept of each clip, so these stand only
-        where the budget is all that was spent; else they are NaN.
+    Returns:
+        "budget", "clips" (attacked), "skipped", "FR", "AQ", "AQ+", "AQ first", "AQ+ first", "L2"
+        (median over the attacked clips, failures at `full_l2`), the intervals of FR, AQ first and
+        L2, and the means of the other metrics of `perturbation_metrics` over the fooled clips, to
+        be read beside FR. Only the smallest success is kept of each clip, so these stand only where
+        the budget is all that was spent; else they are NaN.
     """
     import pandas as pd
 

@@ -36,12 +36,15 @@ def estimate_flow(
     """The motion between neighbouring frames, by dense inverse search (Kroeger et al., ECCV 2016)
     on grey frames.
 
-    Args: clips: float[b 3 t h w] in [0, 1]. direction: "forward": field `i` lives on frame `i` and
-        points into frame `i + 1`; "backward": field `i` lives
-            on frame `i + 1` and points into frame `i` (see the module's docstring).
+    Args:
+        clips: float[b 3 t h w] in [0, 1].
+        direction: "forward": field `i` lives on frame `i` and points into frame `i + 1`;
+            "backward": field `i` lives on frame `i + 1` and points into frame `i` (see the module's
+            docstring).
 
-    Returns: Displacements in px (x, y), float32[b t-1 2 h w], on the clips' device; exactly 0
-        between identical frames.
+    Returns:
+        Displacements in px (x, y), float32[b t-1 2 h w], on the clips' device; exactly 0 between
+        identical frames.
     """
     import cv2
 
@@ -94,9 +97,9 @@ def occlusion(flow: Float[Tensor, "b t 2 h w"], reverse: Float[Tensor, "b t 2 h 
     reverse(p + flow(p))`, a pixel is occluded where `|flow + back|^2 > 0.01 (|flow|^2 + |back|^2) +
     0.5`.
 
-    Args: flow: the field on the pixels in question: forward gives the pixels of frame `i` that are
-        hidden in frame
-            `i + 1`, backward those of frame `i + 1` that were hidden in frame `i`.
+    Args:
+        flow: the field on the pixels in question: forward gives the pixels of frame `i` that are
+            hidden in frame `i + 1`, backward those of frame `i + 1` that were hidden in frame `i`.
         reverse: the field of the other direction.
 
     Returns:

@@ -25,10 +25,10 @@ def clip_seeds(clips: Float[Tensor, "b 3 t h w"], seed: int) -> list[int]:
 def draw_noise(clips: Float[Tensor, "b 3 t h w"], coherence: Coherence, seeds: list[int]) -> Float[Tensor, "b 3 t h w"]:
     """Standard normal noise, one value per pixel and channel, coherent in time as asked.
 
-    Args: clips: float[b 3 t h w] in [0, 1]; gives the shape, and the motion for "flow". coherence:
-        "static" holds the pattern still, "flow" carries the first frame's pattern along the
-        estimated
-            motion of the clip, "free" draws every frame anew.
+    Args:
+        clips: float[b 3 t h w] in [0, 1]; gives the shape, and the motion for "flow".
+        coherence: "static" holds the pattern still, "flow" carries the first frame's pattern along
+            the estimated motion of the clip, "free" draws every frame anew.
         seeds: a seed per clip.
     """
     if coherence not in ("static", "flow", "free"):

@@ -34,11 +34,14 @@ def to_8bit(clips: Float[Tensor, "*shape"], out: Tensor | None = None) -> Float[
 class Renderer:
     """Clips, and all that is fixed about distorting them.
 
-    Args: clips: float[b 3 t h w] in [0, 1]; rounded to 8 bits. distortion: what is done to them.
-        grid: the tubelets. coherence: how random patterns go on in time, see `draw_noise`. seed: of
-        the distortion's randomness, which also depends on each clip's content. zoom: a cell is
-        `zoom` x `zoom` tubelets: what a search works with, before the clean-up goes down to
-        tubelets.
+    Args:
+        clips: float[b 3 t h w] in [0, 1]; rounded to 8 bits.
+        distortion: what is done to them.
+        grid: the tubelets.
+        coherence: how random patterns go on in time, see `draw_noise`.
+        seed: of the distortion's randomness, which also depends on each clip's content.
+        zoom: a cell is `zoom` x `zoom` tubelets: what a search works with, before the clean-up goes
+            down to tubelets.
 
     Attributes:
         clips: float32[b 3 t h w], 8-bit values.
@@ -137,8 +140,9 @@ class Renderer:
             strength: in [low, 1]; a map of cells will do.
             rows: the clip of each map; a clip may stand there several times.
 
-        Raises: ValueError: a strength lies outside [low, 1], or the distortion gave another shape
-            or NaN.
+        Raises:
+            ValueError: a strength lies outside [low, 1], or the distortion gave another shape or
+                NaN.
         """
         name = type(self.distortion).__name__
         strength = self.refine(strength)

@@ -72,17 +72,22 @@ class Session:
         budget: queries per clip, at least 1, the clean prediction included.
         seed: of the attack's own randomness (`rand`), which also depends on each clip's content.
 
-    Attributes: goal: the goal, filled in from the clean prediction where it was None. clean:
-        float[b k], log-probabilities of the clean clips. skipped: bool[b], the goal held before the
-        attack: nothing to attack. finished: bool[b], the attack has declared the clip done
-        (`finish`). fooled: bool[b], a success has been seen. best: float[b 3 t h w], the smallest
-        success seen; before one, the candidate of the lowest margin. best_strength: float[b gt gh
-        gw], its strength map. best_l2: float[b], its L2 norm; before a success, that of the
-        candidate of the lowest margin. best_margin: float[b], its margin. best_prediction:
-        int64[b], what the victim says of it. history: of each query, float[b budget] with NaN
-        beyond the last: "score" (log-probability of the goal's
-            class), "margin", "l2" (both NaN for a probe, see `probe_clips`). Column 0 is the clean
-            prediction.
+    Attributes:
+        goal: the goal, filled in from the clean prediction where it was None.
+        clean: float[b k], log-probabilities of the clean clips.
+        skipped: bool[b], the goal held before the attack: nothing to attack.
+        finished: bool[b], the attack has declared the clip done (`finish`).
+        fooled: bool[b], a success has been seen.
+        best: float[b 3 t h w], the smallest success seen; before one, the candidate of the lowest
+            margin.
+        best_strength: float[b gt gh gw], its strength map.
+        best_l2: float[b], its L2 norm; before a success, that of the candidate of the lowest
+            margin.
+        best_margin: float[b], its margin.
+        best_prediction: int64[b], what the victim says of it.
+        history: of each query, float[b budget] with NaN beyond the last: "score" (log-probability
+            of the goal's class), "margin", "l2" (both NaN for a probe, see `probe_clips`). Column 0
+            is the clean prediction.
     """
 
     def __init__(
@@ -205,10 +210,11 @@ class Session:
         """Asks about candidates made by the attack itself; they are clamped and rounded to 8 bits
         first.
 
-        Args: candidates: float[n 3 t h w]. rows: which clip each candidate belongs to. A clip may
-            stand there several times. strength: the maps they come from; by default the root mean
-            square of each tubelet's perturbation, as a
-                fraction of the largest perturbation of a pixel in the candidate.
+        Args:
+            candidates: float[n 3 t h w].
+            rows: which clip each candidate belongs to. A clip may stand there several times.
+            strength: the maps they come from; by default the root mean square of each tubelet's
+                perturbation, as a fraction of the largest perturbation of a pixel in the candidate.
         """
         candidates = to_8bit(candidates)
         if strength is None:

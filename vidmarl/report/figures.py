@@ -57,10 +57,11 @@ def frames(
 
     It opens at the frame that is distorted the most.
 
-    Args: clean: float[3 t h w] in [0, 1]. adversarial: float[3 t h w] in [0, 1]. strength: the
-        strength map; with it, the attacked region is outlined and tinted: orange where the strength
-        is
-            above 0, purple where below.
+    Args:
+        clean: float[3 t h w] in [0, 1].
+        adversarial: float[3 t h w] in [0, 1].
+        strength: the strength map; with it, the attacked region is outlined and tinted: orange
+            where the strength is above 0, purple where below.
     """
     amplified = pictures.gain(clean, adversarial)
     attacked = pictures.to_frames(adversarial)
@@ -174,8 +175,10 @@ def budget_curves(results: Mapping[str, metrics.Outcome], budgets: Sequence[int]
     """Fooling rate and median L2 (failures at the full distortion) against queries, with 95 %
     bootstrap intervals.
 
-    Args: results: of attacks, by the name to show. budgets: where the curves have their points;
-        default: every query up to 20, then in steps of a few per cent.
+    Args:
+        results: of attacks, by the name to show.
+        budgets: where the curves have their points; default: every query up to 20, then in steps of
+            a few per cent.
     """
     figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.06)
     for index, (name, result) in enumerate(results.items()):

@@ -54,19 +54,24 @@ def write_report(
     """Writes what came of one attack, or of several on the same clips, as one self-contained HTML
     file.
 
-    Args: path: the file; it appears whole or not at all. results: a result, or results by the name
-        to show. title: of the page. labels: class names; default those in the results. names: of
-        the clips, such as their file names; default "clip 0" and so on. budgets: the query budgets
-        of the summary. max_clips: how many of the attacked clips are shown frame by frame, which is
-        most of the file's size; the
-            summary and the table hold all.
+    Args:
+        path: the file; it appears whole or not at all.
+        results: a result, or results by the name to show.
+        title: of the page.
+        labels: class names; default those in the results.
+        names: of the clips, such as their file names; default "clip 0" and so on.
+        budgets: the query budgets of the summary.
+        max_clips: how many of the attacked clips are shown frame by frame, which is most of the
+            file's size; the summary and the table hold all.
         fps: frames a second when the slider plays.
 
     Returns:
         The path.
 
-    Raises: ValueError: there is no clip, the results are on different clips, or the names are not
-        one for each. OSError: the file cannot be written.
+    Raises:
+        ValueError: there is no clip, the results are on different clips, or the names are not one
+            for each.
+        OSError: the file cannot be written.
     """
     from jinja2 import Environment, StrictUndefined
     from plotly.offline import get_plotlyjs

@@ -109,8 +109,9 @@ def examples(probes: Probes, known: int, generator: torch.Generator) -> tuple[Te
     """Observations of an agent that has made `known` of the probes itself, half of them from after
     a success.
 
-    Returns: The observations [n], and which direction the target has for each, float[n 1]: 1
-        before, -1 after success.
+    Returns:
+        The observations [n], and which direction the target has for each, float[n 1]: 1 before, -1
+        after success.
     """
     td = probes.seen.clone()
     n, device = len(probes), probes.falls.device
@@ -159,9 +160,13 @@ def cloning_loss(
     """How far the team's log-probabilities of the cells are from their sensitivities, up to a
     constant per clip.
 
-    Args: agents: the team. probes: of some clips. settings: of the warm start. generator: of what
-        the agents are shown. known: how many of each clip's probes that is, at most half of them;
-        None: drawn, up to `settings.known`.
+    Args:
+        agents: the team.
+        probes: of some clips.
+        settings: of the warm start.
+        generator: of what the agents are shown.
+        known: how many of each clip's probes that is, at most half of them; None: drawn, up to
+            `settings.known`.
 
     Returns:
         The loss, and the mean correlation between both over the clips.

@@ -103,20 +103,29 @@ class Learner:
 class TwoAgentPPO(L.LightningModule):
     """The trainer of the team, and its evaluation.
 
-    Args: victim: a name for `vidmarl.load_victim`, or a `Victim`. weights: of a named victim: a
-        file, "random", or None for its default. spec: how clips are made for a named victim; None:
-        its default. distortion: a `Distortion`, its name, or class_path and init_args. grid: the
-        tubelets. coherence: how random patterns go on in time. budget: queries per clip in training
-        episodes; the agents see the fraction that is left. steps: steps per rollout, at most
-        `budget - 1` of one episode; rows that end sooner take the next clip. step, level, spread:
-        see `vidmarl.agents.environment.VideoAttackEnv`. zoom: a cell of the agents is `zoom` x
-        `zoom` tubelets. width: hidden channels of the nets. depth: residual blocks of the nets.
-        reward: the weights of the reward's terms. ppo: the settings of PPO. warm_start: the
-        settings of the warm start, which comes before PPO. eval_budget: queries per clip in
-        validation and test. eval_budgets: where the curves of the test are read off. controls:
-        attacks that the test runs beside the agents, on the same clips with the same counter. seed:
-        of the nets, of the distortion and of the rollouts. out: where test and predict write; None:
-        the trainer's root directory.
+    Args:
+        victim: a name for `vidmarl.load_victim`, or a `Victim`.
+        weights: of a named victim: a file, "random", or None for its default.
+        spec: how clips are made for a named victim; None: its default.
+        distortion: a `Distortion`, its name, or class_path and init_args.
+        grid: the tubelets.
+        coherence: how random patterns go on in time.
+        budget: queries per clip in training episodes; the agents see the fraction that is left.
+        steps: steps per rollout, at most `budget - 1` of one episode; rows that end sooner take the
+            next clip.
+        step, level, spread: see `vidmarl.agents.environment.VideoAttackEnv`.
+        zoom: a cell of the agents is `zoom` x `zoom` tubelets.
+        width: hidden channels of the nets.
+        depth: residual blocks of the nets.
+        reward: the weights of the reward's terms.
+        ppo: the settings of PPO.
+        warm_start: the settings of the warm start, which comes before PPO.
+        eval_budget: queries per clip in validation and test.
+        eval_budgets: where the curves of the test are read off.
+        controls: attacks that the test runs beside the agents, on the same clips with the same
+            counter.
+        seed: of the nets, of the distortion and of the rollouts.
+        out: where test and predict write; None: the trainer's root directory.
     """
 
     counts: Tensor

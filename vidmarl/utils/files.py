@@ -26,8 +26,9 @@ def write_atomically(path: PathLike, content: bytes | str) -> Path:
         path: the file; its folder must be there. An older file is replaced.
         content: bytes, or text, which is written as UTF-8.
 
-    Raises: OSError: it cannot be written (no folder, full disk); nothing is left behind, an older
-        file stays.
+    Raises:
+        OSError: it cannot be written (no folder, full disk); nothing is left behind, an older file
+            stays.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -27,13 +27,12 @@ def load_victim(
 ) -> Victim:
     """Makes a known network into a victim, with its preprocessing and its labels.
 
-    Args: name: one of `list_victims()`, or "family/name", such as "torchvision/r3d_18". weights:
-        path of a state dict (`.pt`, `.pth`, `.pyth`, `.safetensors`); "random" for an untrained
-        network, for
-            tests; None for the file that belongs to the name, under `VIDMARL_DATA/weights`. The
-            networks of torchvision
-            and pytorchvideo have none of their own: they take `<name>.pt` from there, or warn and
-                stay random.
+    Args:
+        name: one of `list_victims()`, or "family/name", such as "torchvision/r3d_18".
+        weights: path of a state dict (`.pt`, `.pth`, `.pyth`, `.safetensors`); "random" for an
+            untrained network, for tests; None for the file that belongs to the name, under
+            `VIDMARL_DATA/weights`. The networks of torchvision and pytorchvideo have none of their
+            own: they take `<name>.pt` from there, or warn and stay random.
         spec: how clips shall be made for it, instead of its own convention, such as fewer or
             smaller frames.
         device: where it runs.

@@ -62,9 +62,9 @@ class Victim:
     Clips come in as float32[b 3 t h w], RGB in [0, 1], not normalised; what the model wants (mean
     and std, size, axis order, device, batch size) happens in here and nowhere else.
 
-    Args: model: callable from a batch of clips to scores [b, k]. An `nn.Module` is moved to
-        `device` and put in eval
-            mode.
+    Args:
+        model: callable from a batch of clips to scores [b, k]. An `nn.Module` is moved to `device`
+            and put in eval mode.
         mean: per-channel mean that is subtracted, or None.
         std: per-channel std by which it is divided, or None.
         spec: how `load_clips` shall make clips for this victim. Its size is also enforced here:
@@ -78,8 +78,9 @@ class Victim:
         batch_size: clips per forward pass; None: 2 on a CPU, whose caches hold no more; on an
             accelerator as many as have `PIXELS_AT_ONCE` pixels.
 
-    Attributes: queries: clips that have gone through the model since this victim was made, all
-        askers together.
+    Attributes:
+        queries: clips that have gone through the model since this victim was made, all askers
+            together.
     """
 
     def __init__(
@@ -235,8 +236,9 @@ class Victim:
         Args:
             clips: a few clips as the attack will get them, float[b 3 t h w] in [0, 1].
 
-        Returns: Findings on range, size, train mode, shape, determinism, independence of the batch
-            and confidence.
+        Returns:
+            Findings on range, size, train mode, shape, determinism, independence of the batch and
+            confidence.
 
         Raises:
             ClipError: the clips are unusable for any victim.

@@ -85,7 +85,8 @@ def find(name: str, weights: str | Path | None, own: WeightFile | None) -> Path 
         weights: a path given by the user, or None.
         own: the file that the victim was written for, if there is one.
 
-    Returns: Its path. None where none was given, none is needed and none lies in the data folder as
+    Returns:
+        Its path. None where none was given, none is needed and none lies in the data folder as
         `<name>.pt` (or another of `SUFFIXES`).
 
     Raises:
@@ -116,8 +117,9 @@ def read(path: Path, sha256: str | None = None) -> Weights:
         path: a file of `torch.save` or safetensors.
         sha256: what its bytes must hash to, if known.
 
-    Raises: CheckpointError: the file is damaged, is no weight file, or holds more than tensors and
-        plain data.
+    Raises:
+        CheckpointError: the file is damaged, is no weight file, or holds more than tensors and
+            plain data.
     """
     doing = f"Reading the weights {str(path)!r}"
     if sha256 is not None:
@@ -190,10 +192,11 @@ def build(
 ) -> tuple[nn.Module, Weights | None]:
     """Makes the network of a victim and fills it.
 
-    Args: name: of the victim. make: makes the network; takes the number of classes, or nothing for
-        the usual number. The last tensor of its
-            state dict must be the classifier's bias, from which the number of classes of a file is
-            read.
+    Args:
+        name: of the victim.
+        make: makes the network; takes the number of classes, or nothing for the usual number. The
+            last tensor of its state dict must be the classifier's bias, from which the number of
+            classes of a file is read.
         weights: path of a file; "random" for an untrained network, always the same one; None for
             the victim's own file, or, where it has none, for one that lies in the data folder under
             the victim's name.

@@ -27,8 +27,10 @@ TOGETHER = 64
 class Ask:
     """What a search wants to know: the victim's answers about some candidates, a query each.
 
-    Attributes: candidates: float[n 3 t h w] in [0, 1]. probe: whether they are asked as they are,
-        not rounded to 8 bits; a probe is never a success.
+    Attributes:
+        candidates: float[n 3 t h w] in [0, 1].
+        probe: whether they are asked as they are, not rounded to 8 bits; a probe is never a
+            success.
     """
 
     candidates: Float[Tensor, "n 3 t h w"]
@@ -43,9 +45,9 @@ done."""
 class BallAttack(Attack):
     """An attack on pixels in an Linf ball; it stops at the first success.
 
-    Args: distortion: `SignNoise` or `SignBands`, whose epsilon is the ball's radius; the pattern is
-        of no use here. A
-            failure has the norm of a corner of the ball.
+    Args:
+        distortion: `SignNoise` or `SignBands`, whose epsilon is the ball's radius; the pattern is
+            of no use here. A failure has the norm of a corner of the ball.
         **common: see `Attack`. The grid and the coherence only shape the strength map of the
             result.
 

@@ -50,10 +50,14 @@ def reduce(
     groups halved in strength, and with groups at three quarters, each starting with the whole map.
     Without a success there is nothing to do.
 
-    Args: session: the books. row: the clip. strength: the success, float[gt gh gw] or a map of
-        cells; None: the best of the session. l2: its norm. factors: what a group is multiplied by,
-        one after another. groups: no smaller groups than that so many make up what is left; None:
-        down to single tubelets.
+    Args:
+        session: the books.
+        row: the clip.
+        strength: the success, float[gt gh gw] or a map of cells; None: the best of the session.
+        l2: its norm.
+        factors: what a group is multiplied by, one after another.
+        groups: no smaller groups than that so many make up what is left; None: down to single
+            tubelets.
     """
     if strength is None or l2 is None:
         if not session.fooled[row]:

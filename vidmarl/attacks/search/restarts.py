@@ -22,10 +22,14 @@ class RoundsAttack(Attack):
 
     A subclass writes `find`.
 
-    Args: distortion: see `Attack`. reduce: whether successes are made smaller; False: the attack
-        ends with its first success. rounds: whether the rest of the budget goes into further rounds
-        from the clean clip, with fresh randomness. polish: queries of polishing after each clean-up
-        (`vidmarl.attacks.search.minimize.polish`), with another behind it. **common: see `Attack`.
+    Args:
+        distortion: see `Attack`.
+        reduce: whether successes are made smaller; False: the attack ends with its first success.
+        rounds: whether the rest of the budget goes into further rounds from the clean clip, with
+            fresh randomness.
+        polish: queries of polishing after each clean-up (`vidmarl.attacks.search.minimize.polish`),
+            with another behind it.
+        **common: see `Attack`.
     """
 
     def __init__(
