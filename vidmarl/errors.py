@@ -1,4 +1,4 @@
-"""The errors of vidmarl, and the one helper for unknown names."""
+"""The errors of vidmarl."""
 
 from __future__ import annotations
 
@@ -31,14 +31,28 @@ class CheckpointError(VidmarlError):
     """A checkpoint is damaged, or belongs to another version or to other software."""
 
 
+class SettingsError(VidmarlError, TypeError):
+    """A setting that does not exist, or one that is missing."""
+
+
 class UnknownNameError(VidmarlError, KeyError):
     """A name that nothing is known by; the message offers the nearest known names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        offer = f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(known)}."
-        super().__init__(f"Looked up the {kind} {name!r}: there is none of that name; {offer}")
+        super().__init__(f"Looked up the {kind} {name!r}: there is none of that name; {nearest(name, known)}")
 
     def __str__(self) -> str:  # KeyError would show the message as a quoted repr
         return str(self.args[0])
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The part of a message that helps after a misspelling: the nearest known names, or else all of
+    them."""
+    known = sorted(set(known))
+    folded: dict[str, list[str]] = {}
+    for candidate in known:
+        folded.setdefault(candidate.casefold(), []).append(candidate)
+    near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.4)
+    if near:
+        return f"did you mean {' or '.join(n for key in near for n in folded[key])}?"
+    return f"known are: {', '.join(known)}." if known else "none are known."
