@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vidmarl._version import __version__
+
 if TYPE_CHECKING:
     from vidmarl import attacks, distortions, errors, metrics
     from vidmarl.agents.checkpoint import list_pretrained
@@ -88,10 +90,6 @@ def __getattr__(name: str) -> Any:
         value: Any = importlib.import_module(f"vidmarl.{name}")
     elif name in _HOMES:
         value = getattr(importlib.import_module(f"vidmarl.{_HOMES[name]}"), name)
-    elif name == "__version__":
-        from importlib.metadata import version
-
-        value = version("vidmarl")
     else:
         raise AttributeError(f"module 'vidmarl' has no attribute {name!r}")
     globals()[name] = value

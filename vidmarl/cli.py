@@ -84,7 +84,7 @@ def _run(command: str, words: list[str]) -> None:
         print(USAGE, end="")
         return
     if command == "--version":
-        from vidmarl import __version__
+        from vidmarl._version import __version__
 
         print(f"vidmarl {__version__}")
         return

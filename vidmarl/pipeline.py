@@ -200,7 +200,7 @@ def write_result(
 
 def describe(result: AttackResult, files: Sequence[Path]) -> dict[str, Any]:
     """A result as plain data for JSON: settings, a summary, and a record per clip."""
-    from vidmarl import __version__
+    from vidmarl._version import __version__
 
     records = []
     for file, clip, row in zip(files, _clip_names(files), result.records(), strict=True):

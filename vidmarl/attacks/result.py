@@ -279,7 +279,7 @@ class AttackResult:
 
     def _record(self, checksum: str) -> str:
         """`result.json`."""
-        from vidmarl import __version__
+        from vidmarl._version import __version__
 
         record = {
             "format": FORMAT,

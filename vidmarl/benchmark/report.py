@@ -47,7 +47,7 @@ def write_benchmark_report(
     from jinja2 import Environment, StrictUndefined
     from plotly.offline import get_plotlyjs
 
-    from vidmarl import __version__
+    from vidmarl._version import __version__
     from vidmarl.report import figures, html
 
     here = Path(__file__)

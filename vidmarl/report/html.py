@@ -76,7 +76,7 @@ def write_report(
     from jinja2 import Environment, StrictUndefined
     from plotly.offline import get_plotlyjs
 
-    from vidmarl import __version__
+    from vidmarl._version import __version__
 
     if isinstance(results, AttackResult):
         results = {str(results.settings.get("attack", "attack")): results}
