@@ -171,11 +171,18 @@ class Agents(nn.Module):
 
     Args:
         config: the shape of the nets.
+        trained: what the team was trained for, as plain data; None: nothing yet.
+
+    Attributes:
+        trained: settings that an attack takes over unless it is given others ("distortion", "grid"
+            as three integers, "search_cell", "coherence", "proposal_size"), and what else describes
+            the training ("victim", "training_queries", ...).
     """
 
-    def __init__(self, config: AgentsConfig) -> None:
+    def __init__(self, config: AgentsConfig, trained: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.config = config
+        self.trained: dict[str, Any] = dict(trained or {})
         common: dict[str, Any] = {
             "return_log_prob": True,
             "default_interaction_type": InteractionType.RANDOM,
@@ -209,7 +216,3 @@ class Agents(nn.Module):
             **common,
         )
         self.critic = TensorDictModule(ValueNet(config), in_keys=OBSERVATION, out_keys=["state_value"])
-
-    def describe(self) -> dict[str, int]:
-        """The shape of the nets as plain data."""
-        return dataclasses.asdict(self.config)
