@@ -1,0 +1,433 @@
+"""Makes the tables and figures of docs/results.md from the CSV files of docs/results/.
+
+    python docs/make_results.py            # the tables and the figures
+    python docs/make_results.py --tables   # the tables alone, without matplotlib
+
+A table stands on the page between `<!-- table: NAME -->` and `<!-- /table -->`. What stands there
+is replaced; everything else on the page is written by hand. The figures need matplotlib, which the
+extra `vidmarl[docs]` installs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+DOCS = Path(__file__).resolve().parent
+PAGE = DOCS / "results.md"
+FIGURES = DOCS / "figures"
+
+NATURAL = {"gaussian_noise": "Gaussian noise", "dead_pixels": "Dead pixels", "gaussian_blur": "Blur"}
+
+LABELS = {
+    "rl": "agents",
+    "rl_untrained": "untrained agents",
+    "rl_smaller": "agents, 8 more queries",
+    "rl_smallest": "agents, 60 more queries",
+    "rl_without_opening": "agents, from the clean clip",
+    "rl_coherent": "agents, 4 frames",
+    "grow_and_reduce": "GrowAndReduce",
+    "signed_blocks": "SignedBlocks, 8 px",
+    "signed_blocks_16px": "SignedBlocks, 16 px",
+    "signed_blocks_coherent": "SignedBlocks, 4 frames",
+    "square_tubes": "SquareTubes",
+    "greedy_sensitivity": "GreedySensitivity",
+    "random_cells": "RandomCells",
+    "sensitivity_order": "SensitivityOrder (bound)",
+    "stde": "STDE",
+    "vbad": "VBAD",
+    "vbad_image_prior": "VBAD, image model",
+    "sparse_nes": "SparseNES",
+    "sva": "SparseNES, key frames (SVA)",
+    "motion_sampler": "MotionSampler",
+    "geo_trap": "GeoTrap",
+    "ast_focus": "AstFocus",
+    "simba_dct": "SimbaDCT",
+    "no_spatial_agent": "spatial agent untrained",
+    "no_temporal_agent": "temporal agent untrained",
+    "no_agent": "both agents untrained",
+    "no_removal": "no removal by the agents",
+    "no_rounds": "no restarts",
+    "no_credit_map": "no credit maps",
+    "no_clean_up": "no minimization",
+    "ppo_only": "PPO from scratch",
+    "ppo_without_size": "PPO, no reward for size",
+    "ppo_without_progress": "PPO, no reward for margin",
+    "warm_start_and_ppo": "cloning, then PPO",
+}
+
+
+def read(name: str) -> pd.DataFrame:
+    """A table of docs/results/, by attack and budget."""
+    return pd.read_csv(DOCS / "results" / f"{name}.csv").set_index(["attack", "budget"])
+
+
+def label(attack: str) -> str:
+    """The attack's name on the page."""
+    return LABELS[attack]
+
+
+# -- the cells of the tables
+
+
+def l2(row: pd.Series) -> str:
+    """Median L2, and the share of clips fooled."""
+    return f"{row['L2']:.2f} ({row['FR']:.0%})"
+
+
+def interval(row: pd.Series, key: str) -> str:
+    """A ratio with its 95 % interval and its p-value, which is missing where all pairs are ties."""
+    if math.isnan(row[key]):
+        return ""
+    p = row[f"{key.split()[0]} p"]
+    text = f"{row[key]:.2f} [{row[f'{key} low']:.2f}, {row[f'{key} high']:.2f}]"
+    return text if math.isnan(p) else f"{text}, {p:.2g}"
+
+
+def l2_ratio(row: pd.Series) -> str:
+    """L2 of the reference over that of this attack on the same clip."""
+    return interval(row, "L2 ratio")
+
+
+def first(row: pd.Series) -> str:
+    """Mean queries until the first success, with their interval."""
+    return f"{row['AQ first']:.0f} [{row['AQ first low']:.0f}, {row['AQ first high']:.0f}]"
+
+
+def best_control(table: pd.DataFrame, budget: int) -> pd.Series:
+    """The control of the smallest median L2, the untrained agents aside."""
+    rows = table.xs(budget, level="budget")
+    return rows.loc[rows.loc[[name for name in rows.index if not name.startswith("rl")], "L2"].idxmin()]
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *(list(row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+# -- the tables
+
+TABLES: dict[str, Callable[[], str]] = {}
+
+
+def table(make: Callable[[], str]) -> Callable[[], str]:
+    """Registers a table of the page under the name of its function."""
+    TABLES[make.__name__] = make
+    return make
+
+
+def by_budget(name: str) -> str:
+    """One row for each attack of a file, one column for each budget."""
+    data = read(name)
+    budgets = list(data.index.unique("budget"))
+    rows = [[label(attack), *(l2(data.loc[attack, b]) for b in budgets)] for attack in data.index.unique("attack")]
+    return markdown(["Median L2 (fooled)", *(f"{budget} queries" for budget in budgets)], rows)
+
+
+@table
+def natural() -> str:
+    """The agents, untrained and trained, and the best other control at each budget."""
+    rows = []
+    for name, title in NATURAL.items():
+        data = read(name)
+        budgets = list(data.index.unique("budget"))
+        best = {budget: best_control(data, budget) for budget in budgets}
+        for attack in ("rl", "rl_untrained"):
+            rows.append([f"{title}: {label(attack)}", *(l2(data.loc[attack, budget]) for budget in budgets)])
+        rows.append(
+            [f"{title}: best other control", *(f"{l2(best[b])} {initials(str(best[b].name))}" for b in budgets)]
+        )
+        ratios = (f"**{data.loc[('rl', b), 'L2'] / best[b]['L2']:.2f}**" for b in budgets)
+        rows.append(["agents / best other control", *ratios])
+    return markdown(["Median L2 (fooled)", *(f"{budget} queries" for budget in budgets)], rows)
+
+
+def initials(attack: str) -> str:
+    """A control's name where room is short: SB16, GS, ..."""
+    return "".join(letter for letter in label(attack) if letter.isupper() or letter.isdigit())
+
+
+@table
+def training_in_size() -> str:
+    """The trained agents against the untrained ones, on the same clips."""
+    files = {"Gaussian noise, seed 0": "gaussian_noise"}
+    files |= {f"Gaussian noise, seed {seed}": f"gaussian_noise_seed_{seed}" for seed in (1, 2, 3)}
+    files |= {"Dead pixels": "dead_pixels", "Blur": "gaussian_blur"}
+    budgets = [25, 50, 100, 200, 500]
+    rows = []
+    for title, name in files.items():
+        data = read(name).loc["rl_untrained"]
+        rows.append([title, *(l2_ratio(data.loc[b]) if b in data.index else "not run" for b in budgets)])
+    return markdown(["L2 of the agents / untrained", *(f"{budget} queries" for budget in budgets)], rows)
+
+
+@table
+def bound() -> str:
+    """Who knew the order of the cells for nothing, and patches of other clips."""
+    return by_budget("bound")
+
+
+@table
+def bounded() -> str:
+    """The first success in the larger ball."""
+    return in_ball("linf_12.75")
+
+
+@table
+def bounded_10() -> str:
+    """The first success in the smaller ball."""
+    return in_ball("linf_10")
+
+
+def in_ball(name: str) -> str:
+    """What the first success cost with a cap of 500, and how visible the clips are."""
+    rows = []
+    for attack, row in read(name).xs(500, level="budget").iterrows():
+        ratio = interval(row, "AQ ratio")
+        rows.append(
+            [label(str(attack)), first(row), f"{row['FR']:.0%}", ratio, f"{row['map']:.1f}", f"{row['ssim']:.2f}"]
+        )
+    return markdown(["", "queries", "fooled", "agents / this", "MAP", "SSIM"], rows)
+
+
+@table
+def unseen() -> str:
+    """Victims that the agents were not trained against."""
+    rows = []
+    for name, title in {"i3d": "I3D", "r2plus1d_light": "R(2+1)D-light"}.items():
+        data = read(name)
+        budgets = list(data.index.unique("budget"))
+        for attack in data.index.unique("attack"):
+            rows.append([f"{title}: {label(attack)}", *(l2(data.loc[attack, budget]) for budget in budgets)])
+    return markdown(["Median L2 (fooled)", *(f"{budget} queries" for budget in budgets)], rows)
+
+
+@table
+def targets() -> str:
+    """The runner-up, and a class drawn from 600."""
+    files = {
+        "runner_up_natural": "Runner-up, Gaussian noise",
+        "runner_up": "Runner-up, ball",
+        "targeted": "Drawn class, ball",
+    }
+    rows = []
+    for name, title in files.items():
+        data = read(name)
+        budget = data.index.unique("budget").max()
+        for attack in data.index.unique("attack"):
+            row = data.loc[attack, budget]
+            size = f"{row['L2']:.2f}"
+            rows.append([f"{title}: {label(attack)}", str(budget), f"{row['FR']:.0%}", first(row), size])
+    return markdown(["", "budget", "fooled", "queries to the first success", "median L2"], rows)
+
+
+@table
+def visibility() -> str:
+    """What the eye notices, at a budget of 100."""
+    data = read("visibility").xs(100, level="budget")
+    columns = ["flicker_share", "warping_share", "stlpips", "ssim"]
+    formats = ["{:.2f}", "{:.2g}", "{:.2g}", "{:.2f}"]
+    rows = []
+    for attack, row in data.iterrows():
+        values = (text.format(row[column]) for text, column in zip(formats, columns, strict=True))
+        rows.append([label(str(attack)), l2(row), *values])
+    return markdown(["", "median L2 (fooled)", "flicker share", "warping share", "ST-LPIPS", "SSIM"], rows)
+
+
+@table
+def ablations() -> str:
+    """The whole against itself without a part."""
+    return with_median("ablations")
+
+
+@table
+def training_ways() -> str:
+    """The agents that ship against agents trained in other ways."""
+    return with_median("training")
+
+
+def with_median(name: str) -> str:
+    """Paired ratios at each budget, and the median at the largest."""
+    data = read(name)
+    budgets = list(data.index.unique("budget"))
+    rows = [
+        [label(attack), *(l2_ratio(data.loc[attack, b]) for b in budgets), l2(data.loc[attack, budgets[-1]])]
+        for attack in data.index.unique("attack")
+    ]
+    return markdown(["agents / this", *(f"{b} queries" for b in budgets), f"median L2 at {budgets[-1]}"], rows)
+
+
+@table
+def files() -> str:
+    """What each file of docs/results/ holds."""
+    rows = []
+    for path in sorted((DOCS / "results").glob("*.csv")):
+        data = read(path.stem)
+        values = (data[key].iloc[0] for key in ("victim", "distortion", "clips"))
+        budgets = ", ".join(str(budget) for budget in data.index.unique("budget"))
+        rows.append([f"[{path.stem}](results/{path.name})", *(str(value) for value in values), budgets])
+    return markdown(["file", "victim", "distortion", "clips", "queries"], rows)
+
+
+def with_tables(text: str) -> str:
+    """The page with its tables made anew.
+
+    Raises:
+        ValueError: a table is named on the page that there is not, or the other way round.
+    """
+    names = re.findall(r"<!-- table: (\w+) -->", text)
+    if sorted(names) != sorted(TABLES):
+        raise ValueError(f"Making docs/results.md: the page has the tables {names}, this script {list(TABLES)}.")
+    made = {name: f"<!-- table: {name} -->\n\n{TABLES[name]()}\n\n<!-- /table -->" for name in names}
+    return re.sub(r"<!-- table: (\w+) -->.*?<!-- /table -->", lambda match: made[match[1]], text, flags=re.DOTALL)
+
+
+# -- the figures
+
+# Okabe and Ito's colours, which most colour-blind people can tell apart; shapes and dashes repeat
+# what they say.
+BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
+RED, PURPLE, GREY = "#D55E00", "#CC79A7", "#777777"
+
+LINES = {
+    "rl": (BLUE, "o", "-"),
+    "rl_untrained": (BLUE, "o", "--"),
+    "signed_blocks_16px": (RED, "s", "-"),
+    "signed_blocks": (RED, "s", "--"),
+    "grow_and_reduce": (GREEN, "^", "-"),
+    "square_tubes": (PURPLE, "D", "-"),
+    "random_cells": (ORANGE, "v", "-"),
+    "greedy_sensitivity": (GREY, "x", "-"),
+}
+
+# The files that a figure shows; a change in one of them shows in the figure's fingerprint.
+SHOWN = {
+    "natural": [*NATURAL],
+    "paired": [*NATURAL],
+    "bounded": ["linf_12.75", "linf_10"],
+    "ablations": ["ablations"],
+}
+
+
+def fingerprint(figure: str) -> str:
+    """Of the files that a figure shows, as it is written into the figure."""
+    data = b"".join((DOCS / "results" / f"{name}.csv").read_bytes() for name in SHOWN[figure])
+    return f"of docs/results, sha256 {hashlib.sha256(data).hexdigest()}"
+
+
+def natural_figure(plt: Any) -> Any:
+    """Median L2 against queries, a panel for each distortion."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
+    for axis, (name, title) in zip(axes, NATURAL.items(), strict=True):
+        data = read(name)
+        budgets = list(data.index.unique("budget"))
+        for attack, (colour, marker, dashes) in LINES.items():
+            line = data.loc[attack]
+            bold = attack == "rl"
+            style = {"color": colour, "marker": marker, "linestyle": dashes, "linewidth": 2.5 if bold else 1.2}
+            axis.plot(budgets, line["L2"], label=label(attack), zorder=3 if bold else 2, markersize=5, **style)
+            if bold:
+                axis.fill_between(budgets, line["L2 low"], line["L2 high"], color=colour, alpha=0.15, linewidth=0)
+        axis.set(title=title, xscale="log", yscale="log", xlabel="queries")
+        axis.set_xticks(budgets, [str(budget) for budget in budgets])
+        decimal(axis.yaxis, [0.5, 1, 2, 5, 10, 20, 50, 100])
+    axes[0].set_ylabel("median L2, smaller is better")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def paired_figure(plt: Any) -> Any:
+    """L2 of the agents over that of each control on the same clip, at few and at many queries."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained", sharey=True)
+    attacks = [attack for attack in LINES if attack != "rl"]
+    for axis, (name, title) in zip(axes, NATURAL.items(), strict=True):
+        forest(axis, read(name), attacks, {50: (BLUE, "o"), 500: (RED, "s")})
+        axis.set(title=title, xlim=(0.2, 2))
+        decimal(axis.xaxis, [0.25, 0.5, 1, 2])
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def ablations_figure(plt: Any) -> Any:
+    """L2 of the whole over that without a part."""
+    figure, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    data = read("ablations")
+    attacks = [attack for attack in data.index.unique("attack") if attack != "rl"]
+    forest(axis, data, attacks, {25: (BLUE, "o"), 200: (RED, "s")})
+    decimal(axis.xaxis, [0.2, 0.3, 0.5, 0.7, 1, 1.2])
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def forest(axis: Any, data: pd.DataFrame, attacks: list[str], budgets: dict[int, tuple[str, str]]) -> None:
+    """Ratios with their intervals: a row for each attack, a mark for each budget."""
+    for i, (budget, (colour, marker)) in enumerate(budgets.items()):
+        for place, attack in enumerate(attacks):
+            row = data.loc[attack, budget]
+            height = place + 0.24 * (i - (len(budgets) - 1) / 2)
+            text = f"{budget} queries" if place == 0 else None
+            axis.plot([row["L2 ratio low"], row["L2 ratio high"]], [height] * 2, color=colour, linewidth=2)
+            axis.plot(row["L2 ratio"], height, marker, color=colour, markersize=6, label=text)
+    axis.axvline(1, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(attacks)), [label(attack) for attack in attacks])
+    axis.set_ylim(len(attacks) - 0.5, -0.5)
+    axis.set(xscale="log", xlabel="L2 of the agents / this")
+
+
+def bounded_figure(plt: Any) -> Any:
+    """Mean queries until the first success in both balls."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", width_ratios=[1.2, 1])
+    order = ["rl", "rl_untrained", "square_tubes", "rl_without_opening", "simba_dct", "geo_trap"]
+    order += ["motion_sampler", "vbad", "sparse_nes", "ast_focus"]
+    for axis, (name, title) in zip(axes, {"linf_12.75": "12.75/255", "linf_10": "10/255"}.items(), strict=True):
+        data = read(name).xs(500, level="budget")
+        attacks = [attack for attack in order if attack in data.index]
+        for place, attack in enumerate(attacks):
+            row = data.loc[attack]
+            colour = BLUE if attack.startswith("rl") else GREEN if attack == "square_tubes" else RED
+            marker = {BLUE: "o", GREEN: "D", RED: "s"}[colour]
+            axis.plot([row["AQ first low"], row["AQ first high"]], [place] * 2, color=colour, linewidth=2)
+            axis.plot(row["AQ first"], place, marker, color=colour, markersize=7)
+            axis.annotate(f"{row['FR']:.0%}", (640, place), ha="right", va="center", annotation_clip=False)
+        axis.set_yticks(range(len(attacks)), [label(attack) for attack in attacks])
+        axis.set_ylim(len(attacks) - 0.5, -0.5)
+        axis.set(title=title, xscale="log", xlim=(2, 700), xlabel="mean queries to the first success; right: fooled")
+        decimal(axis.xaxis, [2, 5, 10, 20, 50, 100, 200, 500])
+    return figure
+
+
+def decimal(axis: Any, ticks: list[float]) -> None:
+    """Plain numbers on a logarithmic axis."""
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.axes.minorticks_off()
+
+
+def draw() -> None:
+    """Writes docs/figures/*.svg: on white, so that they can be read on dark pages too."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"svg.hashsalt": "vidmarl", "font.size": 10, "axes.grid": True, "grid.color": "#dddddd"})
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True})
+    FIGURES.mkdir(exist_ok=True)
+    for name in SHOWN:
+        figure = globals()[f"{name}_figure"](plt)
+        figure.savefig(FIGURES / f"{name}.svg", metadata={"Date": None, "Description": fingerprint(name)})
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_tables(PAGE.read_text("utf-8")), "utf-8")
+    if "--tables" not in sys.argv[1:]:
+        draw()
