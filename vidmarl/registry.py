@@ -3,12 +3,220 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
-from typing import Any, TypeVar
+import pkgutil
+from collections.abc import Callable, Collection, Mapping
+from types import ModuleType
+from typing import Any, Generic, TypeVar
 
-from vidmarl.errors import SettingsError, nearest
+from vidmarl.errors import SettingsError, UnknownNameError, nearest
 
+T = TypeVar("T")
 C = TypeVar("C", bound=type)
+
+
+class Registry(Generic[T]):
+    """The attacks, or the distortions, that there are: the files of one package, a class in each.
+
+    A new file is found without being registered anywhere, and is imported when it is first asked
+    for.
+
+    Args:
+        kind: what one of them is called, such as "attack".
+        base: the class that all of them derive from.
+        package: the package that holds the files.
+        shared: the files of the package that define none of them.
+        convert: makes one of them of a plain function; None: functions are refused.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        base: type[T],
+        package: str,
+        *,
+        shared: Collection[str] = (),
+        convert: Callable[..., T] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.base = base
+        self.package = package
+        self.shared = frozenset(shared)
+        self.convert = convert
+
+    def names(self) -> list[str]:
+        """The names of all of them, sorted, without importing any."""
+        files = pkgutil.iter_modules(importlib.import_module(self.package).__path__)
+        return sorted(file.name for file in files if not file.ispkg and file.name not in self.shared)
+
+    def classes(self) -> dict[str, type[T]]:
+        """All of them by the names of their classes; imports every file."""
+        return {found.__name__: found for found in map(self._class_in, self.names())}
+
+    def make(self, thing: T | type[T] | str | Mapping[str, Any] | Callable[..., Any], **settings: Any) -> T:
+        """The object that `thing` stands for.
+
+        Args:
+            thing: one of
+                - the object itself, or its class;
+                - its name: that of its file ("grow_and_reduce"), of its class ("GrowAndReduce"), or
+                  a class path ("package.module.Class");
+                - `{"class_path": any of these names, "init_args": {...}}`, as in YAML;
+                - where functions are welcome: a function, or its path ("package.module.function").
+            **settings: settings of the object; they win over `init_args`.
+
+        Raises:
+            UnknownNameError: there is none of that name.
+            SettingsError: `thing` is none of these, its settings do not exist or are missing, or it
+                is made already and cannot get any.
+        """
+        if isinstance(thing, self.base):
+            if settings:
+                raise SettingsError(
+                    f"{self._making()}: {type(thing).__name__} is made already, so it cannot get {sorted(settings)}."
+                )
+            return thing
+        if isinstance(thing, str):
+            return self.make(self.find(thing), **settings)
+        if isinstance(thing, Mapping):
+            path, arguments = read_description(thing, self._making())
+            return self.make(path, **{**arguments, **settings})
+        if isinstance(thing, type) and issubclass(thing, self.base):
+            return thing(**settings)
+        if self.convert is not None and callable(thing) and not isinstance(thing, type):
+            return self.convert(thing, **settings)
+        function = "" if self.convert is None else ", a function"
+        raise SettingsError(
+            f"{self._making()}: expected a subclass of {self.base.__name__}, its name, its class path{function} or"
+            f" {{'class_path', 'init_args'}}, got {thing!r}."
+        )
+
+    def find(self, name: str) -> Any:
+        """What a name or a path stands for: a class, or whatever else a path leads to.
+
+        Raises:
+            UnknownNameError: nothing.
+        """
+        if "." in name:
+            return object_at(name, self.kind, self.names())
+        if name in self.names():
+            return self._class_in(name)
+        return self.find_class(name)
+
+    def find_class(self, name: str) -> type[T]:
+        """The class of that name; its file is looked at first, and the other files if it is not
+        there.
+
+        Raises:
+            UnknownNameError: no file defines it.
+        """
+        likely = {_folded(name), _folded(name).removesuffix(_folded(self.kind))}
+        for file in self.names():
+            if _folded(file) in likely and (found := self._class_in(file)).__name__ == name:
+                return found
+        if not name[:1].isupper():  # no class is called so
+            raise UnknownNameError(self.kind, name, self.names())
+        classes = self.classes()
+        if name not in classes:
+            raise UnknownNameError(self.kind, name, [*self.names(), *classes])
+        return classes[name]
+
+    def attributes(self) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+        """`__getattr__` and `__dir__` for the package, so that its classes are its attributes."""
+
+        def __getattr__(name: str) -> Any:
+            if name[:1].isupper():  # the names of files are left to the import system
+                try:
+                    return self.find_class(name)
+                except UnknownNameError as error:
+                    raise AttributeError(f"module {self.package!r} has no attribute {name!r}. {error}") from None
+            raise AttributeError(f"module {self.package!r} has no attribute {name!r}")
+
+        def __dir__() -> list[str]:
+            return sorted({*importlib.import_module(self.package).__all__, *self.classes()})
+
+        return __getattr__, __dir__
+
+    def __repr__(self) -> str:
+        return f"Registry({self.kind!r}, {self.names()})"
+
+    def _class_in(self, file: str) -> type[T]:
+        """The one class of the kind that a file defines."""
+        module: ModuleType = importlib.import_module(f"{self.package}.{file}")
+        found = [
+            value
+            for name, value in vars(module).items()
+            if isinstance(value, type) and issubclass(value, self.base) and value.__module__ == module.__name__
+            if not name.startswith("_")
+        ]
+        if len(found) != 1:
+            raise TypeError(
+                f"Looking into {module.__file__}: expected one public subclass of {self.base.__name__}, got"
+                f" {[value.__name__ for value in found]}. A file that defines none of its own belongs elsewhere."
+            )
+        return found[0]
+
+    def _making(self) -> str:
+        return f"Making {'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind}"
+
+
+def read_description(description: Mapping[str, Any], doing: str) -> tuple[str, dict[str, Any]]:
+    """The class path and the settings of `{"class_path": ..., "init_args": {...}}`.
+
+    Args:
+        description: plain data, as from YAML; "init_args" may be missing or None.
+        doing: opens the message of an error.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    path, arguments = description.get("class_path"), description.get("init_args")
+    surplus = sorted(description.keys() - {"class_path", "init_args"}, key=str)
+    if not isinstance(path, str) or not isinstance(arguments, Mapping | None) or surplus:
+        raise SettingsError(
+            f"{doing}: expected {{'class_path': a name or 'package.module.Class', 'init_args': {{...}}}}, got"
+            f" {dict(description)!r}."
+        )
+    return path, dict(arguments or {})
+
+
+def object_at(path: str, kind: str, known: Collection[str] = ()) -> Any:
+    """What the path "package.module.name" leads to, which may be a name within a class.
+
+    Args:
+        path: the path; its module is imported.
+        kind: what is looked for, for the message of an error.
+        known: names to offer where there is no such module.
+
+    Raises:
+        UnknownNameError: it leads nowhere.
+        ModuleNotFoundError: the module is there, but lacks one that it imports.
+    """
+    parts = path.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise UnknownNameError(kind, path, known)
+    for length in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:length])
+        try:
+            found: Any = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise
+            continue
+        for depth, part in enumerate(parts[length:], length):
+            try:
+                found = getattr(found, part)
+            except AttributeError:
+                there = [".".join([*parts[:depth], name]) for name in dir(found) if not name.startswith("_")]
+                raise UnknownNameError(kind, path, there or known) from None
+        return found
+    raise UnknownNameError(kind, path, known)
+
+
+def _folded(name: str) -> str:
+    """A name as it is compared: `GrowAndReduce` and `grow_and_reduce` are the same."""
+    return name.replace("_", "").casefold()
 
 
 def explain_settings(cls: C) -> C:
@@ -62,9 +270,10 @@ def _fault(cls: type, signature: inspect.Signature, args: tuple[Any, ...], setti
         return f"Making {cls.__name__}: {' '.join(faults)}"
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(args) > len(positional):
+        named = [name for name in known if name not in positional]
         return (
             f"Making {cls.__name__}: expected at most {len(positional)} settings without a name"
-            f" ({', '.join(positional) or 'none'}), got {len(args)}. Name the others: {', '.join(name for name in known if name not in positional)}."
+            f" ({', '.join(positional) or 'none'}), got {len(args)}. Name the others: {', '.join(named)}."
         )
     if twice := [name for name in positional[: len(args)] if name in settings]:
         return f"Making {cls.__name__}: got {', '.join(map(repr, twice))} twice, by place and by name."

@@ -5,15 +5,17 @@ Adding one: a new file with a function and a thin `Distortion` around it, see do
 
 from __future__ import annotations
 
-import inspect
 import math
-import pkgutil
+import numbers
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from vidmarl.errors import UnknownNameError
+from vidmarl.registry import explain_settings, object_at, settings_of
 
 State = dict[str, Tensor]
 """What a distortion keeps for each clip while it is under attack: tensors with the clips on axis
@@ -25,13 +27,17 @@ class Distortion(nn.Module):
 
     Whatever is random or slow happens once per clip in `prepare`; `forward` is deterministic.
     Pixels of strength 0 are put back by the caller, so `forward` need not care for them. Every
-    argument of `__init__` is kept as an attribute of the same name, from which `describe` reads it.
+    setting of `__init__` is kept as an attribute of the same name, from which `to_record` reads it.
 
     Attributes:
         signed: whether the distortion has two directions: strengths in [-1, 1] rather than [0, 1].
     """
 
     signed: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        explain_settings(cls)
 
     def prepare(self, clips: Float[Tensor, "b 3 t h w"], noise: Float[Tensor, "b 3 t h w"]) -> State:
         """What `forward` needs besides the clip, drawn and computed once.
@@ -58,20 +64,18 @@ class Distortion(nn.Module):
         """
         raise NotImplementedError
 
-    def describe(self) -> dict[str, Any]:
-        """Plain data from which `as_distortion` makes the distortion again: its class path and its
-        arguments."""
+    def to_record(self) -> dict[str, Any]:
+        """Plain data from which `as_distortion` makes the distortion again: `{"class_path",
+        "init_args"}`."""
         kind = type(self)
-        return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": self.arguments()}
+        return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": self.settings()}
 
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of `__init__`, by name, as plain data."""
-        parameters = inspect.signature(type(self)).parameters.values()
-        names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        return {name: getattr(self, name) for name in names}
+    def settings(self) -> dict[str, Any]:
+        """The settings of `__init__`, by name, as plain data."""
+        return {name: getattr(self, name) for name in settings_of(type(self))}
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
 
 
 class FunctionDistortion(Distortion):
@@ -102,31 +106,41 @@ class FunctionDistortion(Distortion):
     def forward(self, clips: Tensor, strength: Tensor, state: State) -> Tensor:
         return self.function(clips.clone(), strength, state["noise"])  # it may well write to what it is given
 
-    def arguments(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         owner = self.function if hasattr(self.function, "__qualname__") else type(self.function)
         return {"function": f"{owner.__module__}.{owner.__qualname__}", "signed": self._signed}
 
 
 def _function_at(path: str) -> Any:
     try:
-        return pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
+        return object_at(path, "function")
+    except UnknownNameError as error:
         raise ValueError(
             f"Making a distortion of the function {path!r}: expected the path 'package.module.name' of a function that"
-            f" can be imported, got {type(error).__name__}: {error}. A lambda or an inner function has no path: pass it"
-            " as an object."
+            f" can be imported. {error} A lambda or an inner function has no path: pass it as an object."
         ) from error
 
 
 def bounded(owner: Distortion, **limits: tuple[float, float, float]) -> None:
-    """Raises a ValueError unless `low < value <= high` for every `name=(value, low, high)`."""
+    """Checks the settings of a distortion.
+
+    Args:
+        owner: the distortion, for the message.
+        **limits: `name=(value, low, high)` for each setting.
+
+    Raises:
+        ValueError: unless `low < value <= high` and the value is finite.
+    """
     for name, (value, low, high) in limits.items():
-        if not low < value <= high:
-            upper = "" if math.isinf(high) else f" and at most {high:g}"
-            raise ValueError(f"{type(owner).__name__}: {name} must be above {low:g}{upper}, got {value!r}.")
+        if not (isinstance(value, numbers.Real) and math.isfinite(value) and low < value <= high):
+            limits_told = [f" above {low:g}"] * math.isfinite(low) + [f" at most {high:g}"] * math.isfinite(high)
+            raise ValueError(
+                f"{type(owner).__name__}: {name} must be a finite number{' and'.join(limits_told)}, got {value!r}."
+            )
 
 
 def uniforms(noise: Float[Tensor, "b 3 t h w"], count: int) -> Float[Tensor, "b count"]:
     """Numbers uniform in (0, 1) for each clip, from the first values of its noise; `count` is at
     most `3 h w`."""
-    return torch.special.ndtr(noise[:, :, 0].flatten(1)[:, :count])
+    drawn: Tensor = torch.special.ndtr(noise[:, :, 0].flatten(1)[:, :count])
+    return drawn

@@ -60,7 +60,7 @@ class MotionBlur(Ladder):
 
     def __init__(self, length: float = 13.0, angle: float | None = None) -> None:
         super().__init__()
-        bounded(self, length=(length, 0, math.inf))
+        bounded(self, length=(length, 0, math.inf), angle=(angle or 0, -math.inf, math.inf))
         self.length = length
         self.angle = angle
 

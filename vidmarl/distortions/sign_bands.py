@@ -29,7 +29,7 @@ class SignBands(SignNoise):
     def __init__(self, epsilon: float = 12.75 / 255, height: int = 2) -> None:
         super().__init__(epsilon)
         bounded(self, height=(height, 0, math.inf))
-        if not float(height).is_integer():  # infinity included
+        if not float(height).is_integer():
             raise ValueError(f"SignBands: height must be a whole number of lines, got {height!r}.")
         self.height = int(height)
 
