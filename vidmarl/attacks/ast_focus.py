@@ -3,8 +3,6 @@ estimate the gradient."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,9 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from vidmarl.attacks.search.gradient_estimation import NESAttack, nes
-from vidmarl.attacks.search.linf_ball import Ask, PixelSearch
+from vidmarl.queries.clip import ClipView
 from vidmarl.queries.goals import Goal
-from vidmarl.queries.session import Session
+from vidmarl.queries.scheduler import Pixels, Search
 from vidmarl.utils.randomness import seeded
 
 PLACES = 7
@@ -58,45 +56,37 @@ class AstFocus(NESAttack):
     code ranks differences of probabilities.
 
     Args:
-        distortion: see `BallAttack`.
         window: side of the window, px; no more than the frame's.
         samples: probes of an iteration, an even number.
         learning_rate: of both agents.
-        **common: see `NESAttack` and `Attack`.
     """
 
-    def __init__(
-        self,
-        distortion: Any = "sign_noise",
-        *,
-        window: int = 65,
-        samples: int = 60,
-        learning_rate: float = 3e-3,
-        **common: Any,
-    ) -> None:
-        super().__init__(distortion, samples=samples, **common)
-        if window < 1:
-            raise ValueError(f"AstFocus: the window needs at least 1 px, got {window}.")
-        self.window = window
-        self.learning_rate = learning_rate
+    window: int = 65
+    samples: int = 60
+    learning_rate: float = 3e-3
 
-    def search_pixels(self, session: Session, row: int) -> PixelSearch:
-        clip, generator = session.renderer.clips[row], session.generator(row)
-        seen = observe(clip)
-        windows = all_windows(clip.shape[-2], clip.shape[-1], self.window)
-        edges, typical, motion = edges_in(windows, clip), representativeness(seen), seen[:, -(PLACES**2) :].mean(1)
-        with seeded(int(torch.randint(2**62, (), generator=generator))):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window < 1:
+            raise ValueError(f"AstFocus: the window needs at least 1 px, got {self.window}.")
+
+    def search(self, clip: ClipView) -> Search:
+        pixels, rng = clip.pixels, clip.rng
+        seen = observe(pixels)
+        windows = all_windows(pixels.shape[-2], pixels.shape[-1], self.window)
+        edges, typical, motion = edges_in(windows, pixels), representativeness(seen), seen[:, -(PLACES**2) :].mean(1)
+        with seeded(int(torch.randint(2**62, (), generator=rng))):
             spatial = Agent(seen.shape[1], PLACES**2, TEAM_SHARE_SPATIAL, self.learning_rate)
             temporal = Agent(seen.shape[1], 2, TEAM_SHARE_TEMPORAL, self.learning_rate)
-        current, step = clip, self.step_size()
+        current, step = pixels, self.step_size()
         size = step.now
-        lead = advantage(session.goal, row, session.clean[row])
+        lead = advantage(clip.goal, clip.clean_log_probs)
         rewards: list[float] = []
         baseline = 0.0
         while True:
-            where = spatial.act(seen, generator)
-            chosen = choose_frames(temporal, seen, motion, generator)
-            region = (windows[where] & chosen[:, None, None].bool()).to(clip.device)
+            where = spatial.act(seen, rng)
+            chosen = choose_frames(temporal, seen, motion, rng)
+            region = (windows[where] & chosen[:, None, None].bool()).to(pixels.device)
 
             def probes(noise: Tensor, x: Tensor = current, region: Tensor = region) -> Tensor:
                 moved = x.repeat(len(noise), 1, 1, 1, 1)
@@ -104,13 +94,13 @@ class AstFocus(NESAttack):
                 return moved
 
             shape = (3, int(region.sum()))
-            slope = yield from nes(probes, shape, self.samples, self.sigma, generator, clip.device)
-            candidate = self.project(probes(-size * slope.sign()[None]), clip)
-            response = yield Ask(candidate)
+            slope = yield from nes(probes, shape, self.samples, self.sigma, rng, pixels.device)
+            candidate = self.project(probes(-size * slope.sign()[None]), pixels)
+            response = yield Pixels(candidate)
             if response.success:
                 return
             current, size = candidate[0], step.after(float(response.margin))
-            before, lead = lead, advantage(session.goal, row, response.log_probs[0])
+            before, lead = lead, advantage(clip.goal, response.log_probs[0])
             rewards.append((lead - before) / (2 * max(abs(before), 1e-3)))  # |a| is next to 0 on the border
             baseline = 0.9 * baseline + 0.1 * sum(rewards) / len(rewards)
             team = rewards[-1] - baseline
@@ -144,9 +134,9 @@ class Agent(nn.Module):
         return Categorical(logits=self.actor(state)), self.critic(state).squeeze(-1)
 
     @torch.no_grad()
-    def act(self, seen: Float[Tensor, "t f"], generator: torch.Generator) -> Int64[Tensor, " t"]:
+    def act(self, seen: Float[Tensor, "t f"], rng: torch.Generator) -> Int64[Tensor, " t"]:
         """A choice for each frame."""
-        return torch.multinomial(self(seen)[0].probs, 1, generator=generator).squeeze(1)
+        return torch.multinomial(self(seen)[0].probs, 1, generator=rng).squeeze(1)
 
     @torch.enable_grad()
     def learn(
@@ -185,7 +175,7 @@ def discounted(rewards: Float[Tensor, " t"], gamma: float) -> Float[Tensor, " t"
 
 
 def choose_frames(
-    agent: Agent, seen: Float[Tensor, "t f"], motion: Float[Tensor, " t"], generator: torch.Generator
+    agent: Agent, seen: Float[Tensor, "t f"], motion: Float[Tensor, " t"], rng: torch.Generator
 ) -> Int64[Tensor, " t"]:
     """1 for the frames that are attacked: as many as allowed, by the agent's choice where it draws
     such a number.
@@ -195,7 +185,7 @@ def choose_frames(
     fewest = max(1, round(FEWEST * len(seen)))
     most = max(fewest, round(MOST * len(seen)))
     for _ in range(DRAWS):
-        chosen = agent.act(seen, generator)
+        chosen = agent.act(seen, rng)
         if fewest <= chosen.sum() <= most:
             return chosen
     count = min(max(int(chosen.sum()), fewest), most)
@@ -203,11 +193,11 @@ def choose_frames(
     return torch.zeros_like(chosen).scatter(0, rank.topk(count).indices, 1)
 
 
-def advantage(goal: Goal, row: int, log_probs: Float[Tensor, " k"]) -> float:
+def advantage(goal: Goal, log_probs: Float[Tensor, " k"]) -> float:
     """The paper's `a`: how far the wanted label is ahead, `e^p(wanted) - e^p(unwanted)`; above 0
     the goal holds."""
-    own, rival = goal.own_and_rival(log_probs[None].cpu(), goal.classes[row : row + 1].cpu())
-    wanted, unwanted = (own, rival) if goal.targeted else (rival, own)
+    label, runner_up = goal.label_and_runner_up(log_probs[None].cpu(), goal.classes.cpu())
+    wanted, unwanted = (label, runner_up) if goal.targeted else (runner_up, label)
     return float(wanted.exp().exp() - unwanted.exp().exp())
 
 
@@ -241,4 +231,4 @@ def edges_in(windows: Bool[Tensor, "places h w"], clip: Float[Tensor, "3 t h w"]
 def representativeness(seen: Float[Tensor, "t f"]) -> Float[Tensor, " t"]:
     """How near each frame is to all frames of its clip, in (0, 1]: mean over them of
     exp(-distance)."""
-    return (-(seen[:, None] - seen[None]).norm(dim=2)).exp().mean(1)
+    return torch.exp(-torch.linalg.vector_norm(seen[:, None] - seen[None], dim=2)).mean(1)

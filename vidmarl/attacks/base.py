@@ -1,13 +1,13 @@
 """Every attack, learned or not: `attack(victim, clips, goal) -> AttackResult`.
 
-Adding one: a new file with a subclass that writes `search` (one clip, as in a textbook) or `run`
-(the whole batch).
+A new attack is a subclass that writes `search`, for one clip, as in a textbook.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, dataclass_transform
 
 import torch
 from jaxtyping import Float
@@ -21,58 +21,77 @@ from vidmarl.distortions.base import Distortion
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.perturbations.noise import Coherence
 from vidmarl.perturbations.renderer import Renderer
+from vidmarl.queries.clip import ClipView
 from vidmarl.queries.goals import Goal
-from vidmarl.queries.session import Search, Session
+from vidmarl.queries.scheduler import Search, run_searches
+from vidmarl.queries.session import Session
+from vidmarl.registry import explain_settings
 from vidmarl.victims.victim import Victim
 
+DistortionLike = Distortion | str | Mapping[str, Any] | Callable[..., Any]
+"""A distortion, or what names one, see `as_distortion`."""
 
-class Attack:
-    """An attack: its settings in `__init__`, the data in the call.
+
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(dataclasses.field,))
+class _Settings:
+    """Makes every subclass a dataclass whose settings are keyword-only, without a decorator."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        explain_settings(dataclasses.dataclass(kw_only=True, eq=False)(cls))
+
+
+class Attack(_Settings):
+    """An attack: its settings when it is made, the data when it is called.
+
+    A subclass declares its own settings as annotated attributes with defaults, and checks them in
+    `__post_init__`.
 
     Args:
-        distortion: what is done to the clip: a `Distortion`, its name ("gaussian_noise"), or a
-            function `f(clips, strength, noise) -> clips`.
+        distortion: what is done to the clip: a `Distortion`, its name ("gaussian_noise"), class
+            path and init_args, or a function `f(clips, strength, noise) -> clips`.
         budget: queries per clip, the clean prediction included.
         grid: the tubelets.
-        zoom: the search works with cells of `zoom` x `zoom` tubelets; the clean-up goes on down to
-            single tubelets.
+        search_cell: width and height, in tubelets, of the cells that the search works with. The
+            clean-up goes on down to single tubelets.
         coherence: how random patterns go on in time: "static", "flow" or "free".
-        after: queries that may be spent on a clip after its first success, on making it smaller;
-            None: as many as the attack itself would spend. 0: it stops at the first success,
-            whatever it does then (`reduce` of some attacks says what they do).
+        max_queries_after_success: queries that may be spent on a clip after its first success, on
+            making it smaller. None: as many as the attack would spend. 0: it stops at the first
+            success.
         seed: of the distortion's and the attack's randomness. The same seed gives the same result
             for a clip, whichever clips share its batch.
         clips_at_once: clips that are attacked side by side; bounds the memory.
         progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: a setting is out of its range.
     """
 
-    def __init__(
-        self,
-        distortion: Distortion | str | Any = "gaussian_noise",
-        *,
-        budget: int = 200,
-        grid: TubeletGrid | None = None,
-        zoom: int = 1,
-        coherence: Coherence = "static",
-        after: int | None = None,
-        seed: int = 0,
-        clips_at_once: int = 64,
-        progress: bool = True,
-    ) -> None:
-        if budget < 1:
-            raise ValueError(f"{type(self).__name__}: the budget must be at least 1 query per clip, got {budget}.")
-        if after is not None and after < 0:
-            raise ValueError(f"{type(self).__name__}: after is a number of queries, at least 0, got {after}.")
-        self.distortion = as_distortion(distortion)
-        self.budget = budget
-        self.after = after
-        self.grid = grid or TubeletGrid()
-        self.zoom = zoom
-        self.grid.coarser(zoom)  # checks it
-        self.coherence: Coherence = coherence
-        self.seed = seed
-        self.clips_at_once = clips_at_once
-        self.progress = progress
+    distortion: DistortionLike = dataclasses.field(default="gaussian_noise", kw_only=False)
+    budget: int = 200
+    grid: TubeletGrid = TubeletGrid()
+    search_cell: int = 1
+    coherence: Coherence = "static"
+    max_queries_after_success: int | None = None
+    seed: int = 0
+    clips_at_once: int = 64
+    progress: bool = True
+
+    batch_independent: ClassVar[bool] = True
+    """Whether the result of a clip depends on that clip alone, whatever is attacked beside it."""
+
+    def __post_init__(self) -> None:
+        self.distortion = as_distortion(self.distortion)
+        if isinstance(self.grid, Mapping):  # from YAML or JSON
+            self.grid = TubeletGrid(**self.grid)
+        self.grid.coarser(self.search_cell)  # checks it
+        for name, value, least in (
+            ("budget", self.budget, 1),
+            ("clips_at_once", self.clips_at_once, 1),
+            ("max_queries_after_success", self.max_queries_after_success, 0),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{type(self).__name__}: {name} must be at least {least}, got {value}.")
 
     def __call__(self, victim: Victim, clips: Float[Tensor, "b 3 t h w"], goal: Goal | None = None) -> AttackResult:
         """Attacks every clip.
@@ -100,51 +119,45 @@ class Attack:
         ) as bar:
             for rows in torch.arange(len(clips)).split(self.clips_at_once):
                 batch = clips[rows].to(victim.device or clips.device)  # candidates are made where they are looked at
-                renderer = Renderer(batch, self.distortion, self.grid, self.coherence, self.seed, self.zoom)
-                session = Session(victim, renderer, None if goal is None else goal[rows], self.budget, self.seed)
+                session = self._open(victim, batch, None if goal is None else goal[rows])
                 bar.update(len(rows))
                 for asked in self.run(session):
                     bar.update(len(asked))
-                    if self.after is not None:
-                        session.finish(session.beyond(self.after))
+                    if self.max_queries_after_success is not None:
+                        session.finish_after_success(self.max_queries_after_success)
                 bar.update(int(session.query_budget.left.sum()))  # finished early: what was not needed
-                parts.append(AttackResult.from_session(session, self.describe()))
+                parts.append(AttackResult.from_session(session, self.params()))
         return AttackResult.cat(parts)
 
-    @property
-    def alone(self) -> bool:
-        """Whether what is done to a clip depends on nothing but that clip, whatever is attacked
-        beside it."""
-        return True
+    def _open(self, victim: Victim, clips: Tensor, goal: Goal | None) -> Session:
+        """The books of some clips; asks for their clean predictions."""
+        distortion = as_distortion(self.distortion)
+        renderer = Renderer(clips, distortion, self.grid, self.coherence, self.seed, self.search_cell)
+        return Session(victim, renderer, goal, self.budget, self.seed)
 
     def run(self, session: Session) -> Iterator[Tensor]:
-        """Attacks the active clips of a session; yields the rows asked, once a round, for the
-        progress bar.
+        """Attacks the active clips of a session; yields the rows asked, once a batch of queries.
 
-        Clips may cease to be active between two rounds (`after`): nothing more is to be asked about
-        those.
+        By default it runs `search` on each of them. Clips may cease to be active between two
+        batches; nothing more is asked about those.
         """
-        yield from session.drive(lambda row: self.search(session, row))
+        yield from run_searches(session, self.search)
 
-    def search(self, session: Session, row: int) -> Search:
-        """The search on one clip: yields strength maps float[gt gh gw], receives a `Response` for
-        each."""
+    def search(self, clip: ClipView) -> Search:
+        """The search on one clip: yields strength maps, is sent a `Response` for each.
+
+        It ends when it has nothing more to ask. The budget, the batch and the progress bar are not
+        its business: when the budget is spent it is not resumed.
+        """
         raise TypeError(f"{type(self).__name__} has neither `run` nor `search`.")
 
-    def describe(self) -> dict[str, Any]:
-        """The settings as plain data: the common ones, then the attack's own plain attributes."""
-        common = {
-            "attack": type(self).__name__,
-            "distortion": self.distortion.describe(),
-            "budget": self.budget,
-            "grid": [self.grid.frames, self.grid.height, self.grid.width],
-            "zoom": self.zoom,
-            "coherence": self.coherence,
-            "seed": self.seed,
+    def params(self) -> dict[str, Any]:
+        """The settings as plain data, but for those that change no result."""
+        settings = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("clips_at_once", "progress")
         }
-        skip = {*common, "clips_at_once", "progress"}  # the last two change no result
-        if self.after is None:  # no cut, no setting: results from before there was one stay comparable
-            skip.add("after")
-        plain = (bool, int, float, str, list, tuple, type(None))
-        own = {k: v for k, v in vars(self).items() if k not in skip and k[0] != "_" and isinstance(v, plain)}
-        return common | own
+        settings["distortion"] = as_distortion(self.distortion).to_record()
+        settings["grid"] = [self.grid.frames, self.grid.height, self.grid.width]
+        return {"attack": type(self).__name__, **settings}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from vidmarl.attacks.base import DistortionLike
 from vidmarl.attacks.search.gradient_estimation import BanditAttack
 from vidmarl.distortions.sign_noise import SignNoise
 
@@ -29,18 +30,16 @@ class GeoTrap(BanditAttack):
     the loss is the margin of the goal. Success is looked for in 8 bits.
 
     Args:
-        distortion: see `BallAttack`; None: `SignNoise(10 / 255)`, the ball of the paper.
-        **common: see `BanditAttack`, whose defaults are those of the paper, and `Attack`.
+        distortion: see `BallAttack`; by default sign noise of 10/255, the paper's ball.
     """
 
-    def __init__(self, distortion: Any = None, **common: Any) -> None:
-        super().__init__(SignNoise(10 / 255) if distortion is None else distortion, **common)
+    distortion: DistortionLike = dataclasses.field(default_factory=lambda: SignNoise(10 / 255), kw_only=False)
 
-    def directions(self, clip: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    def directions(self, clip: Tensor, rng: torch.Generator) -> Iterator[Tensor]:
         _, t, h, w = clip.shape
         while True:
-            frame = torch.randn(3, h, w, generator=generator).to(clip.device)
-            maps = torch.randn(t, 2, 3, generator=generator).to(clip.device)
+            frame = torch.randn(3, h, w, generator=rng).to(clip.device)
+            maps = torch.randn(t, 2, 3, generator=rng).to(clip.device)
             yield warped(frame, maps)
 
 

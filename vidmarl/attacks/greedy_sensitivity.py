@@ -4,17 +4,19 @@ first."""
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
 
 import torch
 from einops import rearrange, repeat
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vidmarl.attacks.base import Attack
-from vidmarl.attacks.grow_and_reduce import growing
+from vidmarl.attacks.grow_and_reduce import doubling
 from vidmarl.attacks.random_cells import first_cells
-from vidmarl.attacks.search.minimize import reduce
-from vidmarl.queries.session import Response, Search, Session
+from vidmarl.attacks.search.minimize import minimize
+from vidmarl.queries.clip import ClipView
+from vidmarl.queries.scheduler import Request, Search
+from vidmarl.queries.session import Response
 
 
 class GreedySensitivity(Attack):
@@ -31,45 +33,32 @@ class GreedySensitivity(Attack):
     Where the distortion has two directions only one is probed: a part whose probe raised the margin
     is distorted in the other direction.
 
-    After that the best 1, 2, 4, ... tubelets are distorted until the goal holds; bisection finds
+    After that the best 1, 2, 4, ... cells are distorted until the goal holds, and bisection finds
     the shortest beginning of the order that is enough. A probe that succeeds ends the search at
-    once. If all tubelets together fail the attack
-    ends: nothing is left to try.
-
-    Args:
-        distortion: see `Attack`.
-        reduce: whether the success is made smaller with the rest of the budget.
-        **common: see `Attack`.
+    once. Where all cells together fail, the attack ends: nothing is left to try. A success is
+    minimized.
     """
 
-    def __init__(self, distortion: Any = "gaussian_noise", *, reduce: bool = True, **common: Any) -> None:
-        super().__init__(distortion, **common)
-        self.reduce = reduce
-
-    def search(self, session: Session, row: int) -> Search:
-        effect = yield from self._probe(session, row)
-        signed = session.renderer.low < 0
+    def search(self, clip: ClipView) -> Search:
+        effect = yield from self._probe(clip)
+        signed = clip.min_strength < 0
         full = torch.where(effect < 0, -1.0, 1.0) if signed else torch.ones_like(effect)
-        rank = effect.abs() if signed else effect
-        shuffled = torch.randperm(rank.numel(), generator=session.generator(row))  # equals come in random order
-        order = shuffled[rank.flatten()[shuffled].argsort(descending=True, stable=True)]
-        if not session.fooled[row]:
-            yield from _shortest_beginning(full, order)
-        if self.reduce:
-            yield from reduce(session, row)
+        order = descending(effect.abs() if signed else effect, clip.rng)
+        if not clip.fooled:
+            yield from shortest_beginning(full, order)
+        yield from minimize(clip)
 
-    def _probe(self, session: Session, row: int) -> Generator[Tensor, Response, Tensor]:
+    def _probe(self, clip: ClipView) -> Generator[Tensor | Request, Response, Tensor]:
         """The estimated effect of every tubelet: what the margin falls by, nats, float[gt gh
         gw]."""
-        parts = probe_parts(session.renderer.cells, (self.budget - 1) // 2)
-        clean = float(session.history["margin"][row, 0])
+        parts = probe_parts(clip.shape, (self.budget - 1) // 2)
         falls = []
         for part in parts:
-            if session.fooled[row]:
+            if clip.fooled:
                 break
             response = yield part
-            falls.append(clean - float(response.margin))
-        effect = torch.zeros(session.renderer.cells)
+            falls.append(clip.clean_margin - float(response.margin))
+        effect = clip.zeros()
         for part, fall in zip(parts, falls, strict=False):
             effect += part * fall / part.sum()
         if len(parts) < effect.numel():  # each tubelet lies in a column and in a frame: two means, one too many
@@ -77,11 +66,16 @@ class GreedySensitivity(Attack):
         return effect
 
 
-def _shortest_beginning(full: Tensor, order: Tensor) -> Search:
-    """Doubles the number of tubelets until the goal holds, then halves the doubt about how few are
-    enough."""
+def descending(scores: Float[Tensor, "t y x"], rng: torch.Generator) -> Int64[Tensor, " n"]:
+    """Flat indices from the highest score to the lowest; equal ones come in random order."""
+    shuffled = torch.randperm(scores.numel(), generator=rng)
+    return shuffled[scores.flatten()[shuffled].argsort(descending=True, stable=True)]
+
+
+def shortest_beginning(full: Tensor, order: Tensor) -> Search:
+    """Doubles the number of cells until the goal holds, then finds the fewest by bisection."""
     enough = too_few = 0
-    for count in growing(len(order)):
+    for count in doubling(len(order)):
         response = yield first_cells(full, order, count)
         if response.success:
             enough = count

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from vidmarl.attacks.base import DistortionLike
 from vidmarl.attacks.search.gradient_estimation import BanditAttack
 from vidmarl.distortions.sign_noise import SignNoise
 from vidmarl.perturbations.flow import carry
@@ -29,17 +30,15 @@ class MotionSampler(BanditAttack):
     the margin of the goal. Success is looked for in 8 bits.
 
     Args:
-        distortion: see `BallAttack`; None: `SignNoise(0.03)`, the ball of the paper.
-        **common: see `BanditAttack`, whose defaults are those of the paper, and `Attack`.
+        distortion: see `BallAttack`; by default sign noise of 0.03, the paper's ball.
     """
 
-    def __init__(self, distortion: Any = None, **common: Any) -> None:
-        super().__init__(SignNoise(0.03) if distortion is None else distortion, **common)
+    distortion: DistortionLike = dataclasses.field(default_factory=lambda: SignNoise(0.03), kw_only=False)
 
-    def directions(self, clip: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    def directions(self, clip: Tensor, rng: torch.Generator) -> Iterator[Tensor]:
         source = origins(clip)
         while True:
-            noise = torch.randn(3, source.shape[1] * source.shape[2], generator=generator).to(clip.device)
+            noise = torch.randn(3, source.shape[1] * source.shape[2], generator=rng).to(clip.device)
             yield noise[:, source]
 
 

@@ -1,78 +1,63 @@
-"""The weak control: random tubelets, more and more of them."""
+"""The weak control: random cells, more and more of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vidmarl.attacks.search.restarts import Find, RoundsAttack
-from vidmarl.queries.session import Session
+from vidmarl.attacks.search.restarts import Find, RestartAttack
+from vidmarl.queries.clip import ClipView
 
 
-class RandomCells(RoundsAttack):
-    """Distorts random tubelets at full strength, a block more with each query, until the goal
-    holds.
+class RandomCells(RestartAttack):
+    """Distorts random search cells at full strength, a block more with each query.
 
-    Nothing that the victim says is used, but whether the goal holds. Where the distortion has two
-    directions each tubelet gets one at random. Once every tubelet is distorted in vain, another
-    random order (and other directions) begins. What is found is much too large, so by default it is
-    reduced like every other attack's find: with `reduce=False` this is the control without any
-    feedback.
+    Of what the victim says, only whether the goal holds is used. Where the distortion has two
+    directions each cell gets one at random. Once every cell is distorted in vain, another random
+    order begins. A success found this way is much too large; like that of every attack it is
+    minimized.
 
     Args:
-        distortion: see `Attack`.
-        block: tubelets added with each query; None: as many as it takes to get through all in half
-            of the budget.
-        **common: see `RoundsAttack`.
+        block: search cells added with each query; None: as many as it takes to reach all of them
+            in half of the budget.
     """
 
-    def __init__(self, distortion: Any = "gaussian_noise", *, block: int | None = None, **common: Any) -> None:
-        super().__init__(distortion, **common)
-        if block is not None and block < 1:
-            raise ValueError(f"RandomCells: a block needs at least 1 tubelet, got {block}.")
-        self.block = block
+    block: int | None = None
 
-    def find(self, session: Session, row: int, room: float) -> Find:
-        cells = math.prod(session.renderer.cells)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block is not None and self.block < 1:
+            raise ValueError(f"RandomCells: a block needs at least 1 search cell, got {self.block}.")
+
+    def find(self, clip: ClipView, bound: float) -> Find:
+        cells = math.prod(clip.shape)
         block = self.block or -(-cells // max(self.budget // 2, 1))
-        return (yield from in_random_order(session, row, [*range(block, cells, block), cells], room))
+        return (yield from in_random_order(clip, [*range(block, cells, block), cells], bound))
 
 
-def in_random_order(session: Session, row: int, counts: Sequence[int], room: float) -> Find:
-    """Asks about the first so many tubelets of a random order, one count after the other, until the
-    goal holds, or until they are as large as `room`."""
-    order, full = random_order(session, row)
+def in_random_order(clip: ClipView, counts: Sequence[int], bound: float) -> Find:
+    """Asks about the first so many cells of a random order, one count after the other.
+
+    It ends when the goal holds, or when the distortion is as large as `bound`.
+    """
+    order = torch.randperm(math.prod(clip.shape), generator=clip.rng)
+    full = clip.random_signs()
     for count in counts:
         strength = first_cells(full, order, count)
         response = yield strength
-        if response.l2 >= room:
+        if response.l2 >= bound:
             break
         if response.success:
             return strength, float(response.l2)
     return None
 
 
-def random_order(session: Session, row: int) -> tuple[Tensor, Tensor]:
-    """A random order of a clip's tubelets, and a map of full strength in random directions.
-
-    Returns:
-        int64[cells], and float[gt gh gw] of 1, or of -1 and 1 where the distortion has two
-        directions.
-    """
-    generator = session.generator(row)
-    full = torch.ones(session.renderer.cells)
-    order = torch.randperm(full.numel(), generator=generator)
-    if session.renderer.low < 0:
-        full = torch.where(torch.rand(full.shape, generator=generator) < 0.5, -full, full)
-    return order, full
-
-
-def first_cells(full: Tensor, order: Tensor, count: int) -> Tensor:
-    """The strengths of `full` at the first `count` tubelets of an order, and 0 elsewhere."""
+def first_cells(full: Float[Tensor, "t y x"], order: Int64[Tensor, " n"], count: int) -> Float[Tensor, "t y x"]:
+    """The strengths of `full` at the first `count` cells of an order, and 0 elsewhere."""
     strength = torch.zeros_like(full)
     strength.view(-1)[order[:count]] = full.flatten()[order[:count]]
     return strength

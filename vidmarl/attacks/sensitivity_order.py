@@ -7,16 +7,18 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vidmarl.attacks.base import Attack
-from vidmarl.attacks.greedy_sensitivity import _shortest_beginning
+from vidmarl.attacks.greedy_sensitivity import descending, shortest_beginning
 from vidmarl.attacks.result import AttackResult
-from vidmarl.attacks.search.minimize import reduce
+from vidmarl.attacks.search.minimize import minimize
+from vidmarl.distortions import as_distortion
 from vidmarl.queries.budget import QueryBudget
+from vidmarl.queries.clip import ClipView
 from vidmarl.queries.goals import Goal
-from vidmarl.queries.session import Search, Session
+from vidmarl.queries.scheduler import Search
 from vidmarl.victims.victim import Victim
 
 AT_ONCE = 32
@@ -36,83 +38,75 @@ class SensitivityOrder(Attack):
     These queries are counted, and are all that `AttackResult.queries` shows. It says what knowing
     the order is worth: what lies between `GreedySensitivity`, which pays for its probes, and this.
 
-    The probes have a query_budget of their own. `Victim.queries` counts them; the result's settings
-    give their number for each clip as "uncounted_probes_per_clip". At 1,936 tubelets and two
-    directions these are 3,872, so `box` can probe neighbours together.
+    The probes have a budget of their own. `Victim.queries` counts them; the result's settings give
+    their number for each clip as "uncounted_probes_per_clip". At 1,936 cells and two directions
+    these are 3,872, so `box` can probe neighbours together.
 
-    It bounds this kind of search and not all attacks: tubelets that only work together show nothing
+    It bounds this kind of search and not all attacks: cells that only work together show nothing
     alone.
 
     Args:
-        distortion: see `Attack`.
-        box: tubelets over time, height and width that are probed together and share what is found.
-            (1, 2, 2) costs a quarter of the probes.
-        reduce: whether the success is made smaller with the rest of the budget.
-        **common: see `Attack`.
+        box: search cells over time, height and width that are probed together and share what is
+            found. (1, 2, 2) costs a quarter of the probes.
     """
 
-    def __init__(
-        self,
-        distortion: Any = "gaussian_noise",
-        *,
-        box: tuple[int, int, int] = (1, 1, 1),
-        reduce: bool = True,
-        **common: Any,
-    ) -> None:
-        super().__init__(distortion, **common)
-        if len(box) != 3 or min(box) < 1:
-            raise ValueError(f"SensitivityOrder: a box needs at least 1 tubelet along each of three axes, got {box}.")
-        self.box = list(box)
-        self.reduce = reduce
+    box: tuple[int, int, int] = (1, 1, 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.box) != 3 or min(self.box) < 1:
+            raise ValueError(
+                f"SensitivityOrder: a box needs at least 1 search cell along each of three axes, got {self.box}."
+            )
 
     def __call__(self, victim: Victim, clips: Float[Tensor, "b 3 t h w"], goal: Goal | None = None) -> AttackResult:
         """As `Attack.__call__`; the settings of the result also say how many probes were not
         counted."""
         result = super().__call__(victim, clips, goal)
-        signs = 2 if self.distortion.signed else 1
+        signs = 2 if as_distortion(self.distortion).signed else 1
         result.settings["uncounted_probes_per_clip"] = signs * int(
-            self._boxes(self.grid.coarser(self.zoom).shape(clips)).max() + 1
+            self._boxes(self.grid.coarser(self.search_cell).shape(clips)).max() + 1
         )
         return result
 
-    def describe(self) -> dict[str, Any]:
-        return super().describe() | {"bound": "no attack: the probes are not counted in the queries"}
+    def params(self) -> dict[str, Any]:
+        return super().params() | {
+            "box": list(self.box),
+            "bound": "no attack: the probes are not counted in the queries",
+        }
 
-    def search(self, session: Session, row: int) -> Search:
-        full, gain = self._probe(session, row)
-        shuffled = torch.randperm(gain.numel(), generator=session.generator(row))  # equals come in random order
-        order = shuffled[gain.flatten()[shuffled].argsort(descending=True, stable=True)]
-        yield from _shortest_beginning(full, order)
-        if not session.fooled[row]:
-            yield from _what_helps(full, order, float(session.history["margin"][row, 0]))
-        if self.reduce:
-            yield from reduce(session, row)
+    def search(self, clip: ClipView) -> Search:
+        full, gain = self._probe(clip)
+        order = descending(gain, clip.rng)
+        yield from shortest_beginning(full, order)
+        if not clip.fooled:
+            yield from _what_helps(full, order, clip.clean_margin)
+        yield from minimize(clip)
 
-    def _probe(self, session: Session, row: int) -> tuple[Tensor, Tensor]:
-        """Asks outside the budget about every box alone.
+    def _probe(self, clip: ClipView) -> tuple[Float[Tensor, "t y x"], Float[Tensor, "t y x"]]:
+        """Asks outside of the budget about every box alone.
 
         Returns:
-            The better direction of every tubelet, float[gt gh gw] of -1 and 1, and what the margin
-            falls by with it, nats per L2, float[gt gh gw].
+            The better direction of every cell, -1 or 1, and what the margin falls by with it, nats
+            per L2.
         """
-        boxes = self._boxes(session.renderer.cells)
+        boxes = self._boxes(clip.shape)
         parts = (boxes == torch.arange(int(boxes.max()) + 1)[:, None, None, None]).float()
-        signs = [1.0, -1.0] if session.renderer.low < 0 else [1.0]
-        query_budget = QueryBudget(session.victim, len(session), len(signs) * len(parts))
-        clean = session.history["margin"][row, 0]
+        signs = [1.0, -1.0] if clip.min_strength < 0 else [1.0]
+        budget = QueryBudget(clip.victim, 1, len(signs) * len(parts))
         gains = []
         for sign in signs:
             for some in parts.split(AT_ONCE):
-                rows = torch.full((len(some),), row, device=session.renderer.clips.device)
-                probes = session.renderer.render(sign * some.to(rows.device), rows)
-                fall = clean - session.goal.margin(query_budget.query(probes, rows), rows)
-                norm = (probes - session.renderer.clips[row]).flatten(1).norm(dim=1)
+                probes = clip.render(sign * some)
+                this = torch.zeros(len(some), dtype=torch.int64, device=probes.device)
+                fall = clip.clean_margin - clip.goal.margin(budget.query(probes, this), this)
+                norm = (probes - clip.pixels).flatten(1).norm(dim=1)
                 gains.append((fall / norm.clamp_min(1e-6)).cpu())  # where nothing changed nothing falls
         gain, best = rearrange(torch.cat(gains), "(signs n) -> signs n", signs=len(signs)).max(0)
         return torch.tensor(signs)[best][boxes], gain[boxes]
 
-    def _boxes(self, shape: tuple[int, int, int]) -> Tensor:
-        """The number of the box that each tubelet lies in, int64[gt gh gw]."""
+    def _boxes(self, shape: tuple[int, int, int]) -> Int64[Tensor, "t y x"]:
+        """The number of the box that each search cell lies in."""
         t, h, w = (torch.arange(length) // side for length, side in zip(shape, self.box, strict=True))
         return (t[:, None, None] * (h[-1] + 1) + h[:, None]) * (w[-1] + 1) + w
 

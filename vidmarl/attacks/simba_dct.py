@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from vidmarl.attacks.search.linf_ball import Ask, BallAttack, PixelSearch
-from vidmarl.queries.session import Session
+from vidmarl.attacks.search.linf_ball import BallAttack
+from vidmarl.queries.clip import ClipView
+from vidmarl.queries.scheduler import Pixels, Search
 
 
 class SimbaDCT(BallAttack):
@@ -28,45 +28,42 @@ class SimbaDCT(BallAttack):
     vanish in the rounding; what shall fall is the margin rather than the label's probability.
 
     Args:
-        distortion: see `BallAttack`.
         ratio: fraction of the frequencies of each axis, the lowest ones, as in the paper.
         step: largest change of a pixel in one step, as a fraction of the ball's radius.
-        **common: see `BallAttack`.
     """
 
-    def __init__(
-        self, distortion: Any = "sign_noise", *, ratio: float = 1 / 8, step: float = 1.0, **common: Any
-    ) -> None:
-        super().__init__(distortion, **common)
-        if not 0 < ratio <= 1:
-            raise ValueError(f"SimbaDCT: ratio is a fraction of the frequencies, expected 0 < ratio <= 1, got {ratio}.")
-        if not 0 < step <= 2:
-            raise ValueError(f"SimbaDCT: expected a step of 0 < step <= 2, as far as the ball is wide, got {step}.")
-        self.ratio = ratio
-        self.step = step
+    ratio: float = 1 / 8
+    step: float = 1.0
 
-    def search_pixels(self, session: Session, row: int) -> PixelSearch:
-        clip = session.renderer.clips[row]
-        current, margin = clip, float(session.history["margin"][row, 0])
-        for channel, frequencies in self._directions(clip.shape[1:], session.generator(row)):
-            change = self.step * self.epsilon * wave(clip.shape[1:], frequencies).to(clip.device)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"SimbaDCT: ratio is a fraction, expected 0 < ratio <= 1, got {self.ratio}.")
+        if not 0 < self.step <= 2:
+            raise ValueError(f"SimbaDCT: expected 0 < step <= 2, as far as the ball is wide, got {self.step}.")
+
+    def search(self, clip: ClipView) -> Search:
+        current, margin = clip.pixels, clip.clean_margin
+        shape = clip.pixels.shape[1:]
+        for channel, frequencies in self._directions(shape, clip.rng):
+            change = self.step * self.epsilon * wave(shape, frequencies).to(clip.pixels.device)
             for sign in (1, -1):
                 moved = current.clone()
                 moved[channel] += sign * change
-                candidate = self.project(moved[None], clip)
-                response = yield Ask(candidate)
+                candidate = self.project(moved[None], clip.pixels)
+                response = yield Pixels(candidate)
                 if response.success[0]:
                     return
                 if float(response.margin[0]) < margin:
                     current, margin = candidate[0], float(response.margin[0])
                     break
 
-    def _directions(self, shape: torch.Size, generator: torch.Generator) -> Iterator[tuple[int, tuple[int, ...]]]:
+    def _directions(self, shape: torch.Size, rng: torch.Generator) -> Iterator[tuple[int, tuple[int, ...]]]:
         """Channels and frequencies along t, h and w without end, each of them once before any comes
         again."""
         lowest = [max(1, round(self.ratio * length)) for length in shape]
         while True:
-            for index in torch.randperm(3 * math.prod(lowest), generator=generator):
+            for index in torch.randperm(3 * math.prod(lowest), generator=rng):
                 channel, *frequencies = (int(i) for i in torch.unravel_index(index, (3, *lowest)))
                 yield channel, tuple(frequencies)
 

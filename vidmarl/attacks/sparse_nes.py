@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vidmarl.attacks.search.gradient_estimation import nes, over_patches, random_start
-from vidmarl.attacks.search.linf_ball import Ask, PixelSearch
 from vidmarl.attacks.vbad import VBAD
-from vidmarl.queries.session import Session
+from vidmarl.queries.clip import ClipView
+from vidmarl.queries.scheduler import Pixels, Search
 
 Frames = Literal["learned", "representative", "random"]
 
@@ -45,48 +45,41 @@ class SparseNES(VBAD):
     success is looked for in 8 bits.
 
     Args:
-        distortion: see `BallAttack`.
         frames: how frames are picked, see above.
         n_frames: how many at a time; all, if the clip has no more.
         draws: sets of frames that the agent is rewarded for in an iteration; only for "learned".
         agent_step: learning rate of the agent; only for "learned".
-        **common: see `VBAD`; `samples` is 48 there too.
     """
 
-    def __init__(
-        self,
-        distortion: Any = "sign_noise",
-        *,
-        frames: Frames = "learned",
-        n_frames: int = 2,
-        draws: int = 5,
-        agent_step: float = 1.0,
-        **common: Any,
-    ) -> None:
-        super().__init__(distortion, **common)
-        if frames not in get_args(Frames):
-            raise ValueError(f"SparseNES: frames are picked by one of {get_args(Frames)}, got {frames!r}.")
-        if min(n_frames, draws) < 1:
-            raise ValueError(f"SparseNES: expected n_frames and draws of at least 1, got {n_frames} and {draws}.")
-        self.frames: Frames = frames
-        self.n_frames = n_frames
-        self.draws = draws
-        self.agent_step = agent_step
+    frames: Frames = "learned"
+    n_frames: int = 2
+    draws: int = 5
+    agent_step: float = 1.0
 
-    def search_pixels(self, session: Session, row: int) -> PixelSearch:
-        clip, generator = session.renderer.clips[row], session.generator(row)
-        t, h, w = clip.shape[1:]
-        agent = FrameAgent(t, min(self.n_frames, t), self.agent_step, generator)
-        chosen = representative(clip, agent.size) if self.frames == "representative" else agent.draw()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frames not in get_args(Frames):
+            raise ValueError(f"SparseNES: frames are picked by one of {get_args(Frames)}, got {self.frames!r}.")
+        if min(self.n_frames, self.draws) < 1:
+            raise ValueError(
+                f"SparseNES: expected n_frames and draws of at least 1, got {self.n_frames} and {self.draws}."
+            )
+
+    def search(self, clip: ClipView) -> Search:
+        pixels, rng = clip.pixels, clip.rng
+        t, h, w = pixels.shape[1:]
+        agent = FrameAgent(t, min(self.n_frames, t), self.agent_step, rng)
+        chosen = representative(pixels, agent.size) if self.frames == "representative" else agent.draw()
         varied = torch.arange(t) if self.frames == "learned" else chosen
         step = self.step_size()
-        iterate = self.project(clip + mask(chosen, clip) * (random_start(clip, self.epsilon, generator) - clip), clip)
+        offset = random_start(pixels, self.epsilon, rng) - pixels
+        iterate = self.project(pixels + mask(chosen, pixels) * offset, pixels)
         while True:
-            response = yield Ask(iterate[None])
+            response = yield Pixels(iterate[None])
             if response.success:
                 return
             size = step.after(float(response.margin))
-            tentative = self._prior(iterate, generator)
+            tentative = self._prior(iterate, rng)
 
             def probes(weights: Tensor, x: Tensor = iterate, d: Tensor = tentative) -> Tensor:
                 moved = x.repeat(len(weights), 1, 1, 1, 1)
@@ -94,18 +87,18 @@ class SparseNES(VBAD):
                 return moved
 
             shape = (len(varied), self.patches, self.patches)
-            slope = yield from nes(probes, shape, self.samples, self.sigma, generator, clip.device)
-            move = torch.zeros_like(clip)
+            slope = yield from nes(probes, shape, self.samples, self.sigma, rng, pixels.device)
+            move = torch.zeros_like(pixels)
             move[:, varied] = -size * over_patches(slope.sign(), h, w) * tentative[:, varied]
             if self.frames == "learned":
                 sets = [agent.draw() for _ in range(self.draws)]
-                pairs = [pair for some in sets for pair in (move, mask(some, clip) * move)]
-                response = yield Ask(self.project(iterate + torch.stack(pairs), clip), probe=True)
-                dense, sparse = rearrange(response.margin.cpu(), "(draw pair) -> pair draw", pair=2)
+                pairs = [pair for some in sets for pair in (move, mask(some, pixels) * move)]
+                response = yield Pixels(self.project(iterate + torch.stack(pairs), pixels), probe=True)
+                dense, sparse = rearrange(response.margin, "(draw pair) -> pair draw", pair=2)
                 rewards = (-(dense - sparse).abs()).exp()
                 chosen = sets[int(rewards.argmax())]
                 agent.update(sets, rewards)
-            iterate = self.project(iterate + mask(chosen, clip) * move, clip)
+            iterate = self.project(iterate + mask(chosen, pixels) * move, pixels)
 
 
 class FrameAgent:
@@ -116,23 +109,23 @@ class FrameAgent:
         frames: of the clip.
         size: frames in a set.
         learning_rate: of the scores.
-        generator: a source of random numbers, on the CPU.
+        rng: a source of random numbers, on the CPU.
 
     Attributes:
         scores: float[frames].
     """
 
-    def __init__(self, frames: int, size: int, learning_rate: float, generator: torch.Generator) -> None:
+    def __init__(self, frames: int, size: int, learning_rate: float, rng: torch.Generator) -> None:
         self.scores = torch.zeros(frames)
         self.size = size
         self.learning_rate = learning_rate
-        self._generator = generator
+        self._rng = rng
         self._baseline: float | None = None
 
     def draw(self) -> Int64[Tensor, " size"]:
         """A set of frames, in the order in which they were drawn (Gumbel top-k: Kool et al., ICML
         2019)."""
-        gumbel = -torch.empty_like(self.scores).exponential_(generator=self._generator).log()
+        gumbel = -torch.empty_like(self.scores).exponential_(generator=self._rng).log()
         return (self.scores + gumbel).topk(self.size).indices
 
     def update(self, sets: list[Tensor], rewards: Float[Tensor, " n"]) -> None:

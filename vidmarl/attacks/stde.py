@@ -4,8 +4,9 @@ labels alone."""
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,13 @@ from vidmarl.attacks.base import Attack
 from vidmarl.data.spec import validate_clips
 from vidmarl.data.video import load_clips
 from vidmarl.perturbations.renderer import to_8bit
+from vidmarl.queries.clip import ClipView
+from vidmarl.queries.scheduler import Pixels, Search, run_searches
 from vidmarl.queries.session import Session
 
 REDRAWS = 20
 """Offspring that are thrown away unasked, being no smaller than their parent, before the best patch
 is just shrunk."""
-
-LabelSearch = Generator[Tensor, bool, None]
-"""A search on one clip: yields candidates float[3 t h w], is told for each whether the goal holds,
-ends when done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,35 +86,31 @@ class STDE(Attack):
             result.
     """
 
-    def __init__(
-        self,
-        distortion: Any = "gaussian_noise",
-        *,
-        donors: Float[Tensor, "n 3 t h w"] | Sequence[str | Path] | None = None,
-        population: int = 15,
-        factor: float = 0.5,
-        crossover: float = 0.7,
-        **common: Any,
-    ) -> None:
-        super().__init__(distortion, **common)
-        if isinstance(donors, Tensor):
-            validate_clips(donors, "giving STDE its donors")
-            donors = to_8bit(donors.float())
-        if population < 4:
-            raise ValueError(f"STDE: differential evolution needs at least 4 patches, got {population}.")
-        if not 0 < factor <= 2 or not 0 < crossover <= 1:
-            raise ValueError(f"STDE: expected 0 < factor <= 2 and 0 < crossover <= 1, got {factor} and {crossover}.")
-        self._donors = donors
-        self.population = population
-        self.factor = factor
-        self.crossover = crossover
+    donors: Float[Tensor, "n 3 t h w"] | Sequence[str | Path] | None = dataclasses.field(default=None, repr=False)
+    population: int = 15
+    factor: float = 0.5
+    crossover: float = 0.7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.donors, Tensor):
+            validate_clips(self.donors, "giving STDE its donors")
+            self.donors = to_8bit(self.donors.float())
+        if self.population < 4:
+            raise ValueError(f"STDE: differential evolution needs at least 4 patches, got {self.population}.")
+        if not 0 < self.factor <= 2 or not 0 < self.crossover <= 1:
+            raise ValueError(
+                f"STDE: expected 0 < factor <= 2 and 0 < crossover <= 1, got {self.factor} and {self.crossover}."
+            )
 
     @property
-    def alone(self) -> bool:
-        return self._donors is not None
+    def batch_independent(self) -> bool:  # type: ignore[override]
+        """Only with donors of its own."""
+        return self.donors is not None
 
-    def describe(self) -> dict[str, Any]:
-        return super().describe() | {"donors": "batch" if self._donors is None else len(self._donors)}
+    def params(self) -> dict[str, Any]:
+        donors = "batch" if self.donors is None else fingerprint(self.donors)
+        return super().params() | {"donors": donors}
 
     def run(self, session: Session) -> Iterator[Tensor]:
         """Runs the searches side by side.
@@ -124,30 +119,16 @@ class STDE(Attack):
             ValueError: there is no donor for a clip, or the donors have another shape than the
                 clips.
         """
-        donors = self._given(session)
-        searches = {
-            row: self._search(session, row, self._donors_of(session, row, donors)) for row in session.rows.tolist()
-        }
-        asks = {row: next(search) for row, search in searches.items()}
-        while asks:
-            rows = torch.tensor(list(asks), device=session.renderer.clips.device)
-            success = session.query_clips(torch.stack(list(asks.values())), rows).success.tolist()
-            for row, holds in zip(list(asks), success, strict=True):
-                try:
-                    asks[row] = searches[row].send(holds)
-                except StopIteration:
-                    session.finished[row] = True
-                    del asks[row]
-            yield rows
-            active = session.active.tolist()
-            asks = {row: ask for row, ask in asks.items() if active[row]}
+        given = self._given(session)
+        donors = {row: self._donors_of(session, row, given) for row in session.rows.tolist()}
+        yield from run_searches(session, lambda clip: self._search(clip, donors[clip.row]))
 
     def _given(self, session: Session) -> Tensor | None:
         """The donors of its own, beside the clips."""
-        if self._donors is None:
+        if self.donors is None:
             return None
         clips = session.renderer.clips
-        donors = self._donors if isinstance(self._donors, Tensor) else load_clips(self._donors, session.victim)
+        donors = self.donors if isinstance(self.donors, Tensor) else load_clips(self.donors, session.victim)
         if donors.shape[1:] != clips.shape[1:]:
             raise ValueError(
                 f"STDE: donors must have the shape of the clips {tuple(clips.shape[1:])}, got"
@@ -172,46 +153,46 @@ class STDE(Attack):
                 )
         return donors[torch.randperm(len(donors), generator=session.generator(row)).to(donors.device)]
 
-    def _search(self, session: Session, row: int, donors: Tensor) -> LabelSearch:
-        clip, generator = session.renderer.clips[row], session.generator(row)
-        size = tuple(clip.shape[-2:])
-        everything = Patch(torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.ones(clip.shape[1], dtype=torch.bool))
+    def _search(self, clip: ClipView, donors: Float[Tensor, "n 3 t h w"]) -> Search:
+        pixels, rng = clip.pixels, clip.rng
+        size = tuple(pixels.shape[-2:])
+        everything = Patch(torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.ones(pixels.shape[1], dtype=torch.bool))
         for donor in donors:
-            if (yield donor):
+            if (yield Pixels(donor[None])).success:
                 break
         else:
             return
 
-        def ask(patch: Patch) -> Tensor:
-            return torch.where(patch.mask(*size).to(clip.device), donor, clip)
+        def put(patch: Patch) -> Pixels:
+            return Pixels(torch.where(patch.mask(*size).to(pixels.device), donor, pixels)[None])
 
-        change = clip.diff(dim=1).abs().mean((0, 2, 3)).cpu()
+        change = pixels.diff(dim=1).abs().mean((0, 2, 3)).cpu()
         change = torch.cat([change[:1], change]) + 1e-6 if len(change) else torch.ones(1)
-        patches = [everything, *(random_patch(change, generator) for _ in range(self.population - 1))]
+        patches = [everything, *(random_patch(change, rng) for _ in range(self.population - 1))]
         areas = [float(everything.mask(*size).sum())] + [math.inf] * (self.population - 1)
         for i, patch in enumerate(patches[1:], 1):
-            if (yield ask(patch)):
+            if (yield put(patch)).success:
                 areas[i] = float(patch.mask(*size).sum())
         while True:
             for i in range(self.population):
-                offspring = self._offspring(patches, areas, i, size, generator)
+                offspring = self._offspring(patches, areas, i, size, rng)
                 if offspring is None:
                     return
-                if (yield ask(offspring)):
+                if (yield put(offspring)).success:
                     patches[i], areas[i] = offspring, float(offspring.mask(*size).sum())
 
     def _offspring(
-        self, patches: list[Patch], areas: list[float], i: int, size: tuple[int, ...], generator: torch.Generator
+        self, patches: list[Patch], areas: list[float], i: int, size: tuple[int, ...], rng: torch.Generator
     ) -> Patch | None:
         """A patch smaller than the `i`-th; None where the best is a single pixel."""
         best = patches[areas.index(min(areas))]
         parent = patches[i] if areas[i] < math.inf else best
 
         def chance(p: float, *shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator) < p
+            return torch.rand(shape, generator=rng) < p
 
         for _ in range(REDRAWS):
-            first, second = (patches[int(k)] for k in torch.randperm(len(patches), generator=generator)[:2])
+            first, second = (patches[int(k)] for k in torch.randperm(len(patches), generator=rng)[:2])
             sides = best.sides + self.factor * (first.sides - second.sides)
             frames = best.frames ^ ((first.frames ^ second.frames) & chance(self.factor, len(best.frames)))
             sides = torch.where(chance(self.crossover, 4), sides, parent.sides).clamp(0, 1)
@@ -221,32 +202,32 @@ class STDE(Attack):
             if 0 < covered.sum() < min(areas[i], covered.numel()):
                 return offspring
         for _ in range(REDRAWS):
-            offspring = shrink(best, generator)
+            offspring = shrink(best, rng)
             if 0 < offspring.mask(*size).sum() < min(areas):
                 return offspring
         return None
 
 
-def random_patch(change: Tensor, generator: torch.Generator) -> Patch:
+def random_patch(change: Tensor, rng: torch.Generator) -> Patch:
     """A random rectangle in random frames, those of much change, float[t], more often."""
-    sides = torch.rand(2, 2, generator=generator).sort(1).values.flatten()
-    count = int(torch.randint(1, len(change) + 1, (), generator=generator))
+    sides = torch.rand(2, 2, generator=rng).sort(1).values.flatten()
+    count = int(torch.randint(1, len(change) + 1, (), generator=rng))
     frames = torch.zeros(len(change), dtype=torch.bool)
-    frames[torch.multinomial(change, count, generator=generator)] = True
+    frames[torch.multinomial(change, count, generator=rng)] = True
     return Patch(sides, frames)
 
 
-def shrink(patch: Patch, generator: torch.Generator) -> Patch:
+def shrink(patch: Patch, rng: torch.Generator) -> Patch:
     """The patch without one of its frames, or without a strip of up to half of it along one side,
     at random."""
-    which = int(torch.randint(5, (), generator=generator))
+    which = int(torch.randint(5, (), generator=rng))
     sides, frames = patch.sides.clone(), patch.frames.clone()
     if which == 4 and frames.sum() > 1:
         there = frames.nonzero().flatten()
-        frames[there[torch.randint(len(there), (), generator=generator)]] = False
+        frames[there[torch.randint(len(there), (), generator=rng)]] = False
     elif which < 4:
         opposite = which ^ 1  # top and bottom, left and right
-        sides[which] += float(torch.rand((), generator=generator)) / 2 * (sides[opposite] - sides[which])
+        sides[which] += float(torch.rand((), generator=rng)) / 2 * (sides[opposite] - sides[which])
     return Patch(sides, frames)
 
 
@@ -254,3 +235,10 @@ def _span(ends: Tensor, length: int) -> slice:
     """From and to, as fractions, in px: at least one."""
     start = min(int(ends[0] * length), length - 1)
     return slice(start, max(start + 1, math.ceil(float(ends[1]) * length)))
+
+
+def fingerprint(donors: Tensor | Sequence[str | Path]) -> str:
+    """A hash that tells donors apart: of their bytes, or of the names of their files."""
+    if isinstance(donors, Tensor):
+        return hashlib.sha256((donors.cpu() * 255).round().byte().numpy().tobytes()).hexdigest()[:12]
+    return hashlib.sha256("\n".join(map(str, donors)).encode()).hexdigest()[:12]

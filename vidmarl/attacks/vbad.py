@@ -6,8 +6,8 @@ from typing import Any
 
 from vidmarl.attacks.search.gradient_estimation import NESAttack, nes, over_patches, random_start
 from vidmarl.attacks.search.image_prior import Prior, as_prior
-from vidmarl.attacks.search.linf_ball import Ask, PixelSearch
-from vidmarl.queries.session import Session
+from vidmarl.queries.clip import ClipView
+from vidmarl.queries.scheduler import Pixels, Search
 
 
 class VBAD(NESAttack):
@@ -28,43 +28,39 @@ class VBAD(NESAttack):
     settings of a result say that they were made.
 
     Args:
-        distortion: see `BallAttack`.
         prior: where the directions come from: "random", "efficientnet_lite0" (needs the extra
             `vidmarl[priors]`; one forward and one backward pass per frame and iteration), or a
             function, see `image_prior.Prior`.
         patches: the rows and columns of patches in a frame.
-        **common: see `NESAttack` and `Attack`.
     """
 
-    def __init__(
-        self,
-        distortion: Any = "sign_noise",
-        *,
-        prior: str | Prior = "random",
-        patches: int = 8,
-        **common: Any,
-    ) -> None:
-        super().__init__(distortion, **common)
-        self.prior, self._prior = as_prior(prior)
-        self.patches = patches
+    prior: str | Prior = "random"
+    patches: int = 8
 
-    def search_pixels(self, session: Session, row: int) -> PixelSearch:
-        clip, generator = session.renderer.clips[row], session.generator(row)
-        t, h, w = clip.shape[1:]
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._prior_name, self._prior = as_prior(self.prior)
+
+    def params(self) -> dict[str, Any]:
+        return super().params() | {"prior": self._prior_name}
+
+    def search(self, clip: ClipView) -> Search:
+        pixels, rng = clip.pixels, clip.rng
+        t, h, w = pixels.shape[1:]
         step = self.step_size()
-        iterate = self.project(random_start(clip, self.epsilon, generator), clip)
+        iterate = self.project(random_start(pixels, self.epsilon, rng), pixels)
         while True:
-            response = yield Ask(iterate[None])
+            response = yield Pixels(iterate[None])
             if response.success:
                 return
             size = step.after(float(response.margin))
-            tentative = self._prior(iterate, generator)
+            tentative = self._prior(iterate, rng)
             slope = yield from nes(
                 lambda weights, x=iterate, d=tentative: x + over_patches(weights, h, w) * d,  # type: ignore[misc]
                 (t, self.patches, self.patches),
                 self.samples,
                 self.sigma,
-                generator,
-                clip.device,
+                rng,
+                pixels.device,
             )
-            iterate = self.project(iterate - size * over_patches(slope.sign(), h, w) * tentative, clip)
+            iterate = self.project(iterate - size * over_patches(slope.sign(), h, w) * tentative, pixels)

@@ -28,15 +28,15 @@ class TubeletGrid:
         if min(self.frames, self.height, self.width) < 1:
             raise ValueError(f"TubeletGrid: cells need at least one frame and one pixel, got {self}.")
 
-    def coarser(self, zoom: int) -> TubeletGrid:
-        """The grid of cells of `zoom` x `zoom` tubelets, of as many frames each.
+    def coarser(self, search_cell: int) -> TubeletGrid:
+        """The grid of cells of `search_cell` x `search_cell` tubelets, of as many frames each.
 
         Raises:
-            ValueError: `zoom` is below 1.
+            ValueError: `search_cell` is below 1.
         """
-        if zoom < 1:
-            raise ValueError(f"TubeletGrid: a cell is at least one tubelet wide, got zoom={zoom}.")
-        return TubeletGrid(self.frames, zoom * self.height, zoom * self.width)
+        if search_cell < 1:
+            raise ValueError(f"TubeletGrid: a cell is at least one tubelet wide, got search_cell={search_cell}.")
+        return TubeletGrid(self.frames, search_cell * self.height, search_cell * self.width)
 
     def shape(self, clips: Float[Tensor, "b 3 t h w"]) -> tuple[int, int, int]:
         """`(gt, gh, gw)`, the number of tubelets over the time, height and width of such clips."""

@@ -1,4 +1,4 @@
-"""Tubelets: the cells of space and time that a perturbation is made of.
+"""The renderer: how strength maps become clips.
 
 The whole state of a perturbation is its strength map, float[b gt gh gw]: one number per tubelet. A
 `Renderer` holds what is fixed for each clip (the clip, the distortion's randomness) and turns
@@ -40,15 +40,17 @@ class Renderer:
         grid: the tubelets.
         coherence: how random patterns go on in time, see `draw_noise`.
         seed: of the distortion's randomness, which also depends on each clip's content.
-        zoom: a cell is `zoom` x `zoom` tubelets: what a search works with, before the clean-up goes
-            down to tubelets.
+        search_cell: the width and height of a search cell in tubelets: what a search works with,
+            before the clean-up goes down to tubelets.
 
     Attributes:
         clips: float32[b 3 t h w], 8-bit values.
         shape: `(gt, gh, gw)`, of a strength map.
-        coarse: the grid of the cells.
-        cells: `(gt, gh / zoom, gw / zoom)`, rounded up, of a map of cells.
-        low: the smallest strength, -1 for a distortion of two directions, else 0. The largest is 1.
+        coarse: the grid of the search cells.
+        coarse_shape: `(gt, gh / search_cell, gw / search_cell)`, rounded up, of a map of search
+            cells.
+        min_strength: the smallest strength: -1 for a distortion of two directions, else 0. The
+            largest is 1.
     """
 
     def __init__(
@@ -58,17 +60,17 @@ class Renderer:
         grid: TubeletGrid | None = None,
         coherence: Coherence = "static",
         seed: int = 0,
-        zoom: int = 1,
+        search_cell: int = 1,
     ) -> None:
         self.distortion = distortion
         self.grid = grid or TubeletGrid()
-        self.zoom = zoom
-        self.coarse = self.grid.coarser(zoom)
+        self.search_cell = search_cell
+        self.coarse = self.grid.coarser(search_cell)
         self.coherence: Coherence = coherence
         self.clips = to_8bit(clips.float())
         self.shape = self.grid.shape(clips)
-        self.cells = self.coarse.shape(clips)
-        self.low = -1.0 if distortion.signed else 0.0
+        self.coarse_shape = self.coarse.shape(clips)
+        self.min_strength = -1.0 if distortion.signed else 0.0
         self.seeds = clip_seeds(self.clips, seed)
         self._state = self._prepare(self.clips, self.seeds)
 
@@ -98,36 +100,40 @@ class Renderer:
         """The strength map of no distortion."""
         return self.clips.new_zeros(len(self.clips), *self.shape)
 
-    def turning(self) -> Float[Tensor, "gt y x"]:
-        """A map of cells with full strength everywhere that turns with every layer: up, down, up
-        again.
+    def alternating(self) -> Float[Tensor, "gt y x"]:
+        """A map of search cells at full strength whose sign alternates from layer to layer in time.
 
-        Down is nothing where the distortion has one direction.
+        Every second layer is 0 where the distortion has one direction.
         """
-        t, y, x = self.cells
-        return self.clips.new_tensor([1.0, self.low]).repeat(-(-t // 2))[:t, None, None].expand(t, y, x)
+        t, y, x = self.coarse_shape
+        return self.clips.new_tensor([1.0, self.min_strength]).repeat(-(-t // 2))[:t, None, None].expand(t, y, x)
 
     def energy(self, row: int) -> Float[Tensor, "gt gh gw"]:
-        """What each tubelet of a clip adds to the squared L2 norm at full strength, in the
-        direction in which it is more. Where it is 0 the distortion leaves the tubelet alone, and
-        asking about it is of no use. No query."""
+        """What each tubelet of a clip adds to the squared L2 norm at full strength.
+
+        In the direction in which it adds more. It is 0 where the distortion leaves the tubelet
+        as it is. Costs no query.
+        """
         at = torch.tensor([row], device=self.clips.device)
-        ends = self.clips.new_tensor([1.0, self.low or 1.0])
+        ends = self.clips.new_tensor([1.0, self.min_strength or 1.0])
         full = self.render(ends.view(-1, 1, 1, 1).expand(2, *self.shape), at.expand(2))
         squared = (full - self.clips[at]).square().sum(1, keepdim=True)
         return self.grid.total(squared).amax((0, 1))
 
-    def refine(self, strength: Float[Tensor, "n gt y x"]) -> Float[Tensor, "n gt gh gw"]:
-        """The strength map of a map of cells, each tubelet with its cell's strength; a strength map
-        stays itself."""
+    def upsample(self, strength: Float[Tensor, "n gt y x"]) -> Float[Tensor, "n gt gh gw"]:
+        """The strength map of a map of search cells; a strength map stays itself.
+
+        Raises:
+            ValueError: it is neither.
+        """
         if tuple(strength.shape[1:]) == self.shape:
             return strength
-        if tuple(strength.shape[1:]) != self.cells:
+        if tuple(strength.shape[1:]) != self.coarse_shape:
             raise ValueError(
-                f"Refining a map: expected {self.shape} tubelets or {self.cells} cells, got"
+                f"Upsampling a map: expected {self.shape} tubelets or {self.coarse_shape} search cells, got"
                 f" {tuple(strength.shape[1:])}."
             )
-        fine = repeat(strength, "n t y x -> n t (y dy) (x dx)", dy=self.zoom, dx=self.zoom)
+        fine = repeat(strength, "n t y x -> n t (y dy) (x dx)", dy=self.search_cell, dx=self.search_cell)
         return fine[..., : self.shape[1], : self.shape[2]]
 
     @torch.no_grad()
@@ -137,19 +143,20 @@ class Renderer:
         """The clips of `rows` (default: all) with these strength maps put on, as 8-bit values.
 
         Args:
-            strength: in [low, 1]; a map of cells will do.
+            strength: in [min_strength, 1]; maps of search cells will do.
             rows: the clip of each map; a clip may stand there several times.
 
         Raises:
-            ValueError: a strength lies outside [low, 1], or the distortion gave another shape or
-                NaN.
+            ValueError: a strength lies outside [min_strength, 1], or the distortion gave another
+                shape or NaN.
         """
         name = type(self.distortion).__name__
-        strength = self.refine(strength)
+        strength = self.upsample(strength)
         low, high = strength.aminmax()
-        if not (low >= self.low and high <= 1):  # also catches NaN
+        if not (low >= self.min_strength and high <= 1):  # also catches NaN
             raise ValueError(
-                f"Rendering {name}: expected strengths in [{self.low:g}, 1], got values in [{low:.3g}, {high:.3g}]."
+                f"Rendering {name}: expected strengths in [{self.min_strength:g}, 1], got values in"
+                f" [{low:.3g}, {high:.3g}]."
             )
         rows = torch.arange(len(strength), device=self.clips.device) if rows is None else rows
         out = self.clips.new_empty(len(rows), *self.clips.shape[1:])

@@ -48,18 +48,18 @@ class Goal(ABC):
                 f" {self.classes[outside].tolist()}. Give the indices of the victim's own label list."
             )
 
-    def __getitem__(self, rows: Tensor | slice) -> Goal:
+    def __getitem__(self, rows: Tensor | slice | list[int]) -> Goal:
         """The goal of some of the clips."""
         return type(self)(self.classes[rows])
 
     @staticmethod
-    def own_and_rival(
+    def label_and_runner_up(
         log_probs: Float[Tensor, "n k"], classes: Int64[Tensor, " n"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """Log-probability of each clip's class, and of the strongest other class."""
-        own = log_probs.gather(1, classes[:, None])
-        rival = log_probs.scatter(1, classes[:, None], -torch.inf).amax(1)
-        return own.squeeze(1), rival
+        label = log_probs.gather(1, classes[:, None])
+        runner_up = log_probs.scatter(1, classes[:, None], -torch.inf).amax(1)
+        return label.squeeze(1), runner_up
 
     @abstractmethod
     def margin(self, log_probs: Float[Tensor, "n k"], rows: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -77,8 +77,8 @@ class Misclassify(Goal):
     targeted = False
 
     def margin(self, log_probs: Tensor, rows: Tensor) -> Tensor:
-        own, rival = self.own_and_rival(log_probs, self.classes.to(log_probs.device)[rows])
-        return own - rival
+        label, runner_up = self.label_and_runner_up(log_probs, self.classes.to(log_probs.device)[rows])
+        return label - runner_up
 
 
 class Target(Goal):
@@ -87,5 +87,5 @@ class Target(Goal):
     targeted = True
 
     def margin(self, log_probs: Tensor, rows: Tensor) -> Tensor:
-        own, rival = self.own_and_rival(log_probs, self.classes.to(log_probs.device)[rows])
-        return rival - own
+        label, runner_up = self.label_and_runner_up(log_probs, self.classes.to(log_probs.device)[rows])
+        return runner_up - label

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Generator, Iterator
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from vidmarl.metrics import first_success
 from vidmarl.perturbations.renderer import Renderer, to_8bit
 from vidmarl.queries.budget import QueryBudget
 from vidmarl.queries.goals import Goal, Misclassify
@@ -47,19 +45,6 @@ class Response:
         return Response(self.margin.cpu(), self.success.cpu(), self.l2.cpu(), self.log_probs.cpu())
 
 
-SLACK = 1.1
-"""A later round may be so many times as large as the smallest success found so far: another place
-of the same size will do."""
-
-Search = Generator[Tensor, Response, None]
-"""A search on one clip: yields strength maps, or maps of cells, is sent a scalar `Response` for
-each, ends when done.
-
-It lives on the CPU, responses included, so that its `if`s do not wait for a GPU: one transfer a
-round serves all clips.
-"""
-
-
 class Session:
     """The books of one attack on one batch.
 
@@ -78,6 +63,8 @@ class Session:
         skipped: bool[b], the goal held before the attack: nothing to attack.
         finished: bool[b], the attack has declared the clip done (`finish`).
         fooled: bool[b], a success has been seen.
+        first_success: int64[b], the query of the first success, the clean prediction being query 1;
+            0: none yet.
         best: float[b 3 t h w], the smallest success seen; before one, the candidate of the lowest
             margin.
         best_strength: float[b gt gh gw], its strength map.
@@ -108,6 +95,7 @@ class Session:
         self.skipped = new(b, dtype=torch.bool)
         self.finished = new(b, dtype=torch.bool)
         self.fooled = new(b, dtype=torch.bool)
+        self.first_success = new(b, dtype=torch.int64)
         self.best = renderer.clips.clone()
         self.best_strength = renderer.zeros()
         self.best_l2 = new(b)
@@ -127,6 +115,7 @@ class Session:
         self.skipped[rows] = margin < 0
         self.finished[rows] = margin < 0
         self.fooled[rows] = False
+        self.first_success[rows] = 0
         self.best[rows] = self.renderer.clips[rows]
         self.best_strength[rows] = 0
         self.best_l2[rows] = 0
@@ -172,11 +161,14 @@ class Session:
         """Declares clips done: nothing more is asked about them."""
         self.finished[rows] = True
 
-    def beyond(self, after: int) -> Int64[Tensor, " n"]:
-        """The clips that have spent at least so many queries since their first success, that one
-        not counted."""
-        first = first_success(self)
-        return ((first > 0) & (self.queries.to(first.device) - first >= after)).nonzero().flatten()
+    def finish_after_success(self, queries: int) -> None:
+        """Finishes the clips that have spent so many queries since their first success.
+
+        Args:
+            queries: at least 0; the first success itself is not counted.
+        """
+        spent = self.queries.to(self.first_success.device) - self.first_success
+        self.finished |= (self.first_success > 0) & (spent >= queries)
 
     def full_l2(self, rows: Int64[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
         """Norm of the full distortion (strength 1 everywhere) of some clips (default: all), the
@@ -198,7 +190,7 @@ class Session:
     def query(self, strength: Float[Tensor, "n gt gh gw"], rows: Int64[Tensor, " n"]) -> Response:
         """Asks about the clips of `rows` with these strength maps, or maps of cells: one query
         each."""
-        strength = self.renderer.refine(strength)
+        strength = self.renderer.upsample(strength)
         return self._ask(self.renderer.render(strength, rows), rows, strength)
 
     def query_clips(
@@ -279,6 +271,8 @@ class Session:
         fooled = self.fooled[rows]
         smaller = response.success & (~fooled | (response.l2 <= self.best_l2[rows]))
         nearer = ~fooled & (response.margin < self.best_margin[rows])
+        first = response.success & ~fooled
+        self.first_success[rows[first]] = column[first] + 1
         better = (smaller | nearer).nonzero().flatten()
         kept = rows[better]
         self.fooled[kept] = fooled[better] | response.success[better]
@@ -288,90 +282,6 @@ class Session:
         self.best_margin[kept] = response.margin[better]
         self.best_prediction[kept] = response.log_probs[better].argmax(1)
 
-    def drive(self, search: Callable[[int], Search]) -> Iterator[Int64[Tensor, " n"]]:
-        """Runs one search per active clip, in step: each round asks all of them at once, in one
-        batch.
-
-        A clip whose search has ended is finished.
-
-        Args:
-            search: makes the search of a clip from its row.
-
-        Yields:
-            The rows just asked, once a round (for progress bars).
-        """
-        searches = Searches(self, search)
-        searches.start(self.rows)
-        self.finish(searches.pop_ended())
-        while searches:
-            asked = searches.ask()
-            self.finish(searches.pop_ended())
-            yield asked
-
-
-class Searches:
-    """Searches on some clips of a session that go in step, one batch of queries a round; others may
-    join them.
-
-    Args:
-        session: the books.
-        search: makes the search of a clip from its row.
-    """
-
-    def __init__(self, session: Session, search: Callable[[int], Search]) -> None:
-        self._session = session
-        self._search = search
-        self._running: dict[int, Search] = {}
-        self._proposals: dict[int, Tensor] = {}
-        self._ended: list[int] = []
-
-    def __bool__(self) -> bool:
-        """Whether anything is left to be asked."""
-        return bool(self._asking())
-
-    def _asking(self) -> list[int]:
-        """The clips that have a question, and are still active."""
-        active = self._session.active.tolist()
-        return [row for row in self._proposals if active[row]]
-
-    def start(self, rows: Int64[Tensor, " n"]) -> None:
-        """Begins the search of some more clips."""
-        for row in rows[self._session.active[rows]].tolist():
-            self._running[row] = self._search(row)
-            self._advance(row, None)
-
-    def ask(self) -> Int64[Tensor, " n"]:
-        """Asks for all searches on active clips what each wants to know, if there are any; the rows
-        just asked."""
-        session, asked = self._session, self._asking()
-        rows = torch.tensor(asked, device=session.renderer.clips.device)
-        strength = torch.cat([session.renderer.refine(self._proposals[row][None]) for row in asked])
-        response = session.query(strength.to(rows.device), rows).cpu()
-        for i, row in enumerate(asked):
-            self._advance(row, response[i])
-        return rows
-
-    def drop(self, rows: Int64[Tensor, " n"]) -> None:
-        """Leaves the searches of some clips where they are, if they have one."""
-        for row in rows.tolist():
-            self._running.pop(row, None)
-            self._proposals.pop(row, None)
-
-    def pop_ended(self) -> Int64[Tensor, " n"]:
-        """The clips whose search has ended since this was last asked."""
-        rows = torch.tensor(self._ended, dtype=torch.int64, device=self._session.renderer.clips.device)
-        self._ended = []
-        return rows
-
-    def _advance(self, row: int, response: Response | None) -> None:
-        search = self._running[row]
-        try:
-            self._proposals[row] = next(search) if response is None else search.send(response)
-        except StopIteration:
-            del self._running[row]
-            self._proposals.pop(row, None)
-            self._ended.append(row)
-
 
 def _l2(delta: Float[Tensor, "n c t h w"]) -> Float[Tensor, " n"]:
     """The norm of each clip, as the norm of its lines' norms in double precision.
@@ -380,7 +290,8 @@ def _l2(delta: Float[Tensor, "n c t h w"]) -> Float[Tensor, " n"]:
     depend on the clips beside it; one in double precision is many times slower.
     """
     lines = torch.linalg.vector_norm(delta, dim=-1)
-    return lines.flatten(1).double().norm(dim=1).float()
+    norm: Tensor = torch.linalg.vector_norm(lines.flatten(1).double(), dim=1)
+    return norm.float()
 
 
 def _turns(rows: Tensor) -> Tensor:

@@ -1,24 +1,26 @@
 """Gradients estimated from scores, for attacks that descend the margin of the goal in a ball (see
 `ball`).
 
-The estimators are parts of a `PixelSearch`: they yield what they ask, and are used as `slope =
+The estimators are parts of a `Search`: they yield what they ask, and are used as `slope =
 yield from nes(...)`.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from vidmarl.attacks.search.linf_ball import Ask, BallAttack, PixelSearch
-from vidmarl.queries.session import Response, Session
+from vidmarl.attacks.search.linf_ball import BallAttack
+from vidmarl.queries.clip import ClipView
+from vidmarl.queries.scheduler import Pixels, Request, Search
+from vidmarl.queries.session import Response
 
-Estimate = Generator[Ask, Response, Tensor]
+Estimate = Generator[Tensor | Request, Response, Tensor]
 """A part of a search that asks, and returns what it has found."""
 
 
@@ -27,7 +29,7 @@ def nes(
     shape: tuple[int, ...],
     samples: int,
     sigma: float,
-    generator: torch.Generator,
+    rng: torch.Generator,
     device: torch.device,
 ) -> Estimate:
     """The gradient of the margin by natural evolution strategies with antithetic pairs (Ilyas et
@@ -41,16 +43,16 @@ def nes(
         shape: of the variables.
         samples: an even number.
         sigma: standard deviation of the probes, in units of the variables.
-        generator: a source of random numbers, on the CPU.
+        rng: a source of random numbers, on the CPU.
         device: where the variables are wanted.
 
     Returns:
         float[*shape].
     """
-    half = torch.randn(samples // 2, *shape, generator=generator).to(device)
+    half = torch.randn(samples // 2, *shape, generator=rng).to(device)
     noise = torch.cat([half, -half])
-    response = yield Ask(candidates(sigma * noise), probe=True)
-    return torch.einsum("n,n...->...", response.margin, noise) / (samples * sigma)
+    response = yield Pixels(candidates(sigma * noise), probe=True)
+    return torch.einsum("n,n...->...", response.margin.to(noise), noise) / (samples * sigma)
 
 
 def bandit(
@@ -82,43 +84,34 @@ def bandit(
     """
     pair = torch.stack([slope + exploration * direction, slope - exploration * direction])
     norms = torch.linalg.vector_norm(pair, dim=(1, 3, 4), keepdim=True).clamp_min(1e-12)
-    response = yield Ask(iterate + reach * pair / norms, probe=True)
+    response = yield Pixels(iterate + reach * pair / norms, probe=True)
     rise = (response.margin[0] - response.margin[1]) / (reach * exploration)
-    return slope + learning_rate * rise * direction
+    return slope + learning_rate * rise.to(direction) * direction
 
 
 class NESAttack(BallAttack):
     """What attacks by `nes` have in common: the probes, and a step that becomes smaller.
 
     Args:
-        distortion: see `BallAttack`.
         samples: probes of an iteration, an even number.
         sigma: standard deviation of the probes, in [0, 1] pixels.
         step: the first step in [0, 1] pixels.
         smallest_step: the last one.
         patience: margins that are looked at together before the step is halved, see `StepSize`.
-        **common: see `Attack`.
     """
 
-    def __init__(
-        self,
-        distortion: Any = "sign_noise",
-        *,
-        samples: int = 48,
-        sigma: float = 1e-3,
-        step: float = 1e-2,
-        smallest_step: float = 1e-3,
-        patience: int = 20,
-        **common: Any,
-    ) -> None:
-        super().__init__(distortion, **common)
-        if samples < 2 or samples % 2:
-            raise ValueError(f"{type(self).__name__}: probes come in pairs, so samples must be even, got {samples}.")
-        self.samples = samples
-        self.sigma = sigma
-        self.step = step
-        self.smallest_step = smallest_step
-        self.patience = patience
+    samples: int = 48
+    sigma: float = 1e-3
+    step: float = 1e-2
+    smallest_step: float = 1e-3
+    patience: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < 2 or self.samples % 2:
+            raise ValueError(
+                f"{type(self).__name__}: probes come in pairs, so samples must be even, got {self.samples}."
+            )
 
     def step_size(self) -> StepSize:
         """The steps of one search."""
@@ -126,44 +119,29 @@ class NESAttack(BallAttack):
 
 
 class BanditAttack(BallAttack):
-    """Descent by the signs of a `bandit` estimate; a subclass says along which directions it
-    explores.
+    """Descent by the signs of a `bandit` estimate; a subclass says where it explores.
 
     An iteration asks two probes and then about the iterate: 3 queries.
 
     Args:
-        distortion: see `BallAttack`.
         reach: norm of the probes in each frame: the papers' epsilon.
         exploration: share of the noise in the probes: the papers' delta.
         learning_rate: of the estimate: the papers' eta.
         step: step in [0, 1] pixels.
-        **common: see `Attack`.
     """
 
-    def __init__(
-        self,
-        distortion: Any,
-        *,
-        reach: float = 0.1,
-        exploration: float = 0.1,
-        learning_rate: float = 0.1,
-        step: float = 0.025,
-        **common: Any,
-    ) -> None:
-        super().__init__(distortion, **common)
-        self.reach = reach
-        self.exploration = exploration
-        self.learning_rate = learning_rate
-        self.step = step
+    reach: float = 0.1
+    exploration: float = 0.1
+    learning_rate: float = 0.1
+    step: float = 0.025
 
-    def directions(self, clip: Float[Tensor, "3 t h w"], generator: torch.Generator) -> Iterator[Tensor]:
-        """Directions float[3 t h w] of about unit variance, one an iteration, without end."""
-        raise NotImplementedError
+    @abstractmethod
+    def directions(self, clip: Float[Tensor, "3 t h w"], rng: torch.Generator) -> Iterator[Float[Tensor, "3 t h w"]]:
+        """Directions of about unit variance, one an iteration, without end."""
 
-    def search_pixels(self, session: Session, row: int) -> PixelSearch:
-        clip = session.renderer.clips[row]
-        iterate, slope = clip, torch.zeros_like(clip)
-        for direction in self.directions(clip, session.generator(row)):
+    def search(self, clip: ClipView) -> Search:
+        iterate, slope = clip.pixels, torch.zeros_like(clip.pixels)
+        for direction in self.directions(clip.pixels, clip.rng):
             slope = yield from bandit(
                 iterate,
                 slope,
@@ -172,15 +150,15 @@ class BanditAttack(BallAttack):
                 exploration=self.exploration,
                 learning_rate=self.learning_rate,
             )
-            iterate = self.project(iterate - self.step * slope.sign(), clip)
-            response = yield Ask(iterate[None])
+            iterate = self.project(iterate - self.step * slope.sign(), clip.pixels)
+            response = yield Pixels(iterate[None])
             if response.success:
                 return
 
 
-def random_start(clip: Float[Tensor, "3 t h w"], epsilon: float, generator: torch.Generator) -> Tensor:
+def random_start(clip: Float[Tensor, "3 t h w"], epsilon: float, rng: torch.Generator) -> Tensor:
     """A point drawn uniformly from the Linf ball around a clip, not clamped to [0, 1]."""
-    return clip + epsilon * (2 * torch.rand(clip.shape, generator=generator) - 1).to(clip.device)
+    return clip + epsilon * (2 * torch.rand(clip.shape, generator=rng) - 1).to(clip.device)
 
 
 def over_patches(weights: Float[Tensor, "*n t p q"], h: int, w: int) -> Float[Tensor, "*n 1 t h w"]:

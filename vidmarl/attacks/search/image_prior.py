@@ -28,12 +28,12 @@ Prior = Callable[[Tensor, torch.Generator], Tensor]
 for each pixel."""
 
 
-def random_signs(clip: Float[Tensor, "3 t h w"], generator: torch.Generator) -> Float[Tensor, "3 t h w"]:
+def random_signs(clip: Float[Tensor, "3 t h w"], rng: torch.Generator) -> Float[Tensor, "3 t h w"]:
     """A random sign for every value: no prior at all."""
-    return (torch.randint(2, clip.shape, generator=generator) * 2.0 - 1.0).to(clip.device)
+    return (torch.randint(2, clip.shape, generator=rng) * 2.0 - 1.0).to(clip.device)
 
 
-def efficientnet_lite0(clip: Float[Tensor, "3 t h w"], generator: torch.Generator) -> Float[Tensor, "3 t h w"]:
+def efficientnet_lite0(clip: Float[Tensor, "3 t h w"], rng: torch.Generator) -> Float[Tensor, "3 t h w"]:
     """The signs of the gradient that moves the pooled features of each frame towards random ones.
 
     As in V-BAD's public code, the random features are the absolute values of standard normal
@@ -44,7 +44,7 @@ def efficientnet_lite0(clip: Float[Tensor, "3 t h w"], generator: torch.Generato
         model = _lite0().to(clip.device)
         frames = rearrange(clip.detach(), "c t h w -> t c h w").clone().requires_grad_()
         features = model(frames)
-        wanted = torch.randn(features.shape, generator=generator).abs().to(clip.device)
+        wanted = torch.randn(features.shape, generator=rng).abs().to(clip.device)
         (gradient,) = torch.autograd.grad(F.mse_loss(features, wanted, reduction="sum"), frames)
     return rearrange(gradient.sign(), "t c h w -> c t h w")
 

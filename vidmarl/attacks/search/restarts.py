@@ -1,73 +1,51 @@
-"""What the controls have in common: find a success, make it smaller, begin again."""
+"""What the controls have in common: find a success, make it smaller, start again."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Generator
-from typing import Any
 
 from torch import Tensor
 
 from vidmarl.attacks.base import Attack
-from vidmarl.attacks.search.minimize import polish, reduce
-from vidmarl.queries.session import SLACK, Response, Search, Session
+from vidmarl.attacks.search.minimize import minimize
+from vidmarl.queries.clip import ClipView
+from vidmarl.queries.scheduler import Request, Search
+from vidmarl.queries.session import Response
 
-Find = Generator[Tensor, Response, tuple[Tensor, float] | None]
-"""Like a `Search`, and returns the success that it found with its norm, or None."""
+RESTART_SLACK = 1.1
+"""A restart may find a success so many times as large as the smallest one: minimizing it from
+another place can still end smaller."""
+
+Find = Generator[Tensor | Request, Response, tuple[Tensor, float] | None]
+"""Like a `Search`, and returns the success that it found with its L2 norm, or None."""
 
 
-class RoundsAttack(Attack):
-    """Finds a success, spends what the clean-up takes on making it smaller, and begins again until
-    the budget is spent.
+class RestartAttack(Attack):
+    """Finds a success, minimizes it, and starts again from the clean clip, until the budget ends.
 
-    A subclass writes `find`.
-
-    Args:
-        distortion: see `Attack`.
-        reduce: whether successes are made smaller; False: the attack ends with its first success.
-        rounds: whether the rest of the budget goes into further rounds from the clean clip, with
-            fresh randomness.
-        polish: queries of polishing after each clean-up (`vidmarl.attacks.search.minimize.polish`),
-            with another behind it.
-        **common: see `Attack`.
+    A subclass writes `find`. See `Attack` for the settings.
     """
 
-    def __init__(
-        self,
-        distortion: Any = "gaussian_noise",
-        *,
-        reduce: bool = True,
-        rounds: bool = True,
-        polish: int = 0,
-        **common: Any,
-    ) -> None:
-        super().__init__(distortion, **common)
-        self.reduce = reduce
-        self.rounds = rounds
-        self.polish = polish
-
-    def search(self, session: Session, row: int) -> Search:
+    def search(self, clip: ClipView) -> Search:
         smallest = math.inf
         while True:
-            before = int(session.queries[row])
-            found = yield from self.find(session, row, SLACK * smallest)
-            if found is not None and self.reduce:
-                smallest = min(smallest, found[1])
-                yield from reduce(session, row, *found)
-                if self.polish:
-                    yield from polish(session, row, self.polish)
-                    yield from reduce(session, row)
-            once = session.fooled[row] and not (self.reduce and self.rounds)
-            if once or int(session.queries[row]) == before:  # a round that found nothing to ask about is the last
+            before = clip.queries
+            found = yield from self.find(clip, RESTART_SLACK * smallest)
+            if found is not None:
+                strength, l2 = found
+                smallest = min(smallest, l2)
+                yield from minimize(clip, strength, l2)
+            if clip.queries == before:  # there was nothing left to ask
                 return
 
-    def find(self, session: Session, row: int, room: float) -> Find:
-        """Looks for a success from the clean clip; gives up (None) where it would be no smaller
-        than `room`.
+    @abstractmethod
+    def find(self, clip: ClipView, bound: float) -> Find:
+        """Looks for a success, from the clean clip on.
 
         Args:
-            session: the books.
-            row: the clip.
-            room: the norm below which a success is of use; infinite where there is none yet.
+            clip: the clip.
+            bound: an L2 norm. The search gives up (None) where a success would be no smaller. It is
+                infinite before the first success.
         """
-        raise NotImplementedError
