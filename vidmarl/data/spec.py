@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -58,6 +58,14 @@ class ClipSpec:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"ClipSpec: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+
+
+class HasSpec(Protocol):
+    """What says how it wants its clips; a `Victim` does."""
+
+    @property
+    def spec(self) -> ClipSpec | None:
+        """How it wants its clips; None: it does not say."""
 
 
 def validate_clips(clips: Tensor, doing: str) -> None:

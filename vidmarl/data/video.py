@@ -25,10 +25,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vidmarl.data.spec import ClipSpec
+from vidmarl.data.spec import ClipSpec, HasSpec
 from vidmarl.errors import ClipError
 from vidmarl.utils.files import PathLike
-from vidmarl.victims.victim import Victim
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -107,7 +106,8 @@ class Timeline:
             if offset is None and spec.frames > 1:
                 return np.linspace(0, n - 1, spec.frames).astype(np.int64)
             offset = 0.5 if offset is None else offset
-            return np.minimum((np.arange(spec.frames) + offset) * n // spec.frames, n - 1).astype(np.int64)
+            spread: np.ndarray = np.minimum((np.arange(spec.frames) + offset) * n // spec.frames, n - 1)
+            return spread.astype(np.int64)
         if spec.sampling == "stride":
             clock, step, period = np.arange(n, dtype=np.float64), float(spec.stride), 1.0
         elif self.timed:
@@ -269,7 +269,7 @@ def probe(path: PathLike) -> Timeline:
 
 def load_clips(
     paths: PathLike | Iterable[PathLike],
-    victim: Victim | ClipSpec | None = None,
+    victim: HasSpec | ClipSpec | None = None,
     *,
     progress: bool = False,
 ) -> Float[Tensor, "b 3 t h w"]:
@@ -277,7 +277,7 @@ def load_clips(
 
     Args:
         paths: one file or several.
-        victim: the victim (its `spec` counts), or a ClipSpec, or None for `ClipSpec()`.
+        victim: a victim, or whatever else has a `spec`; a ClipSpec; or None for `ClipSpec()`.
         progress: show a progress bar.
 
     Returns:
@@ -288,7 +288,9 @@ def load_clips(
             different lengths.
         ValueError: the victim has no spec.
     """
-    spec = victim.spec if isinstance(victim, Victim) else victim or ClipSpec()
+    if victim is None:
+        victim = ClipSpec()
+    spec = victim if isinstance(victim, ClipSpec) else victim.spec
     if spec is None:
         raise ValueError(
             f"Loading clips for {victim!r}: it has no spec, so nothing says how many frames of which size it wants."
@@ -408,7 +410,7 @@ def _kinds(container: InputContainer) -> str:
     return ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     import av
 
     packets = container.demux(stream)
