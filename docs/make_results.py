@@ -1,10 +1,10 @@
-"""Makes the tables and figures of docs/results.md from the CSV files of docs/results/.
+"""Makes the tables and figures of docs/results.md and of the README from docs/results/*.csv.
 
     python docs/make_results.py            # the tables and the figures
     python docs/make_results.py --tables   # the tables alone, without matplotlib
 
-A table stands on the page between `<!-- table: NAME -->` and `<!-- /table -->`. What stands there
-is replaced; everything else on the page is written by hand. The figures need matplotlib, which the
+A table stands on its page between `<!-- table: NAME -->` and `<!-- /table -->`. What stands there
+is replaced; everything else on the pages is written by hand. The figures need matplotlib, which the
 extra `vidmarl[docs]` installs.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 DOCS = Path(__file__).resolve().parent
-PAGE = DOCS / "results.md"
+PAGES = DOCS / "results.md", DOCS.parent / "README.md"
 FIGURES = DOCS / "figures"
 
 NATURAL = {"gaussian_noise": "Gaussian noise", "dead_pixels": "Dead pixels", "gaussian_blur": "Blur"}
@@ -183,6 +183,15 @@ def bounded() -> str:
 
 
 @table
+def in_short() -> str:
+    """The larger ball for the README: attacks by the queries that they need."""
+    data = read("linf_12.75").xs(500, level="budget").sort_values("AQ first")
+    data = data.drop(["rl_smaller", "rl_smallest", "rl_without_opening"])
+    rows = ([label(str(attack)), f"{row['AQ first']:.0f}", f"{row['FR']:.0%}"] for attack, row in data.iterrows())
+    return markdown(["", "mean queries", "fooled"], rows)
+
+
+@table
 def bounded_10() -> str:
     """The first success in the smaller ball."""
     return in_ball("linf_10")
@@ -282,11 +291,11 @@ def with_tables(text: str) -> str:
     """The page with its tables made anew.
 
     Raises:
-        ValueError: a table is named on the page that there is not, or the other way round.
+        ValueError: the page names a table that there is not.
     """
     names = re.findall(r"<!-- table: (\w+) -->", text)
-    if sorted(names) != sorted(TABLES):
-        raise ValueError(f"Making docs/results.md: the page has the tables {names}, this script {list(TABLES)}.")
+    if unknown := set(names) - set(TABLES):
+        raise ValueError(f"Making tables: the page names {sorted(unknown)}, there are {sorted(TABLES)}.")
     made = {name: f"<!-- table: {name} -->\n\n{TABLES[name]()}\n\n<!-- /table -->" for name in names}
     return re.sub(r"<!-- table: (\w+) -->.*?<!-- /table -->", lambda match: made[match[1]], text, flags=re.DOTALL)
 
@@ -428,6 +437,7 @@ def draw() -> None:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_tables(PAGE.read_text("utf-8")), "utf-8")
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text("utf-8")), "utf-8")
     if "--tables" not in sys.argv[1:]:
         draw()

@@ -1,4 +1,4 @@
-"""The page of results shows what the files of docs/results/ hold."""
+"""The page of results, and the README, show what the files of docs/results/ hold."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ def make_results() -> ModuleType:
 
 
 def test_the_tables_are_those_of_the_files(make_results: ModuleType) -> None:
-    assert make_results.with_tables(TEXT) == TEXT, "The tables are out of date: run `python docs/make_results.py`."
+    for page in make_results.PAGES:
+        text = page.read_text("utf-8")
+        assert make_results.with_tables(text) == text, "Tables are out of date: run `python docs/make_results.py`."
+
+
+def test_every_table_is_on_a_page(make_results: ModuleType) -> None:
+    named = [name for page in make_results.PAGES for name in re.findall(r"<!-- table: (\w+) -->", page.read_text())]
+    assert sorted(named) == sorted(make_results.TABLES)
 
 
 def test_a_changed_number_is_noticed(make_results: ModuleType) -> None:
