@@ -10,7 +10,7 @@ from vidmarl import Misclassify, Target, TubeletGrid, Victim
 from vidmarl.distortions.base import FunctionDistortion
 from vidmarl.errors import BudgetError
 from vidmarl.perturbations.renderer import Renderer
-from vidmarl.queries.session import Search, Searches, Session
+from vidmarl.queries.session import Session
 
 DARKER = FunctionDistortion(lambda clips, strength, noise: clips * (1 - 0.5 * strength))
 GRID = TubeletGrid(1, 8, 8)
@@ -67,11 +67,11 @@ def test_only_the_rows_asked_pay(clips: Tensor) -> None:
 
 
 def test_cells_are_asked_and_booked_as_their_tubelets(clips: Tensor) -> None:
-    coarse = Session(Victim(brightness), Renderer(clips, DARKER, GRID, zoom=2), budget=10)
+    coarse = Session(Victim(brightness), Renderer(clips, DARKER, GRID, search_cell=2), budget=10)
     fine = open_session(clips)
-    cells, rows = torch.rand(2, *coarse.renderer.cells), torch.tensor([3, 1])
-    one, other = coarse.query(cells, rows), fine.query(coarse.renderer.refine(cells), rows)
-    assert coarse.renderer.cells != coarse.renderer.shape
+    cells, rows = torch.rand(2, *coarse.renderer.coarse_shape), torch.tensor([3, 1])
+    one, other = coarse.query(cells, rows), fine.query(coarse.renderer.upsample(cells), rows)
+    assert coarse.renderer.coarse_shape != coarse.renderer.shape
     assert torch.equal(one.margin, other.margin)
     assert torch.equal(one.l2, other.l2)
     assert torch.equal(coarse.best, fine.best)
@@ -138,6 +138,22 @@ def test_finish(clips: Tensor) -> None:
     session = open_session(clips)
     session.finish(torch.tensor([1, 3]))
     assert session.rows.tolist() == [0, 2]
+
+
+def test_finish_after_success_counts_the_queries_since_the_first_one(clips: Tensor) -> None:
+    session = open_session(clips)
+    for value in (0.4, 0.1, 1.0, 0.1):  # the darkest clip is fooled first, all are in the end
+        session.query(*everywhere(session, value, [0, 1, 2, 3]))
+    assert session.first_success.tolist() == [2, 4, 4, 4]
+    session.finish_after_success(4)
+    assert session.finished.tolist() == [False] * 4
+    session.finish_after_success(2)
+    assert session.finished.tolist() == [True, False, False, False]
+    session.finish_after_success(1)
+    assert session.finished.all()
+    fresh = open_session(clips)
+    fresh.finish_after_success(0)
+    assert not fresh.finished.any(), "nothing has succeeded"
 
 
 def test_goals_given(clips: Tensor) -> None:
@@ -209,110 +225,6 @@ def test_full_l2_costs_nothing(clips: Tensor) -> None:
     size = session.full_l2()
     assert session.queries.tolist() == [1, 1, 1, 1]
     assert torch.equal(size, session.query(*everywhere(session, 1.0, [0, 1, 2, 3])).l2)
-
-
-# drive
-
-
-def steps(session: Session, row: int, count: int, heard: list[int]) -> Search:
-    """Asks `count` times, noting whom it was."""
-    for i in range(count):
-        response = yield torch.full(session.renderer.shape, (i + 1) / 10)
-        assert response.margin.shape == ()
-        assert response.log_probs.shape == (3,)
-        assert float(response.l2) == pytest.approx(float(session.history["l2"][row, i + 1]))
-        heard.append(row)
-
-
-def test_drive_asks_all_searches_in_step(clips: Tensor) -> None:
-    session = open_session(clips)
-    heard: list[int] = []
-    lengths = [2, 0, 3, 1]
-    asked = [rows.tolist() for rows in session.drive(lambda row: steps(session, row, lengths[row], heard))]
-    assert asked == [[0, 2, 3], [0, 2], [2]]
-    assert heard == [0, 2, 3, 0, 2, 2]
-    assert session.queries.tolist() == [3, 1, 4, 2]
-    assert session.finished.all()
-
-
-def test_drive_takes_cells_and_tubelets_side_by_side(clips: Tensor) -> None:
-    session = Session(Victim(brightness), Renderer(clips, DARKER, GRID, zoom=2), budget=10)
-
-    def search(row: int) -> Search:
-        yield torch.full(session.renderer.cells if row % 2 else session.renderer.shape, 0.1 * (row + 1))
-
-    assert [rows.tolist() for rows in session.drive(search)] == [[0, 1, 2, 3]]
-    expected = 0.1 * torch.arange(1.0, 5).view(4, 1, 1, 1).expand_as(session.best_strength)
-    torch.testing.assert_close(session.best_strength, expected)
-
-
-def test_drive_stops_at_the_budget(clips: Tensor) -> None:
-    session = open_session(clips, budget=3)
-    session.query(*everywhere(session, 0.1, [2]))
-    heard: list[int] = []
-    asked = [rows.tolist() for rows in session.drive(lambda row: steps(session, row, 9, heard))]
-    assert asked == [[0, 1, 2, 3], [0, 1, 3]]
-    assert session.queries.tolist() == [3, 3, 3, 3]
-
-
-def test_drive_leaves_what_is_finished_alone(clips: Tensor) -> None:
-    session = open_session(clips)
-    session.finish(torch.tensor([0]))
-    started: list[int] = []
-
-    def search(row: int) -> Search:
-        started.append(row)
-        yield session.renderer.zeros()[0]
-
-    rounds = list(session.drive(search))
-    assert started == [1, 2, 3]
-    assert [rows.tolist() for rows in rounds] == [[1, 2, 3]]
-    assert session.finished.all()
-
-
-def test_searches_may_join_others_and_do_not_finish_their_clips(clips: Tensor) -> None:
-    session = open_session(clips)
-    heard: list[int] = []
-    searches = Searches(session, lambda row: steps(session, row, [3, 1, 0, 1][row], heard))
-    searches.start(torch.tensor([0, 2]))
-    assert searches.pop_ended().tolist() == [2], "it had nothing to ask"
-    assert searches.ask().tolist() == [0]
-    searches.start(torch.tensor([1, 3]))
-    session.finish(torch.tensor([3]))
-    assert searches
-    assert searches.ask().tolist() == [0, 1]
-    assert searches.pop_ended().tolist() == [1]
-    assert searches.ask().tolist() == [0]
-    assert not searches
-    assert searches.pop_ended().tolist() == [0]
-    assert session.rows.tolist() == [0, 1, 2]
-    assert heard == [0, 0, 1, 0]
-
-
-def test_a_search_that_is_dropped_asks_nothing_more_and_has_not_ended(clips: Tensor) -> None:
-    session = open_session(clips)
-    heard: list[int] = []
-    searches = Searches(session, lambda row: steps(session, row, [3, 3, 3, 3][row], heard))
-    searches.start(torch.tensor([0, 1, 2]))
-    searches.drop(torch.tensor([1, 3]))  # the last has none
-    assert searches.ask().tolist() == [0, 2]
-    assert searches.pop_ended().tolist() == []
-    searches.start(torch.tensor([1]))
-    assert searches.ask().tolist() == [0, 2, 1]
-    searches.drop(torch.tensor([0, 1, 2]))
-    assert not searches
-
-
-def test_drive_passes_a_search_s_own_error_on(clips: Tensor) -> None:
-    session = open_session(clips)
-
-    def search(row: int) -> Search:
-        yield session.renderer.zeros()[0]
-        raise KeyError(row)
-
-    with pytest.raises(KeyError):
-        list(session.drive(search))
-    assert session.queries.tolist() == [2, 2, 2, 2]
 
 
 # probe_clips

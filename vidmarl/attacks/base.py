@@ -138,8 +138,8 @@ class Attack(_Settings):
     def run(self, session: Session) -> Iterator[Tensor]:
         """Attacks the active clips of a session; yields the rows asked, once a batch of queries.
 
-        By default it runs `search` on each of them. Clips may cease to be active between two
-        batches; nothing more is asked about those.
+        By default it runs `search` on each of them. A clip may be finished between two batches;
+        then its search is not resumed.
         """
         yield from run_searches(session, self.search)
 

@@ -26,7 +26,7 @@ class Request(ABC):
     """What a search wants to know. Requests that share a `kind` are answered together."""
 
     at_once: int | None = None
-    """The cost of all requests of one batch is at most this; None: no bound."""
+    """The cost of a batch is at most this, unless a single request costs more; None: no bound."""
 
     @property
     def cost(self) -> int:
@@ -112,9 +112,9 @@ wait for a GPU: one transfer a round serves all clips.
 def run_searches(session: Session, search: Callable[[ClipView], Search]) -> Iterator[Tensor]:
     """Runs one search for each active clip, in step.
 
-    A search goes on only while its clip is active, and only when its next request is about to be
-    answered, so that no more candidates exist at a time than a batch holds. The clip of a search
-    that ends is finished.
+    A search is resumed only while its clip is active, and only when its next request is about to
+    join a batch, so that few candidates exist at a time. The clip of a search that ends is
+    finished.
 
     Args:
         session: the books.

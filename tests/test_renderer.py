@@ -139,38 +139,46 @@ def test_rendering_rows_is_rendering_each_alone(rows: list[int], grid: TubeletGr
         assert torch.equal(together[i], renderer.render(strength[i : i + 1], torch.tensor([row]))[0])
 
 
-@given(grid=grids, size=sizes, zoom=st.integers(1, 4))
-def test_each_tubelet_has_the_strength_of_its_cell(grid: TubeletGrid, size: tuple[int, int, int], zoom: int) -> None:
-    renderer = Renderer(random_clips(2, *size), as_distortion("brightness"), grid, zoom=zoom)
+@given(grid=grids, size=sizes, search_cell=st.integers(1, 4))
+def test_each_tubelet_has_the_strength_of_its_cell(
+    grid: TubeletGrid, size: tuple[int, int, int], search_cell: int
+) -> None:
+    renderer = Renderer(random_clips(2, *size), as_distortion("brightness"), grid, search_cell=search_cell)
     t, gh, gw = renderer.shape
-    assert renderer.cells == renderer.coarse.shape(renderer.clips) == (t, -(-gh // zoom), -(-gw // zoom))
-    cells = rising(2, *renderer.cells)
-    fine = renderer.refine(cells)
+    assert (
+        renderer.coarse_shape
+        == renderer.coarse.shape(renderer.clips)
+        == (t, -(-gh // search_cell), -(-gw // search_cell))
+    )
+    cells = rising(2, *renderer.coarse_shape)
+    fine = renderer.upsample(cells)
     assert fine.shape[1:] == renderer.shape
-    y, x = torch.arange(gh) // zoom, torch.arange(gw) // zoom
+    y, x = torch.arange(gh) // search_cell, torch.arange(gw) // search_cell
     assert torch.equal(fine, cells[:, :, y[:, None], x])
-    assert torch.equal(renderer.refine(fine), fine), "a strength map stays itself"
+    assert torch.equal(renderer.upsample(fine), fine), "a strength map stays itself"
     assert torch.equal(grid.expand(fine, *size), renderer.coarse.expand(cells, *size))
 
 
 @settings(max_examples=30)
-@given(grid=grids, size=sizes, zoom=st.integers(1, 4))
-def test_rendering_cells_is_rendering_their_tubelets(grid: TubeletGrid, size: tuple[int, int, int], zoom: int) -> None:
-    renderer = Renderer(random_clips(2, *size), as_distortion("gaussian_noise"), grid, zoom=zoom)
+@given(grid=grids, size=sizes, search_cell=st.integers(1, 4))
+def test_rendering_cells_is_rendering_their_tubelets(
+    grid: TubeletGrid, size: tuple[int, int, int], search_cell: int
+) -> None:
+    renderer = Renderer(random_clips(2, *size), as_distortion("gaussian_noise"), grid, search_cell=search_cell)
     rows = torch.tensor([1, 0, 1])
-    cells = 2 * torch.rand(3, *renderer.cells) - 1
+    cells = 2 * torch.rand(3, *renderer.coarse_shape) - 1
     seen = renderer.render(cells, rows)
-    assert torch.equal(seen, renderer.render(renderer.refine(cells), rows))
+    assert torch.equal(seen, renderer.render(renderer.upsample(cells), rows))
     coarse = Renderer(renderer.clips, as_distortion("gaussian_noise"), renderer.coarse)
     assert torch.equal(seen, coarse.render(cells, rows)), "a renderer of the cells alone shows the same"
 
 
-@pytest.mark.parametrize("zoom", [0, -1])
-def test_cells_need_a_tubelet(zoom: int) -> None:
-    with pytest.raises(ValueError, match=f"at least one tubelet wide, got zoom={zoom}"):
-        TubeletGrid().coarser(zoom)
+@pytest.mark.parametrize("search_cell", [0, -1])
+def test_cells_need_a_tubelet(search_cell: int) -> None:
+    with pytest.raises(ValueError, match=f"at least one tubelet wide, got search_cell={search_cell}"):
+        TubeletGrid().coarser(search_cell)
     with pytest.raises(ValueError, match="at least one tubelet"):
-        Renderer(random_clips(1), as_distortion("brightness"), zoom=zoom)
+        Renderer(random_clips(1), as_distortion("brightness"), search_cell=search_cell)
 
 
 @pytest.mark.parametrize("value", [1.01, -1.01, float("nan"), float("inf")])
@@ -225,13 +233,13 @@ def test_the_energies_of_tubelets_add_up_to_the_squared_norm(distortion: Distort
         assert energy.shape == renderer.shape
         full = [
             renderer.render(torch.full((1, *renderer.shape), end), torch.tensor([row]))
-            for end in {renderer.low or 1.0, 1.0}
+            for end in {renderer.min_strength or 1.0, 1.0}
         ]
         squared = [(clip[0] - renderer.clips[row]).square() for clip in full]
         for each in squared:
             changed = renderer.grid.pool(each.sum(0)[None, None])[0, 0] > 0
             assert (energy[changed] > 0).all()
             assert float(energy.sum()) >= float(each.sum()) * (1 - 1e-5)
-        if renderer.low == 0:
+        if renderer.min_strength == 0:
             assert float(energy.sum()) == pytest.approx(float(squared[0].sum()), rel=1e-5)
             assert torch.equal(energy > 0, changed)
