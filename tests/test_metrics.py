@@ -21,6 +21,9 @@ from vidmarl.data.paths import data_root
 from vidmarl.data.spec import ClipSpec
 from vidmarl.data.video import load_clips
 from vidmarl.errors import CheckpointError
+from vidmarl.metrics import Column, perceptual
+from vidmarl.metrics import column as column_module
+from vidmarl.metrics.column import number, percent
 from vidmarl.metrics.lpips_network import STLPIPS, WEIGHTS
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.perturbations.renderer import to_8bit
@@ -82,6 +85,13 @@ def pair(change: float = 0.2) -> tuple[Tensor, Tensor]:
     adversarial = clean.clone()
     adversarial[1, 0, 1:3, :16, :16] += change
     return clean, adversarial
+
+
+@pytest.fixture
+def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it."""
+    metrics.columns()
+    monkeypatch.setattr(column_module, "_METRICS", dict(column_module._METRICS))
 
 
 class TestOfPerturbations:
@@ -252,21 +262,21 @@ class TestSTLPIPS:
         clean = scene.transpose(0, 1)[None]
         adversarial = clean.clone()
         adversarial[:, :, 2] = adversarial[:, :, 2].flip(-1)
-        values = metrics.perturbation_metrics(clean, adversarial, perceptual=True)
+        values = metrics.perturbation_metrics(clean, adversarial, slow=True)
         assert torch.allclose(values["stlpips"], network(scene[2:3], scene[2:3].flip(-1)) / 4)
         assert {"warping", "warping_clean"} <= values.keys()
 
     def test_left_out_with_the_reason_said_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VIDMARL_DATA", str(tmp_path))
-        metrics._stlpips.cache_clear()
+        perceptual._stlpips.cache_clear()
         clips = torch.rand(1, 3, 2, 32, 32)
         try:
             with pytest.warns(UserWarning, match=r"ST-LPIPS is left out.*VIDMARL_DATA"):
-                first = metrics.perturbation_metrics(clips, clips, perceptual=True)
+                first = metrics.perturbation_metrics(clips, clips, slow=True)
             with warnings.catch_warnings(action="error"):
-                second = metrics.perturbation_metrics(clips, clips, perceptual=True)
+                second = metrics.perturbation_metrics(clips, clips, slow=True)
         finally:
-            metrics._stlpips.cache_clear()
+            perceptual._stlpips.cache_clear()
         assert "stlpips" not in first
         assert first.keys() == second.keys()
 
@@ -280,7 +290,6 @@ class TestSTLPIPS:
 
 class TestOfAttacks:
     def test_rates_and_queries_of_the_hand_made_case(self) -> None:
-        assert metrics.fooling_rate(HAND) == pytest.approx(2 / 3)
         assert metrics.first_success(HAND).tolist() == [3, 0, 0, 2]
         assert metrics.average_queries(HAND) == pytest.approx(
             {"AQ": (6 + 3 + 2) / 3, "AQ+": (6 + 2) / 2, "AQ first": (3 + 3 + 2) / 3, "AQ+ first": (3 + 2) / 2}
@@ -308,10 +317,10 @@ class TestOfAttacks:
 
     def test_curves_exclude_skipped_clips_and_repeat(self) -> None:
         curve = metrics.curves(HAND, [1, 2, 6], resamples=200, seed=3)
-        assert curve["fr"].tolist() == pytest.approx([0, 1 / 3, 2 / 3])
-        assert curve["l2"].tolist() == [9, 9, 7]
-        assert (curve["fr_low"] <= curve["fr"]).all()
-        assert (curve["fr"] <= curve["fr_high"]).all()
+        assert curve["FR"].tolist() == pytest.approx([0, 1 / 3, 2 / 3])
+        assert curve["L2"].tolist() == [9, 9, 7]
+        assert (curve["FR low"] <= curve["FR"]).all()
+        assert (curve["FR"] <= curve["FR high"]).all()
         assert curve.equals(metrics.curves(HAND, [1, 2, 6], resamples=200, seed=3))
 
     def test_an_interval_has_about_its_level(self) -> None:
@@ -323,12 +332,11 @@ class TestOfAttacks:
             wins = random.random(60) < 0.4
             clips = outcome([[1.0, -1.0 if win else 1.0] for win in wins], [[0.0, 1.0]] * 60)
             point = metrics.curves(clips, [2], resamples=200, level=0.9, seed=seed).iloc[0]
-            held.append(point["fr_low"] <= 0.4 <= point["fr_high"])
+            held.append(point["FR low"] <= 0.4 <= point["FR high"])
         assert 0.82 <= np.mean(held) <= 0.97
 
     def test_nothing_attacked_gives_nan_and_no_error(self) -> None:
         nothing = outcome([[-1.0], [-2.0]], [[0.0], [0.0]])
-        assert math.isnan(metrics.fooling_rate(nothing))
         table = metrics.summarise(nothing, [1])
         assert table["clips"].tolist() == [0]
         assert table["skipped"].tolist() == [2]
@@ -376,14 +384,14 @@ class TestPaired:
     def test_half_the_size_on_every_clip(self) -> None:
         small = outcome([[1.0, -1.0]] * 6, [[0.0, float(k)] for k in range(1, 7)])
         large = outcome([[1.0, -1.0]] * 6, [[0.0, 2.0 * k] for k in range(1, 7)])
-        compared = metrics.paired_ratio(small, large)
+        compared = metrics.size_ratio(small, large)
         assert (compared.ratio, compared.low, compared.high) == (0.5, 0.5, 0.5)
         assert compared.p == pytest.approx(2 / 2**6)
         assert compared.clips == 6
-        assert metrics.paired_ratio(large, small).ratio == 2
+        assert metrics.size_ratio(large, small).ratio == 2
 
     def test_equal_attacks_and_clips_that_either_skipped(self) -> None:
-        compared = metrics.paired_ratio(HAND, HAND)
+        compared = metrics.size_ratio(HAND, HAND)
         assert compared.ratio == 1
         assert compared.clips == 3
         assert math.isnan(compared.p)
@@ -391,8 +399,8 @@ class TestPaired:
     def test_failures_count_at_their_full_size(self) -> None:
         never = outcome([[1.0, 1.0]] * 3, [[0.0, 1.0]] * 3)
         fooled = outcome([[1.0, -1.0]] * 3, [[0.0, 3.0]] * 3)
-        assert metrics.paired_ratio(never, fooled).ratio == pytest.approx(3)
-        assert metrics.paired_ratio(never, fooled, budget=1).ratio == 1
+        assert metrics.size_ratio(never, fooled).ratio == pytest.approx(3)
+        assert metrics.size_ratio(never, fooled, budget=1).ratio == 1
 
     def test_queries_compare_by_their_means_and_a_failure_counts_what_it_spent(self) -> None:
         quick = outcome([[1.0, -1.0, 1.0]] * 3, [[0.0, 1.0, 1.0]] * 3)  # fooled with query 2, goes on
@@ -403,10 +411,6 @@ class TestPaired:
         assert compared.p == pytest.approx(2 / 2**3)
         assert compared.clips == 3
         assert metrics.query_ratio(quick, slow, budget=2).ratio == 1
-
-    def test_other_clips_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="same clips"):
-            metrics.paired_ratio(HAND, outcome([[1.0]] * 3, [[0.0]] * 3))
 
     @settings(max_examples=40)
     @given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
@@ -435,3 +439,77 @@ class TestPaired:
         """n = 8, rank sum 3: two-sided p = 0.0391 in the tables (5 of 256 sign patterns,
         doubled)."""
         assert metrics.wilcoxon(np.array([-1, -2, 3, 4, 5, 6, 7, 8.0])) == pytest.approx(2 * 5 / 256)
+
+
+class TestColumns:
+    def test_every_metric_fills_its_columns_and_no_other(self) -> None:
+        fast = metrics.perturbation_metrics(*pair())
+        assert list(fast) == [column.name for column in metrics.columns()]
+        names = [column.name for column in metrics.columns(slow=True)]
+        assert set(fast) < set(names)
+        assert len(set(names)) == len(names)
+        assert all(column.label and column.meaning for column in metrics.columns(slow=True))
+
+    def test_a_column_of_a_new_metric_stands_in_its_place(self, fresh_registry: None) -> None:
+        @metrics.metric(Column("mean_red", "Mean red", "of the attacked clip"), order=12.5)
+        def mean_red(clean: Tensor, adversarial: Tensor) -> Tensor:
+            return adversarial[:, 0].flatten(1).mean(1)
+
+        @metrics.metric(Column("largest", "Largest", "strength"), Column("sum", "Sum", "of strengths"), slow=True)
+        def strengths(clean: Tensor, adversarial: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
+            return strength.flatten(1).amax(1), strength.flatten(1).sum(1)
+
+        clean, adversarial = pair()
+        strength = torch.rand(2, 4, 2, 2)
+        fast = metrics.perturbation_metrics(clean, adversarial, strength=strength)
+        assert fast["mean_red"].tolist() == adversarial[:, 0].mean((1, 2, 3)).tolist()
+        assert list(fast)[list(fast).index("linf") + 1] == "mean_red"
+        assert "largest" not in fast
+        measured = metrics.Metric((Column("a", "A", "a"), Column("b", "B", "b")), strengths, slow=True, order=0)
+        values = measured.measure(clean, adversarial, strength)
+        assert values["a"].tolist() == strength.amax((1, 2, 3)).tolist()
+        assert [column.name for column in metrics.columns(slow=True)][-2:] == ["largest", "sum"]
+
+    def test_two_metrics_of_one_column_are_refused(self, fresh_registry: None) -> None:
+        def other(clean: Tensor, adversarial: Tensor) -> Tensor:
+            return adversarial
+
+        with pytest.raises(ValueError, match=r"perturbation\.l2 has a column 'l2' already"):
+            metrics.metric(Column("l2", "L2", "again"))(other)
+        with pytest.raises(ValueError, match="at least one column"):
+            metrics.metric()(other)
+        metrics.metric(Column("other", "Other", "first"))(other)
+        metrics.metric(Column("other", "Other", "imported anew"))(other)
+        assert metrics.columns()[-1].meaning == "imported anew"
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            (0, "0"),
+            (12345, "12,345"),
+            (0.0, "0"),
+            (0.12345, "0.123"),
+            (123.4, "123"),
+            (1234.5, "1,234"),
+            (-1234.5, "-1,234"),
+            (0.00012, "1.2e-04"),
+            (math.nan, "—"),
+            (None, "—"),
+            (math.inf, "∞"),
+            (-math.inf, "-∞"),
+        ],
+    )
+    def test_numbers_for_people(self, value: float | None, text: str) -> None:
+        assert number(value) == text
+
+    def test_shares_for_people(self) -> None:
+        assert [percent(share) for share in (0, 0.0123, 0.5, 1, math.nan)] == ["0 %", "1.2 %", "50 %", "100 %", "—"]
+
+    def test_a_column_writes_its_values(self) -> None:
+        share = Column("x", "X", "a share", "parts", format="%", better="higher", interval=True)
+        assert share.heading == "X ↑"
+        assert share.note == "X ↑: a share, in parts"
+        assert share.cell({"x": 0.5, "x low": 0.25, "x high": 0.75}) == "50 % (25 % to 75 %)"
+        assert share.cell({"x": math.nan}) == share.cell({}) == "—"
+        assert Column("y", "Y", "a number", format=".2f").text(1.234) == "1.23"
+        assert Column("y", "Y", "a number", format=".2f").text(math.inf) == "∞"

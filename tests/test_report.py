@@ -25,7 +25,7 @@ import vidmarl
 from vidmarl import AttackResult, GrowAndReduce, RandomCells, TubeletGrid, Victim, metrics
 from vidmarl.data.synthetic import make_clip
 from vidmarl.report import figures, pictures, write_report
-from vidmarl.report.html import script_json
+from vidmarl.report.page import script_json
 
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\"'&<b>"
 
@@ -208,8 +208,8 @@ class TestFigures:
         figure = figures.budget_curves(results, budgets=[1, 4, 16])
         lines = [trace for trace in figure.data if trace.name == "random"]
         expected = metrics.curves(results["random"], [1, 4, 16])
-        assert list(lines[0].y) == expected["fr"].tolist()
-        assert list(lines[1].y) == expected["l2"].tolist()
+        assert list(lines[0].y) == expected["FR"].tolist()
+        assert list(lines[1].y) == expected["L2"].tolist()
         assert len(figure.data) == 2 * 2 * 3
 
     def test_names_cannot_bring_markup_into_a_figure(self, results: dict[str, AttackResult]) -> None:
@@ -228,7 +228,7 @@ class TestPage:
         assert {a["href"] for a in page.all("a")} <= {f"#{i}" for i in ids}
         assert page.all("html")[0]["lang"] == "en"
         assert {"viewport", "color-scheme"} <= {m.get("name") for m in page.all("meta")}
-        assert all(renderer.get("aria-label") for renderer in page.all("renderer"))
+        assert all(canvas.get("aria-label") for canvas in page.all("canvas"))
 
     @pytest.mark.parametrize("which", ["report", "hostile"])
     def test_refers_to_nothing_outside_of_itself(self, which: str, request: pytest.FixtureRequest) -> None:
@@ -274,19 +274,17 @@ class TestPage:
         cells = [(t, y, x) for t, step in enumerate(data["clips"]["0"]["runs"][0]["strength"]) for y, x, _ in step]
         assert cells == [tuple(cell) for cell in results["grow"].strength[0].nonzero().tolist()]
 
-    def test_one_result_needs_no_name_and_labels_can_be_given(
-        self, results: dict[str, AttackResult], tmp_path: Path
-    ) -> None:
-        path = write_report(tmp_path / "one.html", results["grow"], labels=["noir", "gris", "blanc"], max_clips=1)
+    def test_one_result_needs_no_name(self, results: dict[str, AttackResult], tmp_path: Path) -> None:
+        path = write_report(tmp_path / "one.html", results["grow"], max_clips=1)
         text = " ".join(Page(path).text.split())
-        assert "The victim says gris" in text
+        assert "The victim says grey" in text
         assert "1 more attacked clip are" not in text
         assert "1 more attacked clip is in the table only" in text
 
     def test_nothing_attacked_still_gives_a_page(self, results: dict[str, AttackResult], tmp_path: Path) -> None:
         page = Page(write_report(tmp_path / "none.html", results["grow"][2]))
         assert "0 of 0" in page.text
-        assert page.all("renderer") == []
+        assert page.all("canvas") == []
 
     def test_what_cannot_be_shown_is_refused_before_anything_is_written(
         self, results: dict[str, AttackResult], tmp_path: Path
@@ -389,7 +387,7 @@ class TestInABrowser:
 
     def picture(self, browser: Any, article: Any, name: str) -> str:
         return browser.execute_script(
-            "return arguments[0].querySelector('renderer.' + arguments[1]).toDataURL()", article, name
+            "return arguments[0].querySelector('canvas.' + arguments[1]).toDataURL()", article, name
         )
 
     def slide(self, browser: Any, article: Any, frame: int) -> None:

@@ -79,11 +79,11 @@ class TestTable:
 
     def test_of_nothing_but_skipped_clips_is_defined(self, result: AttackResult) -> None:
         assert result[2].metrics()["l2"].isna().all()
-        assert len(result[:0].metrics(perceptual=True)) == 0
+        assert len(result[:0].metrics(slow=True)) == 0
 
     def test_slow_metrics_come_when_asked(self, result: AttackResult) -> None:
         assert "warping" not in result.metrics()
-        assert result.metrics(perceptual=True)["warping"].notna().tolist() == [True, True, False]
+        assert result.metrics(slow=True)["warping"].notna().tolist() == [True, True, False]
 
 
 class TestRows:
@@ -288,4 +288,4 @@ def test_metrics_table_joins_across_attacks(result: AttackResult) -> None:
     )
     both = pd.concat([result.metrics(), other.metrics()], keys=["grow", "random"])
     assert len(both) == 6
-    assert metrics.paired_ratio(result, other).clips == 2
+    assert metrics.size_ratio(result, other).clips == 2

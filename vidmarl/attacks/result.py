@@ -152,7 +152,7 @@ class AttackResult:
 
         if len(self) == 0:
             return f"<p>{html.escape(repr(self))}</p>"
-        table = self[:_SHOWN]._brief().to_html(index=False, border=0, float_format="{:.3g}".format, na_rep="—")
+        table = self[:_SHOWN]._brief().to_html(index=False, border=0)
         more = f"<p>and {len(self) - _SHOWN} more clips</p>" if len(self) > _SHOWN else ""
         shown = int(self.success.int().argmax())
         width = 3 * max(self.clean.shape[-1], _SMALLEST_PANEL)
@@ -164,63 +164,35 @@ class AttackResult:
         )
 
     def _brief(self) -> pd.DataFrame:
-        """The columns of `metrics` that fit on a screen."""
+        """The columns of `metrics` that fit on a screen, as text."""
         table = self.metrics()
         table.insert(0, "outcome", self.outcomes)
-        table["first_success"] = table["first_success"].astype("string").fillna("—")  # pandas would write <NA>
         goal = ["goal"] if self.settings.get("targeted") else []  # else the prediction itself, but for skipped clips
-        clips = ["clip", "prediction", *goal, "outcome", "adversarial_prediction"]
-        names = [*clips, "queries", "first_success", "l2", "frames", "cells", "ssim"]
-        shown = {"goal": "target", "adversarial_prediction": "now"}
-        return table[names].rename(columns=lambda name: shown.get(name, name.replace("_", " ")))
+        said = table[["clip", "prediction", *goal, "outcome", "adversarial_prediction"]]
+        said = said.rename(columns={"goal": "target", "adversarial_prediction": "now"})
+        numbers = [*metrics.SUCCESS_COLUMNS, *metrics.shown_metrics(table)]
+        return said.assign(**{column.label: column.texts(table) for column in numbers})
 
     @property
     def outcomes(self) -> list[str]:
         """What came of each clip: "fooled", "not fooled" or "skipped"."""
-        both = zip(self.success.tolist(), self.skipped.tolist(), strict=True)
-        return ["skipped" if skipped else "fooled" if success else "not fooled" for success, skipped in both]
+        return metrics.outcomes(self)
 
     def label(self, index: int) -> str:
         """The name of a class, or its number where the victim has no names."""
-        labels = self.settings.get("labels")
-        return str(int(index)) if labels is None else labels[int(index)]
+        return metrics.class_names(self, torch.tensor([index]))[0]
 
-    def metrics(self, *, perceptual: bool = False) -> pd.DataFrame:
+    def metrics(self, *, slow: bool = False) -> pd.DataFrame:
         """A row for each clip: what happened, and how large the perturbation of `adversarial` is.
 
         Args:
-            perceptual: whether to add the metrics that cost seconds a clip, see
+            slow: whether to add the metrics that cost seconds a clip, see
                 `vidmarl.metrics.perturbation_metrics`.
 
         Returns:
-            "clip", "prediction" (on the clean clip), "adversarial_prediction" (on `adversarial`),
-            "goal" (the label to lead away from, or the target), "success", "skipped", "queries",
-            "first_success" (the query; missing where there is none), then the names of
-            `perturbation_metrics`. These are missing where the clip was skipped: nothing was done
-            to it.
+            See `vidmarl.metrics.clip_table`.
         """
-        import pandas as pd
-
-        first = metrics.first_success(self)
-        table: dict[str, Any] = {
-            "clip": range(len(self)),
-            "prediction": [self.label(c) for c in self.prediction.tolist()],
-            "adversarial_prediction": [self.label(c) for c in self.adversarial_prediction.tolist()],
-            "goal": [self.label(c) for c in self.classes.tolist()],
-            "success": self.success.numpy(),
-            "skipped": self.skipped.numpy(),
-            "queries": self.queries.numpy(),
-            "first_success": pd.array([int(f) or None for f in first], dtype="Int64"),
-        }
-        attacked = ~self.skipped
-        measured = metrics.perturbation_metrics(
-            self.clean[attacked], self.adversarial[attacked], strength=self.strength[attacked], perceptual=perceptual
-        )
-        for name, values in measured.items():
-            column = torch.full((len(self),), torch.nan, dtype=torch.float64)  # rounds for people as one expects
-            column[attacked] = values.double()
-            table[name] = column.numpy()
-        return pd.DataFrame(table)
+        return metrics.clip_table(self, slow=slow)
 
     def records(self) -> list[dict[str, Any]]:
         """The rows of `metrics` as plain data for JSON: no NumPy types, None for NaN and

@@ -14,7 +14,6 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from vidmarl import metrics
-from vidmarl.attacks.result import AttackResult
 from vidmarl.report import pictures
 
 COLOURS = ("#2f78c4", "#e66101", "#1b9e77", "#b5469b", "#a6761d", "#666f7a")
@@ -127,7 +126,7 @@ def strength_heatmap(strength: Float[Tensor, "gt gh gw"]) -> go.Figure:
     return figure.update_layout(template=_STYLE, showlegend=False, height=320, hovermode="closest")
 
 
-def trajectory(result: AttackResult, i: int = 0) -> go.Figure:
+def trajectory(result: metrics.Outcome, i: int = 0) -> go.Figure:
     """The path of the attack on clip `i`: the class's probability, the margin and L2, query by
     query."""
     asked = int(result.queries[i])
@@ -190,11 +189,11 @@ def budget_curves(results: Mapping[str, metrics.Outcome], budgets: Sequence[int]
         colour = COLOURS[index % len(COLOURS)]
         dash = DASHES[index // len(COLOURS) % len(DASHES)]
         shown = html.escape(name)  # plotly would take markup in a name for its own
-        for row, key in enumerate(("fr", "l2"), start=1):
+        for row, key in enumerate(("FR", "L2"), start=1):
             for edge, fill in (("high", None), ("low", "tonexty")):
                 figure.add_scatter(
                     x=points,
-                    y=curve[f"{key}_{edge}"],
+                    y=curve[f"{key} {edge}"],
                     mode="lines",
                     line={"width": 0, "shape": "hv", "color": colour},
                     fill=fill,

@@ -64,7 +64,7 @@ def outlined(
     core = inside[:, :-2, 1:-1] & inside[:, 2:, 1:-1] & inside[:, 1:-1, :-2] & inside[:, 1:-1, 2:]
     edge = inside[:, 1:-1, 1:-1] & ~core
     opacity = np.where(edge[..., None], 1.0, 0.35 * np.abs(pixels))
-    return (frames * (1 - opacity) + colour * opacity).round().astype(np.uint8)
+    return np.asarray((frames * (1 - opacity) + colour * opacity).round(), np.uint8)
 
 
 def cell_size(clip: Float[Tensor, "3 t h w"], strength: Float[Tensor, "gt gh gw"]) -> tuple[int, int, int]:

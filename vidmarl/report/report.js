@@ -148,6 +148,6 @@
   for (const button of document.querySelectorAll(".sortable th button")) {
     button.addEventListener("click", () => sort(button.parentElement));
   }
-  later(document.getElementById("curves"), () => draw(document.getElementById("curves"), data.curves));
+  document.querySelectorAll(".curves").forEach((element, i) => later(element, () => draw(element, data.curves[i])));
   document.querySelectorAll(".clip").forEach(setUp);
 })();

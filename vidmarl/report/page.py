@@ -1,0 +1,102 @@
+"""What all reports share: one HTML file that needs nothing but a browser.
+
+The templates are `*.html.j2` (escaped by Jinja), the looks `report.css`, the sliders and charts
+`charts.js` and `report.js`. A content security policy in the head of the page forbids it to load
+anything at all from anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vidmarl._version import __version__
+from vidmarl.metrics import Column, Outcome
+from vidmarl.utils.files import write_atomically
+
+FOLDER = Path(__file__).parent
+
+
+def write_page(path: str | Path, template: Path, *, title: str, data: Mapping[str, Any], **parts: Any) -> Path:
+    """Writes a page.
+
+    Args:
+        path: the file; it appears whole or not at all.
+        template: the page's own template, which extends `base.html.j2`.
+        title: of the page.
+        data: for the scripts of the page: "curves", a list of figures; "clips", "gain", "fps" and
+            "colours" where it shows clips.
+        **parts: what the template asks for besides.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, FOLDER]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template(template.name).render(
+        title=title,
+        version=__version__,
+        notes=notes,
+        data=script_json(data),
+        style=(FOLDER / "report.css").read_text(encoding="utf-8"),
+        script="".join((FOLDER / name).read_text(encoding="utf-8") for name in ("charts.js", "report.js")),
+        plotly=get_plotlyjs(),
+        **parts,
+    )
+    return write_atomically(path, text)
+
+
+def notes(columns: Iterable[Column]) -> str:
+    """What columns mean, for the text below a table. Arrows point to the better values."""
+    return "; ".join(column.note for column in columns) + "."
+
+
+def summary_rows(
+    attack: str, table: pd.DataFrame, columns: Sequence[Column], bold: str | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a table over query budgets, for the macro `summary`.
+
+    Args:
+        attack: its name.
+        table: a row per budget.
+        columns: what to show of it.
+        bold: the column to print in bold where the column "best control" of the row is true.
+    """
+    return [
+        {
+            "attack": attack,
+            "cells": {column.name: column.cell(row) for column in columns},
+            "bold": bold if row.get("best control") else None,
+        }
+        for row in table.to_dict("records")
+    ]
+
+
+def setting_rows(result: Outcome) -> list[tuple[str, str]]:
+    """The settings of an attack as text; the victim's class names are left out."""
+    return [
+        (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for key, value in result.settings.items()
+        if key != "labels"
+    ]
+
+
+def script_json(data: Any) -> str:
+    """JSON that no text in it can break out of: in a script element only `<` could end or comment
+    anything."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
