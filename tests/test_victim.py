@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from vidmarl.data.spec import ClipSpec
-from vidmarl.errors import BudgetError, ClipError, VictimError
+from vidmarl.errors import BudgetError, ClipError, SettingsError, UnknownNameError, VictimError
 from vidmarl.queries.budget import QueryBudget
 from vidmarl.queries.goals import Goal, Misclassify, Target
 from vidmarl.victims.victim import Victim
@@ -209,6 +209,30 @@ def test_the_number_of_classes_may_not_change() -> None:
 def test_classes_have_names_or_numbers() -> None:
     assert Victim(says(0, 0), labels=["run", "walk"]).label(1) == "walk"
     assert Victim(says(0, 0)).label(1) == "1"
+
+
+def test_a_class_is_found_by_its_name_in_any_case_or_by_its_index() -> None:
+    victim = Victim(says(0, 0), labels=["Run", "walk"])
+    assert [victim.class_index(wanted) for wanted in ("run", "WALK", "1", 0)] == [0, 1, 1, 0]
+    with pytest.raises(UnknownNameError, match=r"'rnu'.*did you mean Run"):
+        victim.class_index("rnu")
+    for beyond in (2, "2", -1):
+        with pytest.raises(ValueError, match="has 2 classes"):
+            victim.class_index(beyond)
+    unnamed = Victim(says(0, 0), name="mine")
+    assert unnamed.class_index("7") == 7  # how many there are is not known before the first query
+    with pytest.raises(ValueError, match="the victim 'mine' has no names; give the index"):
+        unnamed.class_index("run")
+
+
+def test_its_repr_tells_what_it_is_and_where() -> None:
+    told = repr(Victim(says(0, 0), labels=["run", "walk"], spec=ClipSpec(frames=4), device="cpu", name="mine"))
+    assert all(word in told for word in ("'mine'", "classes=2", "'logits'", "cpu", "frames=4", "queries=0"))
+
+
+def test_a_misspelt_setting_is_answered_with_the_nearest() -> None:
+    with pytest.raises(SettingsError, match="Making Victim: there is no setting 'labls'; did you mean labels"):
+        Victim(says(0, 0), labls=["run", "walk"])  # type: ignore[call-arg]
 
 
 # --- preprocessing -------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from torch import Tensor
 import vidmarl
 from vidmarl.data import data_root, load_clips, read_video
 from vidmarl.data.spec import ClipSpec
-from vidmarl.errors import CheckpointError, UnknownNameError, VictimError
+from vidmarl.errors import CheckpointError, SettingsError, UnknownNameError, VictimError
+from vidmarl.utils.devices import usable_device
 from vidmarl.victims import movinet, pytorchvideo, torchvision
 from vidmarl.victims.padding import pad_same
 from vidmarl.victims.victim import Victim
@@ -183,6 +185,125 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         vidmarl.load_victim("movinet_a1")
     with pytest.raises(UnknownNameError, match="torchvision/x3d_xs"):
         vidmarl.load_victim("torchvision/x3d_xs")
+
+
+# --- what a victim may be made of ----------------------------------------------------------------
+
+
+def small_victim(classes: int = 3, scale: float = 10.0) -> Victim:
+    """As a user would write it in a file of the working folder."""
+
+    def model(clips: Tensor) -> Tensor:
+        return scale * clips.mean((2, 3, 4))[:, torch.arange(classes) % 3]
+
+    return Victim(model, name="small", spec=ClipSpec(frames=4, size=(32, 32), stride=2))
+
+
+class ChannelVictim(Victim):
+    """A victim that is a class of its own."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__(torch.nn.Sequential(torch.nn.Flatten(2), torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten()))
+        self.n_classes = classes
+
+
+no_victim = {"name": "not even a model"}
+PATH = f"{__name__}.small_victim"
+
+
+def test_a_class_path_leads_to_the_users_own_victim() -> None:
+    clips = torch.rand(2, 3, 4, 32, 32)
+    assert vidmarl.load_victim(PATH)(clips).shape == (2, 3)
+    five = vidmarl.load_victim({"class_path": PATH, "init_args": {"classes": 5}}, spec={"frames": 8}, batch_size=1)
+    assert five(clips).shape == (2, 5)
+    assert five.spec == ClipSpec(frames=8, size=(32, 32), stride=2)
+    assert five.batch_size == 1
+    assert isinstance(vidmarl.load_victim(f"{__name__}.ChannelVictim"), ChannelVictim)
+
+
+def test_a_description_may_hold_every_option_and_arguments_win_over_it() -> None:
+    described = {"name": "x3d_xs", "init_args": {"weights": "random", "spec": {"frames": 2, "size": 64}}}
+    spec = vidmarl.load_victim(described).spec
+    assert spec is not None
+    assert (spec.frames, spec.size, spec.stride) == (2, (64, 64), 12)
+    assert vidmarl.load_victim(described, spec=ClipSpec(frames=3)).spec == ClipSpec(frames=3)
+
+
+def test_a_victim_that_is_made_already_is_returned_as_it_is() -> None:
+    victim = small_victim()
+    assert vidmarl.load_victim(victim) is victim
+    with pytest.raises(SettingsError, match=r"made already, so it cannot get \['spec'\]"):
+        vidmarl.load_victim(victim, spec={"frames": 4})
+
+
+@pytest.mark.parametrize(
+    ("thing", "settings", "message"),
+    [
+        (3, {}, "expected a Victim, its name, its class path"),
+        (f"{__name__}.no_victim", {}, "expected a class or a function"),
+        (f"{__name__}.reference", {"weights": "random"}, "there is no setting 'weights'"),
+        ("torch.nn.Identity", {}, "expected a Victim, got Identity. Wrap the model"),
+        ({"class_path": PATH, "init_args": {"clases": 4}}, {}, "no setting 'clases'; did you mean classes"),
+        ({"class_path": "x3d_xs", "init_args": {"weight": "random"}}, {}, "no setting 'weight'; did you mean weights"),
+        ({"class_path": "x3d_xs", "args": {}}, {}, "expected {'class_path'"),
+        ("x3d_xs", {"spec": {"frame": 4}}, "no setting 'frame'; did you mean frames"),
+    ],
+)
+def test_what_is_no_victim_is_refused(thing: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        vidmarl.load_victim(thing, **settings)
+
+
+@pytest.mark.parametrize("path", ["no_such_module.victim", f"{__name__}.small_victi", "a..b", "torch.nn."])
+def test_a_path_that_leads_nowhere_is_an_unknown_name(path: str) -> None:
+    with pytest.raises(UnknownNameError, match="Looked up the victim"):
+        vidmarl.load_victim(path)
+
+
+def test_a_spec_in_parts_is_known_before_the_network_is_built() -> None:
+    spec: dict[str, Any] = {"frames": 4, "size": 64}
+    victim = vidmarl.load_victim("mvit_base_16x4", "random", spec=spec)  # its position encoding is made for one size
+    assert victim.spec is not None
+    assert (victim.spec.frames, victim.spec.size, victim.spec.short_side) == (4, (64, 64), 256)
+    assert victim(torch.rand(1, 3, 4, 64, 64)).shape == (1, 400)
+
+
+@pytest.mark.parametrize("size", [112, [112, 112], (112, 112)])
+def test_sizes_are_a_number_or_two(size: Any) -> None:
+    assert ClipSpec(size=size) == ClipSpec().changed({"size": size}) == ClipSpec(size=(112, 112))
+
+
+@pytest.mark.parametrize("size", [[112], (1, 2, 3), 0, (112, 0), (112.5, 112), "112"])
+def test_other_sizes_are_refused(size: Any) -> None:
+    with pytest.raises(ValueError, match="ClipSpec: size "):
+        ClipSpec(size=size)
+
+
+@pytest.mark.parametrize("field", ["frames", "short_side", "stride", "fps"])
+@pytest.mark.parametrize("value", [0, -1, "8", float("nan")])
+def test_a_spec_needs_numbers_above_0(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"ClipSpec: {field} must be a"):
+        ClipSpec(**{field: value})
+
+
+@pytest.mark.parametrize("device", ["cuda:97", "tpu", "gpu", ""])
+def test_a_device_that_does_not_work_is_named_beside_those_that_do(device: str) -> None:
+    with pytest.raises(ValueError, match=r"device that works here, got '.*There are: cpu"):
+        vidmarl.load_victim("demo", "random", device=device)
+    with pytest.raises(ValueError, match=r"device that works here"):
+        vidmarl.load_victim(PATH, device=device)
+
+
+def test_the_device_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert usable_device("auto", "testing") == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert usable_device("auto", "testing") == torch.device("cpu")
+    assert vidmarl.load_victim("demo", "random").device == torch.device("cpu")
+
+
+def test_what_is_in_the_folder_of_the_victims_and_is_none_is_not_listed() -> None:
+    assert not {"efficientnet_lite0", "padding", "weights", "check", "victim"} & set(vidmarl.list_victims())
 
 
 # --- the libraries' models, untrained ------------------------------------------------------------

@@ -229,19 +229,35 @@ def explain_settings(cls: C) -> C:
     init = vars(cls).get("__init__")
     if init is None or hasattr(init, "_explains_settings"):
         return cls
-    signature = inspect.signature(init)
+    signature = _without_self(init)
 
     @functools.wraps(init)
     def __init__(self: Any, *args: Any, **settings: Any) -> None:
-        try:
-            signature.bind(self, *args, **settings)
-        except TypeError as error:
-            raise SettingsError(_fault(type(self), signature, args, settings) or str(error)) from None
+        kind = type(self)
+        _check(f"Making {kind.__name__}", signature, args, settings, lambda: settings_of(kind))
         init(self, *args, **settings)
 
     __init__._explains_settings = True  # type: ignore[attr-defined]
     cls.__init__ = __init__  # type: ignore[misc]
     return cls
+
+
+def call(function: Any, doing: str, **settings: Any) -> Any:
+    """`function(**settings)`, where settings that do not fit are answered as by `explain_settings`.
+
+    Args:
+        function: a class or a function.
+        doing: opens the message of an error.
+        **settings: its arguments.
+
+    Raises:
+        SettingsError: it has no such settings, needs others, or cannot be called at all.
+    """
+    if not callable(function):
+        raise SettingsError(f"{doing}: expected a class or a function, got {function!r}.")
+    signature = inspect.signature(function)
+    _check(doing, signature, (), settings, lambda: _by_name(signature))
+    return function(**settings)
 
 
 def settings_of(cls: type) -> dict[str, inspect.Parameter]:
@@ -250,33 +266,62 @@ def settings_of(cls: type) -> dict[str, inspect.Parameter]:
     for base in cls.__mro__:
         if "__init__" not in vars(base) or base is object:
             continue
-        _, *parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-        for parameter in parameters:
-            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                settings.setdefault(parameter.name, parameter)
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        signature = _without_self(vars(base)["__init__"])
+        settings = _by_name(signature) | settings
+        if not _takes_others(signature):
             break
     return settings
 
 
-def _fault(cls: type, signature: inspect.Signature, args: tuple[Any, ...], settings: dict[str, Any]) -> str:
-    """What is wrong with the arguments of `cls(*args, **settings)`, which its signature refuses."""
-    _, *parameters = signature.parameters.values()
-    known = settings_of(cls)
-    by_name = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    unknown = [name for name in settings if name not in by_name]
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        faults = (f"there is no setting {name!r}; {nearest(name, known)}" for name in unknown)
-        return f"Making {cls.__name__}: {' '.join(faults)}"
-    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if len(args) > len(positional):
-        named = [name for name in known if name not in positional]
-        return (
-            f"Making {cls.__name__}: expected at most {len(positional)} settings without a name"
-            f" ({', '.join(positional) or 'none'}), got {len(args)}. Name the others: {', '.join(named)}."
-        )
-    if twice := [name for name in positional[: len(args)] if name in settings]:
-        return f"Making {cls.__name__}: got {', '.join(map(repr, twice))} twice, by place and by name."
-    given = {*positional[: len(args)], *settings}
-    missing = [p.name for p in parameters if p.name in by_name - given and p.default is p.empty]
-    return f"Making {cls.__name__}: expected a value for {' and '.join(map(repr, missing))}, got none."
+def _check(
+    doing: str,
+    signature: inspect.Signature,
+    args: tuple[Any, ...],
+    settings: Mapping[str, Any],
+    known: Callable[[], Collection[str]],
+) -> None:
+    """Raises a `SettingsError` unless a signature takes these arguments.
+
+    Args:
+        doing: opens the message.
+        signature: of what is to be called.
+        args: arguments without a name.
+        settings: arguments with a name.
+        known: the names to offer, worked out only when there is an error.
+    """
+    try:
+        signature.bind(*args, **settings)
+    except TypeError as error:
+        by_name = _by_name(signature)
+        positional = [p.name for p in signature.parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+        unknown = [] if _takes_others(signature) else [name for name in settings if name not in by_name]
+        twice = [name for name in positional[: len(args)] if name in settings]
+        given = {*positional[: len(args)], *settings}
+        missing = [name for name, p in by_name.items() if p.default is p.empty and name not in given]
+        if unknown:
+            fault = " ".join(f"there is no setting {name!r}; {nearest(name, known())}" for name in unknown)
+        elif len(args) > len(positional):
+            named = [name for name in known() if name not in positional]
+            fault = (
+                f"expected at most {len(positional)} settings without a name ({', '.join(positional) or 'none'}), got"
+                f" {len(args)}. Name the others: {', '.join(named)}."
+            )
+        elif twice:
+            fault = f"got {', '.join(map(repr, twice))} twice, by place and by name."
+        else:
+            fault = f"expected a value for {' and '.join(map(repr, missing))}, got none." if missing else f"{error}."
+        raise SettingsError(f"{doing}: {fault}") from None
+
+
+def _without_self(method: Callable[..., Any]) -> inspect.Signature:
+    signature = inspect.signature(method)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def _by_name(signature: inspect.Signature) -> dict[str, inspect.Parameter]:
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: parameter for name, parameter in signature.parameters.items() if parameter.kind in kinds}
+
+
+def _takes_others(signature: inspect.Signature) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())

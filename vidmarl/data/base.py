@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from vidmarl.data.spec import ClipSpec
-from vidmarl.data.video import Footage, PathLike, Timeline, crop, decode, probe
+from vidmarl.data.video import Footage, Timeline, crop, decode, probe
 from vidmarl.errors import ClipError, DataError, UnknownNameError
+from vidmarl.utils.files import PathLike
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos
-from vidmarl.data.video import PathLike
+from vidmarl.utils.files import PathLike
 
 
 class Folder(ClipSource):

@@ -13,8 +13,8 @@ from typing import Literal
 
 from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos
 from vidmarl.data.paths import data_path
-from vidmarl.data.video import PathLike
 from vidmarl.errors import DataError
+from vidmarl.utils.files import PathLike
 
 _LIST_NAME = re.compile(r"(?:.*/)?(?P<action>\w+)_test_split(?P<split>[123])\.txt")
 _LIST_BYTES = 2**20  # a list has some 70 lines; a larger one is none

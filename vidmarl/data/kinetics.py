@@ -9,7 +9,7 @@ from typing import Literal
 
 from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos
 from vidmarl.data.paths import data_path
-from vidmarl.data.video import PathLike
+from vidmarl.utils.files import PathLike
 
 
 class Kinetics(ClipSource):

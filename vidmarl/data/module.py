@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -96,7 +97,7 @@ class ClipData(lightning.LightningDataModule):
             )
         return self._datasets[part]
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
         """Shuffled batches float32[b 3 t h w] in [0, 1], all of one size; this rank's share of
         them.
 
@@ -120,20 +121,20 @@ class ClipData(lightning.LightningDataModule):
             drop_last=True,
         )
 
-    def val_dataloader(self) -> DataLoader | list:
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, int]] | list[Any]:
         """Batches (clips float32[b 3 t h w], position of each in the source int64[b]), in the
         source's order."""
         return self._in_order("val") if "val" in self.sources else []
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
         """As `val_dataloader`. With several ranks some clips come twice; their positions tell."""
         return self._in_order("test")
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
         """The test clips, as `val_dataloader`."""
         return self._in_order("test")
 
-    def _in_order(self, part: str) -> DataLoader:
+    def _in_order(self, part: str) -> DataLoader[tuple[Tensor, int]]:
         return DataLoader(
             self.dataset(part),
             batch_size=self.eval_batch_size,
@@ -145,15 +146,16 @@ class ClipData(lightning.LightningDataModule):
         if self.spec is not None:
             return self.spec
         victim = getattr(self.trainer and self.trainer.lightning_module, "victim", None)
-        if victim is None or victim.spec is None:
+        spec: ClipSpec | None = getattr(victim, "spec", None)
+        if spec is None:
             raise ClipError(
                 "ClipData: nothing says how clips are sampled and sized. Set data.spec, or train a module whose"
                 " victim has a spec."
             )
-        return victim.spec
+        return spec
 
 
-class EpochSampler(DistributedSampler):
+class EpochSampler(DistributedSampler[Any]):
     """A rank's share of an epoch's shuffled order, as (epoch, index), which is what `ClipDataset`
     seeds by."""
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
 from vidmarl.errors import ClipError
+from vidmarl.registry import explain_settings
 
 
+@explain_settings
 @dataclasses.dataclass(frozen=True)
 class ClipSpec:
     """How a victim wants its clips; `vidmarl.load_clips` reads it.
 
     Attributes:
         frames: number of frames; None takes every frame of the (resampled) video.
-        size: height and width of a frame in px.
+        size: height and width of a frame in px. One number, or a list of two, is taken as well.
         short_side: the short side is scaled to this (px) before the centre crop to `size`; None: to
             just cover `size`.
         fit: "crop" (scale, then centre crop), "letterbox" (scale the long side, pad black) or
@@ -42,15 +46,18 @@ class ClipSpec:
     short: Literal["error", "hold", "loop"] = "error"
 
     def __post_init__(self) -> None:
-        positive = {
-            "frames": 1 if self.frames is None else self.frames,
-            "size": min(self.size),
-            "short_side": 1 if self.short_side is None else self.short_side,
-            "fps": self.fps,
-            "stride": self.stride,
-        }
-        if wrong := [name for name, value in positive.items() if not value > 0]:
-            raise ValueError(f"ClipSpec: {' and '.join(wrong)} must be above 0, got {self}.")
+        sizes = (self.size, self.size) if isinstance(self.size, Real | str) else tuple(self.size)
+        object.__setattr__(self, "size", sizes)
+        if len(self.size) != 2:
+            raise ValueError(f"ClipSpec: size is a height and a width in px, or one number for both, got {self.size}.")
+        height, width = self.size
+        whole = {"frames": self.frames, "size": height, "short_side": self.short_side, "stride": self.stride}
+        for name, value in (*whole.items(), ("size", width), ("fps", self.fps)):
+            if value is None and name in ("frames", "short_side"):
+                continue
+            if not isinstance(value, Integral if name in whole else Real) or not value > 0:
+                kind = "whole number" if name in whole else "number"
+                raise ValueError(f"ClipSpec: {name} must be a {kind} above 0, got {getattr(self, name)!r}.")
         for name, allowed in (
             ("fit", ("crop", "letterbox", "squash")),
             ("sampling", ("fps", "stride", "uniform")),
@@ -58,6 +65,21 @@ class ClipSpec:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"ClipSpec: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+
+    def changed(self, by: ClipSpec | Mapping[str, Any] | None) -> ClipSpec:
+        """This spec with some fields changed.
+
+        Args:
+            by: the fields that differ, such as `{"frames": 8, "size": 112}`; a whole spec, which
+                takes the place of this one; or None, which changes nothing.
+
+        Raises:
+            SettingsError: a spec has no such field; the message offers the nearest.
+            ValueError: a field has no such value.
+        """
+        if isinstance(by, ClipSpec):
+            return by
+        return dataclasses.replace(self, **(by or {}))
 
 
 class HasSpec(Protocol):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -149,7 +149,7 @@ def make_clips(
     return clips / 255, torch.arange(n) % len(CLASSES)
 
 
-class Synthetic(Dataset):
+class Synthetic(Dataset[tuple[Tensor, int]]):
     """The same clips one by one, drawn when asked for.
 
     Args:
@@ -199,7 +199,7 @@ def _swap(*pairs: tuple[str, str]) -> dict[str, str]:
 
 
 _TURN = ("clockwise", "anticlockwise")
-_SYMMETRIES = (
+_SYMMETRIES: tuple[tuple[Callable[[Tensor], Tensor], dict[str, str]], ...] = (
     (lambda clip: clip.flip(-1), _swap(("right", "left"), _TURN)),
     (lambda clip: clip.flip(-2), _swap(("up", "down"), _TURN)),
     (lambda clip: clip.transpose(-2, -1), _swap(("right", "down"), ("left", "up"), _TURN)),
@@ -225,7 +225,8 @@ def _spectrum(rng: np.random.Generator, size: int, slope: float, fields: int) ->
     fy, fx = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)
     frequency = (fy.square() + fx.square()).sqrt()
     frequency[0, 0] = torch.inf  # no mean
-    return white * frequency.pow(-slope)
+    spectrum: Tensor = white * frequency.pow(-slope)
+    return spectrum
 
 
 def _unit(fields: Tensor) -> Tensor:

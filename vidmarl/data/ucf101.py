@@ -13,8 +13,8 @@ from typing import Literal
 
 from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos
 from vidmarl.data.paths import data_path, data_root
-from vidmarl.data.video import PathLike
 from vidmarl.errors import DataError
+from vidmarl.utils.files import PathLike
 
 
 class UCF101(ClipSource):

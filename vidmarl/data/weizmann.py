@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos
 from vidmarl.data.paths import data_path
-from vidmarl.data.video import PathLike
 from vidmarl.errors import UnknownNameError
+from vidmarl.utils.files import PathLike
 
 ACTIONS = ("bend", "jack", "jump", "pjump", "run", "side", "skip", "walk", "wave1", "wave2")
 PERSONS = ("daria", "denis", "eli", "ido", "ira", "lena", "lyova", "moshe", "shahar")

@@ -1,41 +1,55 @@
-"""Victims by name. Each family of networks is one module here with two functions, `names` and
-`load`."""
+"""Victims by name. Each family of networks is one module here with three functions: `names`,
+`default_spec` and `load`."""
 
 from __future__ import annotations
 
 import fnmatch
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
+from torch import nn
 
 from vidmarl.data.spec import ClipSpec
-from vidmarl.errors import UnknownNameError
+from vidmarl.errors import SettingsError, UnknownNameError, nearest
+from vidmarl.registry import call, object_at, read_description
+from vidmarl.utils.devices import usable_device
 from vidmarl.victims.victim import Victim
+
+__all__ = ["Victim", "list_victims", "load_victim"]
+
+OPTIONS = ("weights", "spec", "device", "batch_size")
+"""What `load_victim` takes for every victim that has a name."""
 
 
 def load_victim(
-    name: str,
+    thing: Victim | str | Mapping[str, Any],
     weights: str | Path | None = None,
     *,
-    spec: ClipSpec | None = None,
-    device: torch.device | str | None = None,
+    spec: ClipSpec | Mapping[str, Any] | None = None,
+    device: torch.device | str = "auto",
     batch_size: int | None = None,
 ) -> Victim:
-    """Makes a known network into a victim, with its preprocessing and its labels.
+    """Makes a victim of whatever names one, with its preprocessing and its labels.
 
     Args:
-        name: one of `list_victims()`, or "family/name", such as "torchvision/r3d_18".
+        thing: one of
+            - a name of `list_victims()`, or "family/name", such as "torchvision/r3d_18";
+            - a class path, "package.module.name", of a subclass of `Victim` or of a function that
+              returns a `Victim`;
+            - `{"class_path": any of these (or "name": ...), "init_args": {...}}`, as in YAML;
+            - a `Victim`, which is returned as it is.
         weights: path of a state dict (`.pt`, `.pth`, `.pyth`, `.safetensors`); "random" for an
             untrained network, for tests; None for the file that belongs to the name, under
             `VIDMARL_DATA/weights`. The networks of torchvision and pytorchvideo have none of their
             own: they take `<name>.pt` from there, or warn and stay random.
-        spec: how clips shall be made for it, instead of its own convention, such as fewer or
-            smaller frames.
-        device: where it runs.
+        spec: how clips are made for it. A dict changes single fields of its own spec, such as
+            `{"frames": 8, "size": 112}`; a `ClipSpec` takes its place.
+        device: where it runs; "auto" is a GPU where there is one. A `Victim` stays where it is.
         batch_size: clips per forward pass; None: what suits the device, see `Victim`.
 
     Returns:
@@ -43,13 +57,46 @@ def load_victim(
 
     Raises:
         UnknownNameError: there is no victim of that name; the message offers the nearest.
+        SettingsError: the victim or its spec has no such setting; the message offers the nearest.
         CheckpointError: the weight file is missing, damaged, or belongs to another network.
+        ValueError: there is no such device, or the victim cannot take such clips.
     """
-    family_name, _, short = name.rpartition("/")
-    for family in _families():
-        if family_name in ("", _short_name(family)) and short in family.names():
-            return family.load(short, weights, spec=spec, device=device, batch_size=batch_size)
-    raise UnknownNameError("victim", name, list_victims())
+    options = {
+        "weights": weights,
+        "spec": spec,
+        "device": None if device == "auto" else device,
+        "batch_size": batch_size,
+    }
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if isinstance(thing, Victim):
+        if surplus := sorted(given.keys() - {"device"}):
+            raise SettingsError(f"Loading a victim: {thing!r} is made already, so it cannot get {surplus}.")
+        return thing.to(device) if "device" in given else thing
+    if isinstance(thing, Mapping):
+        if "name" in thing:
+            thing = {"class_path": thing["name"], **{key: value for key, value in thing.items() if key != "name"}}
+        path, arguments = read_description(thing, "Loading a victim")
+        given = arguments | given
+    elif isinstance(thing, str):
+        path = thing
+    else:
+        raise SettingsError(
+            "Loading a victim: expected a Victim, its name, its class path or {'class_path', 'init_args'}, got"
+            f" {thing!r}. Wrap a model first: Victim(model)."
+        )
+    family = _family_of(path)
+    if family is None:
+        return _from_path(path, given)
+    doing, short = f"Loading the victim {path!r}", path.rpartition("/")[2]
+    if unknown := [name for name in given if name not in OPTIONS]:
+        raise SettingsError(f"{doing}: there is no setting {unknown[0]!r}; {nearest(unknown[0], OPTIONS)}")
+    return family.load(  # type: ignore[no-any-return]
+        short,
+        given.get("weights"),
+        spec=family.default_spec(short).changed(given.get("spec")),
+        device=usable_device(given.get("device", "auto"), doing),
+        batch_size=given.get("batch_size"),
+    )
 
 
 def list_victims(pattern: str = "*") -> list[str]:
@@ -62,6 +109,40 @@ def list_victims(pattern: str = "*") -> list[str]:
         for name in family.names():
             owners[name if name not in owners else f"{_short_name(family)}/{name}"] = family
     return sorted(fnmatch.filter(owners, pattern))
+
+
+def _family_of(name: str) -> ModuleType | None:
+    """The module that knows a victim; None for a class path.
+
+    Raises:
+        UnknownNameError: none knows it, and it is no class path either.
+    """
+    family_name, _, short = name.rpartition("/")
+    for family in _families():
+        if family_name in ("", _short_name(family)) and short in family.names():
+            return family
+    if "." in name and "/" not in name:
+        return None
+    raise UnknownNameError("victim", name, list_victims())
+
+
+def _from_path(path: str, given: dict[str, Any]) -> Victim:
+    """The victim that a class or a function of the user's makes; `spec`, `device` and `batch_size`
+    are changed after it is made, everything else is a setting of that class or function."""
+    doing = f"Loading the victim {path!r}"
+    later = {name: given.pop(name) for name in ("spec", "device", "batch_size") if name in given}
+    made = object_at(path, "victim", list_victims())
+    if not isinstance(made, Victim):
+        made = call(made, doing, **given)
+    if not isinstance(made, Victim):
+        raise SettingsError(f"{doing}: expected a Victim, got {type(made).__name__}. Wrap the model: Victim(model).")
+    if "spec" in later:
+        made.spec = (made.spec or ClipSpec()).changed(later["spec"])
+    if "batch_size" in later:
+        made.batch_size = later["batch_size"]
+    if "device" in later or isinstance(made.model, nn.Module):
+        made.to(later.get("device", "auto"))
+    return made
 
 
 def _families() -> Iterator[ModuleType]:

@@ -37,7 +37,12 @@ def names() -> list[str]:
     return ["demo"]
 
 
-def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None = None, **options: Any) -> Victim:
+def default_spec(name: str) -> ClipSpec:
+    """How its clips are made unless told otherwise."""
+    return SPEC
+
+
+def load(name: str, weights: str | Path | None, *, spec: ClipSpec, **options: Any) -> Victim:
     """The trained victim of the demo; see `vidmarl.load_victim`.
 
     Without `weights` it is the one that `train` has left in the cache folder.
@@ -54,7 +59,7 @@ def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None 
                 " weights='random' for an untrained network."
             )
     model, _ = build(name, make_network, weights)
-    return Victim(model, mean=MEAN, std=STD, spec=spec or SPEC, labels=CLASSES, name=name, **options)
+    return Victim(model, mean=MEAN, std=STD, spec=spec, labels=CLASSES, name=name, **options)
 
 
 def default_path() -> Path:
@@ -100,7 +105,7 @@ def make_network(classes: int = len(CLASSES)) -> nn.Module:
     # without a pool of its own, the head averages its scores over whatever is left of time and
     # space
     blocks.append(create_res_basic_head(in_features=width, out_features=classes, pool=None, dropout_rate=0.0))
-    network = Net(blocks=nn.ModuleList(blocks))  # draws every weight anew, so the filters come after it
+    network: nn.Module = Net(blocks=nn.ModuleList(blocks))  # draws every weight anew, so the filters come after it
     _start_as_gabors(stem.conv)
     return network.to(memory_format=torch.channels_last_3d)  # a quarter faster on a CPU
 

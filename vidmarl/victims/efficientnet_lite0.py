@@ -69,7 +69,7 @@ class Block(nn.Module):
         self.residual = stride == 1 and inner == outer
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
-        y = self.project(self.depthwise(self.expand(x)))
+        y: Tensor = self.project(self.depthwise(self.expand(x)))
         return x + y if self.residual else y
 
 
@@ -89,5 +89,5 @@ class EfficientNetLite0(nn.Module):
         self.classifier = nn.Linear(1280, 1000)
 
     def forward(self, frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1280"]:
-        x = self.stem((frames * 255 - 127) / 128)
-        return self.head(self.blocks(x)).mean((2, 3))
+        x: Tensor = self.head(self.blocks(self.stem((frames * 255 - 127) / 128)))
+        return x.mean((2, 3))

@@ -81,7 +81,8 @@ class Logits(nn.Module):
         self.conv = nn.Conv3d(inner, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+        scores: Tensor = self.conv(x)
+        return scores
 
 
 class I3D(nn.Module):
@@ -106,7 +107,8 @@ class I3D(nn.Module):
             elif name == "Mixed_5b":
                 x = max_pool_same(x, (2, 2, 2), (2, 2, 2))
             x = mixed(x)
-        return self.logits(self.pool(x)).mean((2, 3, 4))
+        scores: Tensor = self.logits(self.pool(x))
+        return scores.mean((2, 3, 4))
 
 
 def max_pool_same(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
@@ -119,14 +121,19 @@ def names() -> list[str]:
     return ["i3d"]
 
 
-def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None = None, **options: Any) -> Victim:
+def default_spec(name: str) -> ClipSpec:
+    """How its clips are made unless told otherwise."""
+    return SPEC
+
+
+def load(name: str, weights: str | Path | None, *, spec: ClipSpec, **options: Any) -> Victim:
     """Inception-I3D; see `vidmarl.load_victim`."""
     model, found = build(name, I3D, weights, WEIGHTS)
     return Victim(
         model.to(memory_format=LAYOUT),
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
-        spec=spec or SPEC,
+        spec=spec,
         labels=class_names(model, found, "kinetics400"),
         name=title(name, found),
         **options,

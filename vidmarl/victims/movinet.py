@@ -109,9 +109,8 @@ class Block(nn.Module):
             y = rearrange(y, "(b t) c h w -> b t c h w", b=clips)
             y = rearrange(relu6(self.dwt(y)), "b t c h w -> (b t) c h w")
         y = self.proj(y) * self.alpha
-        if self.skip is None:
-            return y + x
-        return y + self.skip(self._shrink(x))
+        out: Tensor = y + (x if self.skip is None else self.skip(self._shrink(x)))
+        return out
 
     def _shrink(self, x: Tensor) -> Tensor:
         """3x3 average at the block's stride, of the pixels inside the frame only."""
@@ -143,7 +142,8 @@ class MoViNet(nn.Module):
             x = block(x, b)
         x = relu6(self.conv7(x)).mean((2, 3))
         x = rearrange(x, "(b t) c -> b t c", b=b).mean(1)
-        return self.cls(relu6(self.head(x)))
+        scores: Tensor = self.cls(relu6(self.head(x)))
+        return scores
 
 
 def names() -> list[str]:
@@ -151,9 +151,12 @@ def names() -> list[str]:
     return ["movinet_a0"]
 
 
-def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None = None, **options: Any) -> Victim:
+def default_spec(name: str) -> ClipSpec:
+    """How its clips are made unless told otherwise."""
+    return SPEC
+
+
+def load(name: str, weights: str | Path | None, *, spec: ClipSpec, **options: Any) -> Victim:
     """MoViNet-A0-Stream; see `vidmarl.load_victim`."""
     model, found = build(name, MoViNet, weights, WEIGHTS)
-    return Victim(
-        model, spec=spec or SPEC, labels=class_names(model, found, "kinetics600"), name=title(name, found), **options
-    )
+    return Victim(model, spec=spec, labels=class_names(model, found, "kinetics600"), name=title(name, found), **options)

@@ -66,7 +66,8 @@ class TwoPathways(nn.Module):
             raise ValueError(f"SlowFast needs a multiple of {SLOWFAST_ALPHA} frames, got {frames}.")
         # Its sampling: spread evenly from the first frame to the last, not every fourth.
         slow = [i * (frames - 1) // max(frames // SLOWFAST_ALPHA - 1, 1) for i in range(frames // SLOWFAST_ALPHA)]
-        return self.network([clips[:, :, slow], clips])  # a new list: the network overwrites its entries
+        scores: Tensor = self.network([clips[:, :, slow], clips])  # a new list: the network overwrites its entries
+        return scores
 
 
 def names() -> list[str]:
@@ -74,28 +75,32 @@ def names() -> list[str]:
     return list(CONVENTIONS)
 
 
-def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None = None, **options: Any) -> Victim:
+def default_spec(name: str) -> ClipSpec:
+    """The clips that the model's published weights were tested on."""
+    usual = CONVENTIONS[name]
+    return ClipSpec(
+        frames=usual.frames,
+        size=(usual.crop, usual.crop),
+        short_side=usual.short_side,
+        sampling="stride",
+        stride=usual.stride,
+        antialias=False,
+        short="hold",
+    )
+
+
+def load(name: str, weights: str | Path | None, *, spec: ClipSpec, **options: Any) -> Victim:
     """A model of `pytorchvideo.models.hub`; see `vidmarl.load_victim`."""
     with quiet_import():
         from pytorchvideo.models import hub
 
-    frames, stride, short_side, crop, class_argument = CONVENTIONS[name]
-    spec = spec or ClipSpec(
-        frames=frames,
-        size=(crop, crop),
-        short_side=short_side,
-        sampling="stride",
-        stride=stride,
-        antialias=False,
-        short="hold",
-    )
     builder: Callable[..., nn.Module] = getattr(hub, name)
     fixed = {}
     if name.startswith("mvit"):  # its position encoding is made for one size
-        fixed = {"spatial_size": spec.size, "temporal_size": spec.frames or frames}
+        fixed = {"spatial_size": spec.size, "temporal_size": spec.frames or CONVENTIONS[name].frames}
 
     def make(classes: int = 400) -> nn.Module:
-        return builder(pretrained=False, **{class_argument: classes}, **fixed)
+        return builder(pretrained=False, **{CONVENTIONS[name].classes: classes}, **fixed)
 
     model, found = build(name, make, weights)
     labels = class_names(model, found, "kinetics400")

@@ -54,7 +54,8 @@ class R2Plus1DLight(nn.Module):
 
     def forward(self, clips: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b k"]:
         x = self.conv3(self.conv2(self.conv1(clips.contiguous(memory_format=LAYOUT))))
-        return self.classifier(x.mean((2, 3, 4)))
+        scores: Tensor = self.classifier(x.mean((2, 3, 4)))
+        return scores
 
 
 def names() -> list[str]:
@@ -62,8 +63,13 @@ def names() -> list[str]:
     return ["r2plus1d_light"]
 
 
-def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None = None, **options: Any) -> Victim:
+def default_spec(name: str) -> ClipSpec:
+    """How its clips are made unless told otherwise."""
+    return SPEC
+
+
+def load(name: str, weights: str | Path | None, *, spec: ClipSpec, **options: Any) -> Victim:
     """The light (2+1)-D network; see `vidmarl.load_victim`."""
     model, found = build(name, R2Plus1DLight, weights, WEIGHTS)
     model.to(memory_format=LAYOUT)
-    return Victim(model, spec=spec or SPEC, labels=class_names(model, found), name=title(name, found), **options)
+    return Victim(model, spec=spec, labels=class_names(model, found), name=title(name, found), **options)

@@ -22,7 +22,8 @@ def names() -> list[str]:
     """The victims of this family."""
     from torchvision import models
 
-    return models.list_models(module=models.video)
+    found: list[str] = models.list_models(module=models.video)
+    return found
 
 
 def conventions(name: str) -> tuple[ClipSpec, dict[str, Any]]:
@@ -51,12 +52,16 @@ def conventions(name: str) -> tuple[ClipSpec, dict[str, Any]]:
     return spec, {"mean": preset.mean, "std": preset.std}
 
 
-def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None = None, **options: Any) -> Victim:
+def default_spec(name: str) -> ClipSpec:
+    """The clips that torchvision's own weights for the model were tested on."""
+    return conventions(name)[0]
+
+
+def load(name: str, weights: str | Path | None, *, spec: ClipSpec, **options: Any) -> Victim:
     """A model of `torchvision.models.video`; see `vidmarl.load_victim`."""
     from torchvision import models
 
     usual, normalisation = conventions(name)
-    spec = spec or usual
     if name.startswith("mvit") and (spec.frames, spec.size) != (usual.frames, usual.size):
         raise ValueError(
             f"Making the victim {name!r}: its position encoding is made for {usual.frames} frames of {usual.size} px,"
@@ -64,7 +69,8 @@ def load(name: str, weights: str | Path | None = None, *, spec: ClipSpec | None 
         )
 
     def make(classes: int = 400) -> nn.Module:
-        return models.get_model(name, weights=None, num_classes=classes)
+        model: nn.Module = models.get_model(name, weights=None, num_classes=classes)
+        return model
 
     model, found = build(name, make, weights)
     fit_pools(model)

@@ -7,7 +7,6 @@ queries.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -18,7 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidmarl.data.spec import ClipSpec, validate_clips
-from vidmarl.errors import VictimError
+from vidmarl.errors import UnknownNameError, VictimError
+from vidmarl.registry import explain_settings
+from vidmarl.utils.devices import usable_device
+from vidmarl.victims.check import CheckReport, check
 
 CLIP_AXES = "b c t h w"
 
@@ -27,35 +29,7 @@ PIXELS_AT_ONCE = 2**25
 of 181 px."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """One thing that `Victim.check` looked at.
-
-    Attributes:
-        check: what was looked at.
-        ok: whether it is fit for an attack.
-        detail: what was seen, and what to do where it is not fit.
-    """
-
-    check: str
-    ok: bool
-    detail: str
-
-
-class CheckReport(list[Finding]):
-    """The findings of `Victim.check`, printed a line each; `ok` sums them up."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing stands against an attack."""
-        return all(finding.ok for finding in self)
-
-    def __str__(self) -> str:
-        return "\n".join(f"[{'ok' if f.ok else 'NOT OK'}] {f.check}: {f.detail}" for f in self)
-
-    __repr__ = __str__
-
-
+@explain_settings
 class Victim:
     """Any callable from clips to scores, with its preprocessing, behind a query counter.
 
@@ -74,7 +48,8 @@ class Victim:
         outputs: what the scores are: "logits" or "probabilities".
         labels: class names in the order of the scores.
         name: how the victim is called in results.
-        device: where the model runs. Defaults to that of its parameters, else to the clips'.
+        device: where the model runs; "auto" is a GPU where there is one. None: where its parameters
+            are, or else the clips.
         batch_size: clips per forward pass; None: 2 on a CPU, whose caches hold no more; on an
             accelerator as many as have `PIXELS_AT_ONCE` pixels.
 
@@ -122,18 +97,26 @@ class Victim:
         self.batch_size = batch_size
         self.queries = 0
         self.n_classes: int | None = None if labels is None else len(self.labels or ())
-        self._device = None if device is None else torch.device(device)
+        self._device = None if device is None else usable_device(device, "Making a Victim")
         if isinstance(model, nn.Module):
             model.eval()
             if self._device is not None:
                 model.to(self._device)
 
     def __repr__(self) -> str:
-        return f"Victim({self.name!r}, classes={self.n_classes}, outputs={self.outputs!r}, queries={self.queries})"
+        device = "that of the clips" if self.device is None else str(self.device)
+        return (
+            f"{type(self).__name__}({self.name!r}, classes={self.n_classes}, outputs={self.outputs!r},"
+            f" device={device!r}, spec={self.spec}, queries={self.queries})"
+        )
 
     def to(self, device: torch.device | str) -> Victim:
-        """Moves the model, and with it every later query, to a device."""
-        self._device = torch.device(device)
+        """Moves the model, and with it every later query, to a device.
+
+        Raises:
+            ValueError: there is no such device.
+        """
+        self._device = usable_device(device, f"Moving the victim {self.name!r}")
         if isinstance(self.model, nn.Module):
             self.model.to(self._device)
         return self
@@ -150,6 +133,27 @@ class Victim:
     def label(self, index: int) -> str:
         """The name of a class, or its number where the victim has no names."""
         return str(int(index)) if self.labels is None else self.labels[int(index)]
+
+    def class_index(self, wanted: str | int) -> int:
+        """The index of a class that is given by its name (upper and lower case alike) or its index.
+
+        Raises:
+            UnknownNameError: no class has that name.
+            ValueError: the victim has no names, or no class of that index.
+        """
+        if isinstance(wanted, int) or wanted.isdecimal():
+            index = int(wanted)
+            if index < 0 or (self.n_classes is not None and index >= self.n_classes):
+                raise ValueError(
+                    f"Looking up the class {index}: the victim {self.name!r} has {self.n_classes} classes."
+                )
+            return index
+        if self.labels is None:
+            raise ValueError(f"Looking up the class {wanted!r}: the victim {self.name!r} has no names; give the index.")
+        folded = [label.casefold() for label in self.labels]
+        if wanted.casefold() not in folded:
+            raise UnknownNameError(f"class of {self.name!r}", wanted, self.labels)
+        return folded.index(wanted.casefold())
 
     def __call__(self, clips: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b k"]:
         """Asks the model: `b` queries.
@@ -214,21 +218,21 @@ class Victim:
             self.n_classes = scores.shape[1]
         elif scores.shape[1] != self.n_classes:
             raise VictimError(f"{who} returned {scores.shape[1]} scores per clip: expected {self.n_classes}.")
-        scores = scores.detach().float()
-        bad = ~scores.isfinite().all(1)
+        answers: Tensor = scores.detach().float()
+        bad = ~answers.isfinite().all(1)
         if bad.any():
             raise VictimError(
                 f"{who} returned NaN or infinite scores for {int(bad.sum())} of {clips} clips. Check its weights, its"
                 " precision (half precision overflows) and its normalisation."
             )
         if self.outputs == "logits":
-            return scores.log_softmax(1)
-        if scores.amin() < -1e-4 or (scores.sum(1) - 1).abs().amax() > 1e-2:
+            return answers.log_softmax(1)
+        if answers.amin() < -1e-4 or (answers.sum(1) - 1).abs().amax() > 1e-2:
             raise VictimError(
-                f"{who} was declared to return probabilities, but its scores span [{scores.amin():.3g},"
-                f" {scores.amax():.3g}] and rows sum to {scores.sum(1).mean():.3g}: use outputs='logits'?"
+                f"{who} was declared to return probabilities, but its scores span [{answers.amin():.3g},"
+                f" {answers.amax():.3g}] and rows sum to {answers.sum(1).mean():.3g}: use outputs='logits'?"
             )
-        return scores.clamp_min(1e-12).log()
+        return answers.clamp_min(1e-12).log()
 
     def check(self, clips: Float[Tensor, "b 3 t h w"]) -> CheckReport:
         """Looks whether the model is fit for a black-box attack. Costs `2 b + 1` queries.
@@ -244,63 +248,4 @@ class Victim:
             ClipError: the clips are unusable for any victim.
             VictimError: the model cannot be asked at all.
         """
-        validate_clips(clips, "checking the victim")
-        report = CheckReport()
-        low, high = float(clips.amin()), float(clips.amax())
-        report.append(
-            Finding(
-                "range",
-                high > 2 / 255,
-                f"clips span [{low:.3g}, {high:.3g}]"
-                + ("" if high > 2 / 255 else ": almost black; were 8-bit values divided by 255 twice?"),
-            )
-        )
-        if self.spec is not None:
-            size = tuple(clips.shape[-2:])
-            detail = f"clips of {size} px"
-            if size != self.spec.size:
-                detail += (
-                    f" are resized to the {self.spec.size} px of the spec before the model sees them, and with them the"
-                    " perturbation: load them with vidmarl.load_clips, or set ClipSpec(size=...)"
-                )
-            report.append(Finding("size", size == self.spec.size, detail))
-        module = self.model if isinstance(self.model, nn.Module) else None
-        training = module is not None and any(m.training for m in module.modules())
-        report.append(
-            Finding(
-                "train mode",
-                not training,
-                "the model, or a part of it, is in train mode: call model.eval()" if training else "eval",
-            )
-        )
-        first = self(clips)
-        report.append(Finding("shape", True, f"{len(clips)} clips give {tuple(first.shape)} scores"))
-        second = self(clips)
-        drift = float((first - second).abs().amax())
-        report.append(
-            Finding(
-                "determinism",
-                drift < 1e-3,
-                f"the same clips asked twice differ by {drift:.2g} nats"
-                + ("" if drift < 1e-3 else ": random layers or sampling inside; an attack would chase noise"),
-            )
-        )
-        alone = float((self(clips[:1]) - first[:1]).abs().amax())
-        report.append(
-            Finding(
-                "batch independence",
-                alone < 1e-2,
-                f"a clip asked alone differs by {alone:.2g} nats"
-                + ("" if alone < 1e-2 else ": scores depend on the other clips (batch statistics?)"),
-            )
-        )
-        spread = float(first.exp().amax(1).mean())
-        report.append(
-            Finding(
-                "confidence",
-                spread > 1.5 / first.shape[1],
-                f"mean top probability {spread:.2f}"
-                + ("" if spread > 1.5 / first.shape[1] else ": near uniform; wrong normalisation or no weights?"),
-            )
-        )
-        return report
+        return check(self, clips)
