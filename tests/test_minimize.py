@@ -1,24 +1,25 @@
-"""The clean-up: it works in cells and goes down to tubelets, and turning tubelets round loses
+"""Making a success smaller: `minimize` goes down from search cells to tubelets, `refine` loses
 nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_attacks import GREY, GRID, ONE_SIDED, SHAPE, SIGNED, Conjunction, Linear
+from known_victims import GREY, GRID, ONE_SIDED, SHAPE, SIGNED, Conjunction, Constant, Linear
 from torch import Tensor, nn
 
 from vidmarl import Victim
-from vidmarl.attacks.search.minimize import NEAR, in_cells, moved, polish, reduce
+from vidmarl.attacks.search.minimize import NEIGHBOURHOOD, by_search_cell, minimize, moved, refine
 from vidmarl.distortions.dead_pixels import DeadPixels
 from vidmarl.perturbations.renderer import Renderer
-from vidmarl.queries.session import Search, Searches, Session
-
-zooms = st.integers(1, 5)
+from vidmarl.queries.clip import ClipView
+from vidmarl.queries.scheduler import Search, run_searches
+from vidmarl.queries.session import Session
 
 
 def random_map(shape: tuple[int, ...], density: float, seed: int) -> Tensor:
@@ -34,33 +35,33 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# in_cells
+# by_search_cell
 
 
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
-    zoom=zooms,
+    search_cell=st.integers(1, 5),
     density=st.floats(0, 1),
     seed=st.integers(0, 99),
 )
 def test_all_touched_tubelets_are_there_cell_by_cell(
-    shape: tuple[int, int, int], zoom: int, density: float, seed: int
+    shape: tuple[int, int, int], search_cell: int, density: float, seed: int
 ) -> None:
     strength = random_map(shape, density, seed)
-    order = in_cells(strength, zoom, generator(seed))
+    order = by_search_cell(strength, search_cell, generator(seed))
     assert sorted(order.tolist()) == strength.flatten().nonzero().flatten().tolist()
     t, y, x = torch.unravel_index(order, shape)
-    cells = list(zip(t.tolist(), (y // zoom).tolist(), (x // zoom).tolist(), strict=True))
+    cells = list(zip(t.tolist(), (y // search_cell).tolist(), (x // search_cell).tolist(), strict=True))
     changes = sum(one != other for one, other in pairwise(cells))
     assert changes == len(set(cells)) - 1, "the tubelets of a cell are one run"
-    assert torch.equal(order, in_cells(strength, zoom, generator(seed)))
+    assert torch.equal(order, by_search_cell(strength, search_cell, generator(seed)))
 
 
-@pytest.mark.parametrize("zoom", [2, 4, 8])
-def test_aligned_runs_of_a_whole_cell_are_squares(zoom: int) -> None:
-    order = in_cells(torch.ones(2, 2 * zoom, 3 * zoom), zoom, generator())
-    t, y, x = torch.unravel_index(order, (2, 2 * zoom, 3 * zoom))
-    side = zoom
+@pytest.mark.parametrize("search_cell", [2, 4, 8])
+def test_aligned_runs_of_a_whole_cell_are_squares(search_cell: int) -> None:
+    order = by_search_cell(torch.ones(2, 2 * search_cell, 3 * search_cell), search_cell, generator())
+    t, y, x = torch.unravel_index(order, (2, 2 * search_cell, 3 * search_cell))
+    side = search_cell
     while side := side // 2:
         for run in torch.arange(len(order)).split(side**2):
             assert t[run].unique().numel() == 1
@@ -72,76 +73,112 @@ def test_aligned_runs_of_a_whole_cell_are_squares(zoom: int) -> None:
 
 def test_cells_come_in_random_order() -> None:
     strength = torch.ones(2, 8, 8)
-    one, other = (in_cells(strength, 4, generator(seed)) for seed in (0, 1))
+    one, other = (by_search_cell(strength, 4, generator(seed)) for seed in (0, 1))
     assert not torch.equal(one, other)
-    assert len({tuple(in_cells(strength, 1, generator(seed)).tolist()) for seed in range(5)}) == 5
+    assert len({tuple(by_search_cell(strength, 1, generator(seed)).tolist()) for seed in range(5)}) == 5
 
 
-# reduce
+# minimize
 
 
 def started(
-    model: nn.Module, start: Tensor, distortion=SIGNED, zoom: int = 1, budget: int = 2000, clip: Tensor = GREY
+    model: nn.Module, start: Tensor, distortion=SIGNED, search_cell: int = 1, budget: int = 2000, clip: Tensor = GREY
 ) -> Session:
     """A session whose first candidate was `start`."""
-    session = Session(Victim(model), Renderer(clip, distortion, GRID, zoom=zoom), budget=budget)
+    session = Session(Victim(model), Renderer(clip, distortion, GRID, search_cell=search_cell), budget=budget)
     session.query(start[None], torch.tensor([0]))
     return session
 
 
-def asked_by(session: Session, search: Search) -> list[Tensor]:
+def asked_by(session: Session, search: Callable[[ClipView], Search]) -> list[Tensor]:
     """Runs a search on the only clip; the maps that it has asked about."""
     asked: list[Tensor] = []
 
-    def noted(search: Search) -> Search:
-        response = None
+    def noted(clip: ClipView) -> Search:
+        inner, response = search(clip), None
         while True:
             try:
-                asked.append(next(search) if response is None else search.send(response))
+                request = next(inner) if response is None else inner.send(response)
             except StopIteration:
                 return
-            response = yield asked[-1]
+            assert isinstance(request, Tensor)
+            asked.append(request.clone())
+            response = yield request
 
-    searches = Searches(session, lambda row: noted(search))
-    searches.start(torch.tensor([0]))
-    while searches:
-        searches.ask()
+    session.finished[:] = False  # it may have been searched before
+    for _ in run_searches(session, noted):
+        pass
     return asked
 
 
-@given(needed=st.sets(st.integers(0, 47), min_size=1, max_size=6), zoom=st.integers(1, 5))
+@given(needed=st.sets(st.integers(0, 47), min_size=1, max_size=8), extra=st.sets(st.integers(0, 47)))
+@settings(max_examples=30)
+def test_minimizing_finds_exactly_what_is_needed(needed: set[int], extra: set[int]) -> None:
+    start = torch.zeros(48)
+    start[sorted(needed | extra)] = 1.0
+    session = started(Conjunction(needed), start.view(SHAPE), ONE_SIDED)
+    asked_by(session, minimize)
+    assert session.fooled.all()
+    assert session.best_strength.flatten().nonzero().flatten().tolist() == sorted(needed)
+    assert int(session.query_budget.left) > 0, "nothing is left to do"
+
+
+@given(needed=st.sets(st.integers(0, 47), min_size=1, max_size=4), seed=st.integers(0, 9))
+@settings(max_examples=20)
+def test_minimizing_weakens_to_the_last_visible_step(needed: set[int], seed: int) -> None:
+    """Where any change at all is enough, no tubelet can be weakened further by a half."""
+    signs = torch.where(torch.rand(SHAPE, generator=generator(seed)) < 0.5, -1.0, 1.0)
+    session = started(Conjunction(needed), signs)
+    asked_by(session, minimize)
+    steps = (session.best - GREY).abs().mul(255).round()
+    assert steps.max() <= 1
+    kept = session.best_strength[0]
+    assert torch.equal(kept.sign()[kept != 0], signs[kept != 0]), "directions are kept"
+
+
+@given(budget=st.integers(2, 40))
 @settings(max_examples=15)
-def test_reduction_goes_down_from_cells_to_single_tubelets(needed: set[int], zoom: int) -> None:
-    session = started(Conjunction(needed), torch.ones(SHAPE), ONE_SIDED, zoom)
-    asked_by(session, reduce(session, 0))
+def test_minimizing_keeps_to_the_budget_and_never_grows(budget: int) -> None:
+    session = started(Conjunction({1, 20, 33}), torch.ones(SHAPE), ONE_SIDED, budget=budget)
+    asked_by(session, minimize)
+    assert session.queries[0] <= budget
+    assert session.fooled.all()
+    assert session.best_l2[0] <= session.history["l2"][0, 1]
+
+
+@given(needed=st.sets(st.integers(0, 47), min_size=1, max_size=6), search_cell=st.integers(1, 5))
+@settings(max_examples=15)
+def test_minimizing_goes_down_from_cells_to_single_tubelets(needed: set[int], search_cell: int) -> None:
+    session = started(Conjunction(needed), torch.ones(SHAPE), ONE_SIDED, search_cell)
+    asked_by(session, minimize)
     assert session.best_strength.flatten().nonzero().flatten().tolist() == sorted(needed)
 
 
-def test_a_given_success_is_reduced_as_far_as_asked() -> None:
+def test_a_given_success_is_minimized_as_far_as_asked() -> None:
     """With one factor and large groups alone the search is over sooner, and leaves more."""
     session = started(Conjunction({5, 30}), torch.ones(SHAPE), ONE_SIDED)
     l2 = float(session.best_l2[0])
-    asked = asked_by(session, reduce(session, 0, torch.ones(SHAPE), l2, factors=(0.0,), groups=4))
+    asked = asked_by(session, lambda clip: minimize(clip, torch.ones(SHAPE), l2, factors=(0.0,), groups=4))
     assert all(set(strength.unique().tolist()) <= {0.0, 1.0} for strength in asked)
     kept = session.best_strength[0].flatten()
     assert kept[[5, 30]].eq(1).all()
     assert 2 <= int(kept.count_nonzero()) < 24
-    further = asked_by(session, reduce(session, 0))
+    further = asked_by(session, minimize)
     assert further
     assert session.best_strength[0].flatten().nonzero().flatten().tolist() == [5, 30]
 
 
 def test_without_a_success_nothing_is_asked() -> None:
-    session = started(Conjunction({5}), random_map(SHAPE, 0.0, 0) * 0, ONE_SIDED)
+    session = started(Constant(), torch.ones(SHAPE), ONE_SIDED)
     assert not session.fooled.any()
-    assert asked_by(session, reduce(session, 0)) == []
-    assert asked_by(session, polish(session, 0, 50)) == []
+    assert asked_by(session, minimize) == []
+    assert asked_by(session, lambda clip: refine(clip, 50)) == []
 
 
-# polish
+# refine
 
 
-def found(seed: int, zoom: int = 1, distortion=SIGNED, budget: int = 2000) -> Session:
+def found(seed: int, search_cell: int = 1, distortion=SIGNED, budget: int = 2000) -> Session:
     """A linear victim that is fooled by far by the first candidate."""
     model = Linear(seed=seed)
     clip = GREY + 0.1
@@ -149,23 +186,23 @@ def found(seed: int, zoom: int = 1, distortion=SIGNED, budget: int = 2000) -> Se
         label = int(Victim(model)(clip).argmax(1))
         against = model.weights[(label + 1) % 4] - model.weights[label]
     start = against.sign().view(SHAPE)
-    return started(model, start if distortion is SIGNED else torch.ones(SHAPE), distortion, zoom, budget, clip)
+    return started(model, start if distortion is SIGNED else torch.ones(SHAPE), distortion, search_cell, budget, clip)
 
 
-@given(seed=st.integers(0, 30), zoom=st.integers(1, 3), queries=st.integers(0, 80))
+@given(seed=st.integers(0, 30), search_cell=st.integers(1, 3), queries=st.integers(0, 80))
 @settings(max_examples=12)
-def test_polishing_never_loses_the_success_and_never_grows(seed: int, zoom: int, queries: int) -> None:
-    session = found(seed, zoom)
+def test_refining_never_loses_the_success_and_never_grows(seed: int, search_cell: int, queries: int) -> None:
+    session = found(seed, search_cell)
     if not session.fooled.any():
         return
     before, l2 = session.best_strength[0].clone(), float(session.best_l2[0])
-    asked = asked_by(session, polish(session, 0, queries))
+    asked = asked_by(session, lambda clip: refine(clip, queries))
     assert len(asked) <= queries
     assert session.fooled.all()
     assert session.best_l2[0] <= l2
     assert not torch.equal(session.victim(session.best).argmax(1), session.goal.classes)
     for strength in asked:
-        assert torch.equal(strength.abs()[strength != 0], before.abs()[strength != 0]), "turned or taken away"
+        assert torch.equal(strength.abs()[strength != 0], before.abs()[strength != 0]), "another sign, or removed"
         assert strength.any()
     spent = int(session.queries[0])
     assert (session.history["l2"][0, 2:spent] <= l2 + 1e-3).all()
@@ -173,31 +210,31 @@ def test_polishing_never_loses_the_success_and_never_grows(seed: int, zoom: int,
     assert session.best_l2[0] == sizes[margins < 0].min()
 
 
-def test_polishing_makes_room_by_turning_and_uses_it_by_taking_away() -> None:
+def test_refining_gains_margin_by_new_signs_and_spends_it_on_removals() -> None:
     smaller = []
     for seed in range(3):
         session = found(seed)
         before = float(session.best_l2[0])
         touched = int(session.best_strength.count_nonzero())
-        asked_by(session, polish(session, 0, 120))
+        asked_by(session, lambda clip: refine(clip, 120))
         smaller.append(float(session.best_l2[0]) / before)
         assert int(session.best_strength.count_nonzero()) <= touched
     assert max(smaller) < 0.95
 
 
-def test_polishing_keeps_to_the_budget() -> None:
+def test_refining_keeps_to_the_budget() -> None:
     session = found(0, budget=20)
-    asked_by(session, polish(session, 0, 100))
+    asked_by(session, lambda clip: refine(clip, 100))
     assert session.queries.tolist() == [20]
 
 
 @given(seed=st.integers(0, 20), queries=st.integers(1, 60))
 @settings(max_examples=10)
-def test_with_one_direction_tubelets_are_moved_or_taken_away(seed: int, queries: int) -> None:
+def test_with_one_direction_tubelets_are_moved_or_removed(seed: int, queries: int) -> None:
     start = random_map(SHAPE, 0.4, seed).abs()
     session = started(Conjunction(set()), start, ONE_SIDED)  # anything fools
     l2, touched = float(session.best_l2[0]), int(start.count_nonzero())
-    asked = asked_by(session, polish(session, 0, queries))
+    asked = asked_by(session, lambda clip: refine(clip, queries))
     assert len(asked) <= queries
     for strength in asked:
         assert 0 < int(strength.count_nonzero()) <= touched
@@ -219,7 +256,7 @@ def test_a_move_goes_to_an_untouched_place_near_by_that_the_distortion_changes(d
     assert (energy[(strength == 0) & (candidate != 0)] > 0).all()
     if len(some) == 1 and len(left):
         step = (taken[0] - torch.stack(torch.unravel_index(left[0], shape))).abs()
-        assert (step <= torch.tensor(NEAR)).all()
+        assert (step <= torch.tensor(NEIGHBOURHOOD)).all()
 
 
 class HalfDead(nn.Module):
@@ -243,15 +280,15 @@ def test_what_the_distortion_leaves_alone_is_not_asked_about() -> None:
     alive = int((session.renderer.energy(0) > 0).sum())
     assert 1 < alive < full.numel() // 2, "the case is meant to be one where little changes"
     session.query(full[None], torch.tensor([0]))
-    asked = asked_by(session, reduce(session, 0, factors=(0.0,)))
+    asked = asked_by(session, lambda clip: minimize(clip, factors=(0.0,)))
     assert all(int(strength.count_nonzero()) < alive for strength in asked)
     assert 0 not in victim.asked[1:], "never the clean clip"
     assert int(session.best_strength.count_nonzero()) == 1
 
 
-def test_a_single_tubelet_is_not_polished() -> None:
+def test_a_single_tubelet_is_not_refined() -> None:
     start = torch.zeros(SHAPE)
     start[1, 2, 3] = -1
     session = started(Conjunction({16 + 2 * 4 + 3}), start)
     assert session.fooled.all()
-    assert asked_by(session, polish(session, 0, 50)) == []
+    assert asked_by(session, lambda clip: refine(clip, 50)) == []
