@@ -39,8 +39,8 @@ class WhenDistribution(Distribution):
         count_logits: float[... len(COUNTS)].
         width_logits: float[... len(WIDTHS)].
         frame_logits: float[... t].
-        can_count: bool[... len(COUNTS)], the counts that make sense now.
-        can_frame: bool[... t], the frames in which something can be changed.
+        count_mask: bool[... len(COUNTS)], the counts that make sense now.
+        frame_mask: bool[... t], the frames in which something can be changed.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own class attribute)
@@ -51,14 +51,14 @@ class WhenDistribution(Distribution):
         count_logits: Float[Tensor, "... c"],
         width_logits: Float[Tensor, "... w"],
         frame_logits: Float[Tensor, "... t"],
-        can_count: Bool[Tensor, "... c"],
-        can_frame: Bool[Tensor, "... t"],
+        count_mask: Bool[Tensor, "... c"],
+        frame_mask: Bool[Tensor, "... t"],
     ) -> None:
         t = frame_logits.shape[-1]
         fits = torch.tensor([width <= t for width in WIDTHS], device=frame_logits.device)
-        self.count = _categorical(count_logits, can_count)
+        self.count = _categorical(count_logits, count_mask)
         self.width = _categorical(width_logits, fits)
-        self.frame = _categorical(frame_logits, can_frame)
+        self.frame = _categorical(frame_logits, frame_mask)
         super().__init__(frame_logits.shape[:-1], torch.Size([2 + DRAWS]), validate_args=False)
 
     @property
@@ -91,13 +91,14 @@ class WhenDistribution(Distribution):
     def log_prob(self, value: Int64[Tensor, "... a"]) -> Float[Tensor, ...]:
         """Exact, over the frames within the count."""
         frames = self.frame.logits.expand(*value.shape[:-1], -1).gather(-1, value[..., 2:])
-        total = self.count.log_prob(value[..., 0]) + self.width.log_prob(value[..., 1])
+        total: Tensor = self.count.log_prob(value[..., 0]) + self.width.log_prob(value[..., 1])
         return total + (frames * within(value)).sum(-1)
 
     def entropy(self) -> Float[Tensor, ...]:
         """Of the count, the width and one frame: a bonus for exploring, not the entropy of the
         whole set."""
-        return self.count.entropy() + self.width.entropy() + self.frame.entropy()
+        total: Tensor = self.count.entropy() + self.width.entropy() + self.frame.entropy()
+        return total
 
 
 class WhereDistribution(Distribution):
@@ -108,8 +109,8 @@ class WhereDistribution(Distribution):
     Args:
         cell_logits: float[... t g].
         up_logits: float[... t g], logit of going up.
-        can_up: bool[... t g], whether going up would change the tubelet.
-        can_down: bool[... t g], likewise. A tubelet that can do neither is not drawn.
+        up_mask: bool[... t g], whether going up would change the tubelet.
+        down_mask: bool[... t g], likewise. A tubelet that can do neither is not drawn.
         when: int64[... 2 + DRAWS], the temporal agent's action.
     """
 
@@ -120,13 +121,13 @@ class WhereDistribution(Distribution):
         self,
         cell_logits: Float[Tensor, "... t g"],
         up_logits: Float[Tensor, "... t g"],
-        can_up: Bool[Tensor, "... t g"],
-        can_down: Bool[Tensor, "... t g"],
+        up_mask: Bool[Tensor, "... t g"],
+        down_mask: Bool[Tensor, "... t g"],
         when: Int64[Tensor, "... a"],
     ) -> None:
-        up = up_logits.float().masked_fill(~can_up, _NEVER)
-        up = torch.where(can_up & ~can_down, -torch.full_like(up, _NEVER), up)
-        cells = cell_logits.float().masked_fill(~(can_up | can_down), _NEVER).log_softmax(-1)
+        up = up_logits.float().masked_fill(~up_mask, _NEVER)
+        up = torch.where(up_mask & ~down_mask, -torch.full_like(up, _NEVER), up)
+        cells = cell_logits.float().masked_fill(~(up_mask | down_mask), _NEVER).log_softmax(-1)
         frames = when[..., 2:, None].expand(*when.shape[:-1], DRAWS, cells.shape[-1])
         self.within = within(when)
         self.cell_logits = cells.gather(-2, frames)
@@ -213,8 +214,8 @@ def directions(
     return out
 
 
-def _categorical(logits: Tensor, can: Tensor) -> Categorical:
-    return Categorical(logits=logits.float().masked_fill(~can, _NEVER), validate_args=False)
+def _categorical(logits: Tensor, mask: Tensor) -> Categorical:
+    return Categorical(logits=logits.float().masked_fill(~mask, _NEVER), validate_args=False)
 
 
 def _pick(logits: Tensor, index: Tensor) -> Tensor:

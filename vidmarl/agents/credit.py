@@ -17,7 +17,7 @@ the effects of single cells are predicted best from each other (docs/experiments
 
 
 def learn(
-    credit: Float[Tensor, "n t gh gw"], change: Float[Tensor, "n t gh gw"], fall: Float[Tensor, " n"]
+    credit: Float[Tensor, "n t gh gw"], change: Float[Tensor, "n t gh gw"], margin_drop: Float[Tensor, " n"]
 ) -> Float[Tensor, "n t gh gw"]:
     """One Kaczmarz step (Strohmer and Vershynin 2009) among smooth maps.
 
@@ -25,9 +25,9 @@ def learn(
     margin is taken as linear in the strengths, which holds for few cells far apart.
 
     Args:
-        credit: the estimate so far: the fall of the margin per unit of strength.
-        change: the strength map asked about less the one that the fall is measured from.
-        fall: of the margin.
+        credit: the estimate so far: the drop of the margin per unit of strength.
+        change: the strength map asked about less the one that the drop is measured from.
+        margin_drop: by how much the margin has fallen from that one.
     """
     t, y, x = (_kernel(n, change) for n in change.shape[1:])
     place = torch.einsum("yb,xc,ntbc->ntyx", y, x, change)
@@ -35,13 +35,13 @@ def learn(
     place = place.sum(1, keepdim=True)
     frame = torch.einsum("ta,na->nt", t, change.sum((2, 3)))[..., None, None]
     alike = NEAR * near + PLACE * place + FRAME * frame + OWN * change
-    error = fall - (credit * change).flatten(1).sum(1)
+    error = margin_drop - (credit * change).flatten(1).sum(1)
     step = error / (alike * change).flatten(1).sum(1).clamp_min(1e-6)
     return credit + step.view(-1, 1, 1, 1) * alike
 
 
 def scaled(credit: Float[Tensor, "n t gh gw"]) -> Float[Tensor, "n t gh gw"]:
-    """As the agents see it: falls are fractions of the clean margin, mostly some hundredths per
+    """As the agents see it: drops are fractions of the clean margin, mostly some hundredths per
     cell."""
     return (10 * credit).tanh()
 

@@ -38,7 +38,7 @@ _CHANGE = 8.0
 
 
 @torch.no_grad()
-def describe(clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid) -> Float[Tensor, "b c gt gh gw"]:
+def extract(clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid) -> Float[Tensor, "b c gt gh gw"]:
     """The appearance, change and place of every tubelet; costs a few poolings and no flow.
 
     - `red`, `green`, `blue`: mean colour, [0, 1].

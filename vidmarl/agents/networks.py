@@ -57,7 +57,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = nn.functional.gelu(self.space(x))
-        return x + self.time(nn.functional.gelu(hidden))
+        change: Tensor = self.time(nn.functional.gelu(hidden))
+        return x + change
 
 
 class Trunk(nn.Module):
@@ -74,7 +75,8 @@ class Trunk(nn.Module):
         # Scale and shift (Perez et al. 2018): what counts turns round once the clip is fooled.
         scale, shift = rearrange(self.condition(state), "n (k d) -> k n d 1 1 1", k=2)
         x = (1 + scale) * x + shift
-        return self.blocks(nn.functional.gelu(x)).float()
+        hidden: Tensor = self.blocks(nn.functional.gelu(x))
+        return hidden.float()
 
 
 def pooled(x: Tensor, pattern: str) -> Tensor:
@@ -117,7 +119,7 @@ class TemporalNet(Grid):
     """When: logits of how many tubelets, of how long they last, and of every frame; with one agent
     axis.
 
-    The logits of count and width start from those around the level that the environment suggests.
+    The logits of count and width start around the size of proposal that the environment suggests.
     """
 
     def __init__(self, config: AgentsConfig) -> None:
@@ -127,13 +129,15 @@ class TemporalNet(Grid):
         self.sizes = nn.Linear(2 * config.width, len(COUNTS) + len(WIDTHS))
         _start_flat(self.frames, self.sizes)
 
-    def infer(self, features: Tensor, maps: Tensor, state: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def infer(
+        self, features: Tensor, maps: Tensor, state: Tensor, proposal_size: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         x = self.trunk(features, maps, state)
         with torch.autocast(x.device.type, enabled=False):
             frame = self.frames(pooled(x, "n d t h w -> n d t"))
             count, width = self.sizes(pooled(x, "n d t h w -> n d"))[:, None].split([len(COUNTS), len(WIDTHS)], -1)
-        count = count + _around(level.clamp_max(len(COUNTS) - 1), len(COUNTS))
-        width = width + _around((level - len(COUNTS) + 1).clamp_min(0), len(WIDTHS))
+        count = count + _around(proposal_size.clamp_max(len(COUNTS) - 1), len(COUNTS))
+        width = width + _around((proposal_size - len(COUNTS) + 1).clamp_min(0), len(WIDTHS))
         return count, width, frame
 
 
@@ -156,7 +160,8 @@ class ValueNet(Grid):
     def infer(self, features: Tensor, maps: Tensor, state: Tensor) -> Tensor:
         x = self.trunk(features, maps, state)
         with torch.autocast(x.device.type, enabled=False):
-            return self.head(pooled(x, "n d t h w -> n d"))[:, None]
+            value: Tensor = self.head(pooled(x, "n d t h w -> n d"))
+        return value[:, None]
 
 
 def _start_flat(*heads: nn.Module) -> None:
@@ -190,12 +195,12 @@ class Agents(nn.Module):
         self.temporal = ProbabilisticActor(
             TensorDictModule(
                 TemporalNet(config),
-                in_keys=[*OBSERVATION, ("temporal", "level")],
+                in_keys=[*OBSERVATION, ("temporal", "proposal_size")],
                 out_keys=[("temporal", key) for key in ("count_logits", "width_logits", "frame_logits")],
             ),
             in_keys={
                 key: ("temporal", key)
-                for key in ("count_logits", "width_logits", "frame_logits", "can_count", "can_frame")
+                for key in ("count_logits", "width_logits", "frame_logits", "count_mask", "frame_mask")
             },
             out_keys=[("temporal", "action")],
             distribution_class=WhenDistribution,
@@ -208,7 +213,7 @@ class Agents(nn.Module):
                 in_keys=OBSERVATION,
                 out_keys=[("spatial", key) for key in ("cell_logits", "up_logits")],
             ),
-            in_keys={key: ("spatial", key) for key in ("cell_logits", "up_logits", "can_up", "can_down")}
+            in_keys={key: ("spatial", key) for key in ("cell_logits", "up_logits", "up_mask", "down_mask")}
             | {"when": ("temporal", "action")},
             out_keys=[("spatial", "action")],
             distribution_class=WhereDistribution,
