@@ -1,21 +1,47 @@
-"""The page on extending the project: what it shows works, in the order in which it is shown."""
+"""The page on extending the project: what it shows works, in the order in which it is shown, with
+the types that it says."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import types
 from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "extending.md"
+from vidmarl.metrics import column
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "extending.md"
+
+
+def script() -> str:
+    """All Python of the page as one file whose lines are those of the page."""
+    text = PAGE.read_text("utf-8")
+    lines = [""] * (text.count("\n") + 1)
+    for block in re.finditer(r"```python\n(.*?)```", text, re.DOTALL):
+        first = text[: block.start(1)].count("\n")
+        content = block[1].splitlines()
+        lines[first : first + len(content)] = content
+    return "\n".join(lines)
 
 
 def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = PAGE.read_text("utf-8")
-    blocks = list(re.finditer(r"```python\n(.*?)```", text, re.DOTALL))
-    assert len(blocks) >= 5
-    names: dict[str, object] = {"__name__": "extending"}
-    for block in blocks:
-        line = text[: block.start(1)].count("\n")
-        exec(compile("\n" * line + block[1], str(PAGE), "exec"), names)
+    monkeypatch.setattr(column, "_METRICS", dict(column._METRICS))  # the metric of the page stays there
+    module = types.ModuleType("extending")  # what is defined in it has a class path
+    monkeypatch.setitem(sys.modules, "extending", module)
+    code = script()
+    assert code.count("class ") >= 4
+    exec(compile(code, str(PAGE), "exec", dont_inherit=True), vars(module))
+
+
+@pytest.mark.slow
+def test_the_types_of_the_examples_are_right(tmp_path: Path) -> None:
+    file = tmp_path / "extending.py"
+    file.write_text(script(), "utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
