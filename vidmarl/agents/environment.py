@@ -130,7 +130,8 @@ class VideoAttackEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
         mask = None if tensordict is None else tensordict.get("_reset", None)
         rows = every if mask is None else every[mask.reshape(-1)]
         self._renew(rows[(self.session.queries > 1).to(rows.device)[rows]])
-        begun = self.episodes.begin(rows)
+        with torch.autocast(rows.device.type, enabled=False):  # observations do not depend on the precision
+            begun = self.episodes.begin(rows)
         if len(rows) == len(every):
             return begun
         out = begun.new_zeros(len(every))  # torchrl takes only the rows of the mask
@@ -158,7 +159,8 @@ class VideoAttackEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
             when, where = (tensordict[group, "action"][rows].squeeze(1) for group in ("temporal", "spatial"))
             proposal = self.episodes.propose(before[rows], when, where)
             response = self.session.query(proposal, rows)
-            stepped = self.episodes.step(before[rows], rows, proposal, response)
+            with torch.autocast(rows.device.type, enabled=False):
+                stepped = self.episodes.step(before[rows], rows, proposal, response)
             after[rows] = stepped.select(*before.keys())
             reward[rows, 0] = self.reward(before["episode"][rows], stepped["episode"])
         done = self.episodes.over(after["episode"])[:, None]

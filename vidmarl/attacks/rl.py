@@ -224,7 +224,7 @@ class RLAttack(Attack):
         return None
 
     def _late(self, clip: ClipView) -> bool:
-        """Whether the agents have had their share of queries for a clip that the fallback fooled."""
+        """Whether the agents have had their share of queries of a clip that the fallback fooled."""
         return self.max_queries_after_success is not None or 2 * clip.queries >= clip.budget
 
 

@@ -1,17 +1,16 @@
-"""Training of the two agents: a LightningModule fed by a TorchRL collector, one per rank.
+"""Training of the two agents: a LightningModule that rolls them out with TorchRL.
 
-A training step takes a batch of clips from the data module, rolls both agents out on it (the
-collector), and makes some epochs of PPO over the rollout: one `MAPPOLoss` per agent, one
-centralised critic (Yu et al. 2022). Lightning shares the clips out between ranks and resumes the
-epoch; every rollout starts from fresh episodes and from a seed of its own, so nothing outside the
-checkpoint is needed to go on exactly.
+A training step takes a batch of clips from the data module, rolls both agents out on it, and makes
+some epochs of PPO over the rollout: one `MAPPOLoss` per agent, one centralised critic (Yu et al.
+2022). Lightning shares the clips out between ranks and resumes the epoch; every rollout starts from
+fresh episodes and from a seed of its own, so nothing outside the checkpoint is needed to go on
+exactly.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,19 +19,17 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
-from torchrl.collectors import Collector
 from torchrl.modules import PopArtValueNorm
 from torchrl.objectives import MAPPOLoss
 from torchrl.objectives.value import MultiAgentGAE
 
 from vidmarl import metrics
-from vidmarl.agents.checkpoint import fresh_agents, pack_agents
-from vidmarl.agents.environment import MAPS, STATE, VideoAttackEnv
+from vidmarl.agents.checkpoint import ACTORS, pack_agents
+from vidmarl.agents.environment import VideoAttackEnv
+from vidmarl.agents.episodes import MAPS, STATE
 from vidmarl.agents.features import CHANNELS
 from vidmarl.agents.networks import OBSERVATION, Agents, AgentsConfig
 from vidmarl.agents.reward import Reward
-from vidmarl.attacks import as_attack
-from vidmarl.attacks.base import Attack
 from vidmarl.attacks.result import AttackResult
 from vidmarl.attacks.rl import RLAttack
 from vidmarl.data.spec import ClipSpec
@@ -42,21 +39,18 @@ from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.perturbations.noise import Coherence
 from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.session import Session
-from vidmarl.training.behaviour_cloning import Probes, WarmStart, cloning_loss, probe
+from vidmarl.training.behaviour_cloning import Cloning, Probes, cloning_loss, probe
 from vidmarl.utils.randomness import seeded
 from vidmarl.victims import load_victim
 from vidmarl.victims.victim import Victim
 
-GROUPS = ("spatial", "temporal")
 HELD_OUT_PROBES = 4
 """How many times as many probes a held-out clip gets: there are few of these, and they are asked
 once."""
 
 HELD_OUT_DRAWS = 7
-"""How many numbers of known probes, from none to `WarmStart.known`, the correlation on held-out
+"""How many numbers of known probes, from none to `Cloning.n_known`, the correlation on held-out
 clips is a mean of."""
-
-CONTROLS = ("random_cells", "greedy_sensitivity", "grow_and_reduce", "square_tubes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +95,7 @@ class Learner:
 
 
 class TwoAgentPPO(L.LightningModule):
-    """The trainer of the team, and its evaluation.
+    """The trainer of the team.
 
     Args:
         victim: a name for `vidmarl.load_victim`, or a `Victim`.
@@ -109,23 +103,20 @@ class TwoAgentPPO(L.LightningModule):
         spec: how clips are made for a named victim; None: its default.
         distortion: a `Distortion`, its name, or class_path and init_args.
         grid: the tubelets.
+        search_cell: width and height of the agents' cells, in tubelets.
         coherence: how random patterns go on in time.
         budget: queries per clip in training episodes; the agents see the fraction that is left.
         steps: steps per rollout, at most `budget - 1` of one episode; rows that end sooner take the
             next clip.
-        step, level, spread: see `vidmarl.agents.environment.VideoAttackEnv`.
-        zoom: a cell of the agents is `zoom` x `zoom` tubelets.
+        proposal_size: of the first proposal of an episode, see `vidmarl.agents.episodes.Episodes`.
         width: hidden channels of the nets.
         depth: residual blocks of the nets.
         reward: the weights of the reward's terms.
         ppo: the settings of PPO.
-        warm_start: the settings of the warm start, which comes before PPO.
-        eval_budget: queries per clip in validation and test.
-        eval_budgets: where the curves of the test are read off.
-        controls: attacks that the test runs beside the agents, on the same clips with the same
-            counter.
+        cloning: the settings of behaviour cloning, which comes before PPO.
+        eval_budget: queries per clip in validation and prediction.
         seed: of the nets, of the distortion and of the rollouts.
-        out: where test and predict write; None: the trainer's root directory.
+        out: where predictions are written; None: the trainer's root directory.
     """
 
     counts: Tensor
@@ -137,21 +128,17 @@ class TwoAgentPPO(L.LightningModule):
         spec: ClipSpec | None = None,
         distortion: Distortion | str | dict[str, Any] = "gaussian_noise",
         grid: TubeletGrid = TubeletGrid(),  # noqa: B008 (frozen)
+        search_cell: int = 1,
         coherence: Coherence = "static",
         budget: int = 50,
         steps: int = 32,
-        step: float = 1.0,
-        level: int = 3,
-        spread: int | None = None,
-        zoom: int = 1,
+        proposal_size: int = 3,
         width: int = 32,
         depth: int = 2,
         reward: Reward = Reward(),  # noqa: B008 (frozen)
         ppo: PPO = PPO(),
-        warm_start: WarmStart = WarmStart(),  # noqa: B008 (frozen)
+        cloning: Cloning = Cloning(),  # noqa: B008 (frozen)
         eval_budget: int = 200,
-        eval_budgets: tuple[int, ...] = metrics.BUDGETS,
-        controls: tuple[str | dict[str, Any], ...] = CONTROLS,
         seed: int = 0,
         out: str | None = None,
     ) -> None:
@@ -160,49 +147,47 @@ class TwoAgentPPO(L.LightningModule):
         self.victim = victim if isinstance(victim, Victim) else load_victim(victim, weights, spec=spec)
         self.distortion = as_distortion(distortion)
         self.grid = grid
+        self.search_cell = search_cell
         self.coherence: Coherence = coherence
         self.budget = budget
         self.steps = steps
-        self.search: dict[str, Any] = {"step": step, "level": level, "spread": spread}
-        self.zoom = zoom
+        self.proposal_size = proposal_size
         self.reward = reward
         self.ppo = ppo
-        self.warm_start = warm_start
+        self.cloning = cloning
         self.eval_budget = eval_budget
-        self.eval_budgets = sorted(eval_budgets)
-        self.controls = controls
         self.seed = seed
         self.out = out
         with seeded(seed):
             self.agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), width, depth))
         self.value_norm = PopArtValueNorm(shape=1, beta=0.999)
         self.register_buffer("counts", torch.zeros(3, dtype=torch.int64))  # rollouts, frames, queries, all ranks
+        self._note(self.counts)
         self._learner: Learner
-        self._env: VideoAttackEnv
-        self._pool: Iterator[Tensor]
-        self._rollouts: Iterator[TensorDict]
-        self._collector: Collector | None = None
         self._probes: list[Probes] = []
         self._held_out: dict[int, Probes] = {}
         self._held_out_queries = 0
-        self._results: dict[str, list[tuple[Tensor, AttackResult]]] = {}
 
-    def settings(self) -> dict[str, Any]:
-        """What the agents are trained for, as plain data; it travels with them."""
-        return {
+    def _note(self, counts: Tensor) -> None:
+        """Keeps with the agents what they are trained for, as plain data."""
+        _, frames, queries = counts.tolist()
+        self.agents.trained = {
             "victim": self.victim.name,
-            "distortion": self.distortion.describe(),
+            "distortion": self.distortion.to_record(),
             "grid": [self.grid.frames, self.grid.height, self.grid.width],
+            "search_cell": self.search_cell,
             "coherence": self.coherence,
+            "proposal_size": self.proposal_size,
             "budget": self.budget,
-            **self.search,
-            "zoom": self.zoom,
-            "training_frames": int(self.counts[1]),
-            "training_queries": int(self.counts[2]),
+            "training_frames": frames,
+            "training_queries": queries,
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["vidmarl"] = pack_agents(self.agents, self.settings())
+        checkpoint["vidmarl"] = pack_agents(self.agents)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._note(checkpoint["state_dict"]["counts"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # One optimiser over three disjoint nets: one summed loss, one backward, one step, which is
@@ -231,7 +216,7 @@ class TwoAgentPPO(L.LightningModule):
             **common,
         )
         temporal = MAPPOLoss(agents.temporal, None, **common)
-        for group, loss in zip(GROUPS, (spatial, temporal), strict=True):
+        for group, loss in zip(ACTORS, (spatial, temporal), strict=True):
             loss.set_keys(action=(group, "action"), sample_log_prob=(group, "log_prob"), value="state_value")
         gae = MultiAgentGAE(gamma=self.ppo.gamma, lmbda=self.ppo.lmbda, value_network=None, device=self.device)
         self._learner = Learner({"spatial": spatial, "temporal": temporal}, gae)
@@ -239,11 +224,11 @@ class TwoAgentPPO(L.LightningModule):
     def training_step(self, clips: Tensor, batch_idx: int) -> None:
         """Rolls out on `clips`, float32[b 3 t h w], and learns from it."""
         before = self.victim.queries
-        if self.current_epoch < self.warm_start.epochs:
-            frames, log = 0, self._warm_up(clips)
+        if self.current_epoch < self.cloning.epochs:
+            frames, log = 0, self._clone(clips)
         else:
             self._probes = []
-            rollout = self._collect(clips)
+            rollout = self._roll_out(clips)
             with torch.autocast(self.device.type, enabled=False):
                 rollout = self._advantages(rollout)
             losses = self._learn(rollout.reshape(-1))
@@ -251,25 +236,32 @@ class TwoAgentPPO(L.LightningModule):
         spent = torch.tensor([1, frames, self.victim.queries - before], device=self.device)
         world = self.trainer.world_size
         self.counts += self.trainer.strategy.reduce(spent, reduce_op="sum") // torch.tensor([world, 1, 1]).to(spent)
+        self._note(self.counts)
         self._log_step(log)
 
     def _rank_seed(self) -> int:
         return hash((self.seed, int(self.counts[0]), self.global_rank)) & 0x7FFFFFFF
 
-    def _warm_up(self, clips: Tensor) -> dict[str, Tensor]:
+    def _session(self, clips: Tensor, budget: int, seed: int) -> Session:
+        """The books of some clips; asks for their clean predictions."""
+        self.victim.to(self.device)
+        renderer = Renderer(clips, self.distortion, self.grid, self.coherence, seed, self.search_cell)
+        return Session(self.victim, renderer, budget=budget, seed=seed)
+
+    def _clone(self, clips: Tensor) -> dict[str, Tensor]:
         """Probes the clips and clones the attacker who knows what the probes of all clips so far
         have shown.
 
         An epoch that is cut off starts again when the run is resumed, so the probes need not be in
         the checkpoint.
         """
-        settings, seed = self.warm_start, self._rank_seed()
+        settings, seed = self.cloning, self._rank_seed()
         generator = torch.Generator().manual_seed(seed)
         log = {}
         with torch.autocast(self.device.type, enabled=False):
             fresh = self._ask_probes(clips, settings.probes, seed, generator)
             with torch.no_grad():  # on clips that no update has seen yet
-                log["warm_start/correlation_before"] = cloning_loss(self.agents, fresh, settings, generator)[1]
+                log["cloning/correlation_before"] = cloning_loss(self.agents, fresh, settings, generator)[1]
             self._probes.append(fresh)
             known = Probes.cat(self._probes)
             optimizer = cast("torch.optim.Optimizer", self.optimizers())
@@ -283,14 +275,11 @@ class TwoAgentPPO(L.LightningModule):
                 self._descend(optimizer, loss)
             for group in optimizer.param_groups:
                 group["lr"] = self.ppo.lr
-        return log | {"warm_start/loss": loss.detach(), "warm_start/correlation": correlation.detach()}
+        return log | {"cloning/loss": loss.detach(), "cloning/correlation": correlation.detach()}
 
     def _ask_probes(self, clips: Tensor, count: int, seed: int, generator: torch.Generator) -> Probes:
         """Opens a session on the clips for nothing but probes."""
-        self.victim.to(self.device)
-        renderer = Renderer(clips, self.distortion, self.grid, self.coherence, seed, self.zoom)
-        session = Session(self.victim, renderer, budget=count + 1, seed=seed)
-        return probe(VideoAttackEnv(session, **self.search), count, generator)
+        return probe(self._session(clips, count + 1, seed), count, generator)
 
     def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         """One gradient step."""
@@ -299,40 +288,22 @@ class TwoAgentPPO(L.LightningModule):
         self.clip_gradients(optimizer, gradient_clip_val=self.ppo.max_grad_norm, gradient_clip_algorithm="norm")
         optimizer.step()
 
-    def _collect(self, clips: Tensor) -> TensorDict:
+    @torch.no_grad()
+    def _roll_out(self, clips: Tensor) -> TensorDict:
         """One rollout [b steps] on a batch of clips, under the Trainer's autocast like everything
         in a step."""
-        self.victim.to(self.device)
-        rank_seed = self._rank_seed()
-        if self._collector is None or len(self._env.session) != len(clips):
-            self._open(clips, rank_seed)
-        self._pool = itertools.cycle(clips)
-        self._env.set_seed(rank_seed)
-        torch.manual_seed(rank_seed)
-        return next(self._rollouts)
-
-    def _open(self, clips: Tensor, seed: int) -> None:
-        """The environment and the collector of this rank, for batches of this size."""
-        self._pool = itertools.cycle(clips)
-        renderer = Renderer(clips, self.distortion, self.grid, self.coherence, seed, self.zoom)
-        session = Session(self.victim, renderer, budget=self.budget, seed=seed)
-        self._env = VideoAttackEnv(session, self._supply, reward=self.reward, **self.search)
-        self._collector = Collector(
-            self._env,
-            TensorDictSequential(self.agents.temporal, self.agents.spatial),
-            frames_per_batch=len(clips) * self.steps,
-            total_frames=-1,
-            reset_at_each_iter=True,
-            device=self.device,
-            storing_device=self.device,
-            trust_policy=True,
-            auto_register_policy_transforms=False,
-            use_buffers=False,  # the preallocated ones disagree with the policy about the groups' batch sizes
+        seed, following = self._rank_seed(), itertools.cycle(clips)
+        env = VideoAttackEnv(
+            self._session(clips, self.budget, seed),
+            lambda n: torch.stack(list(itertools.islice(following, n))),
+            reward=self.reward,
+            proposal_size=self.proposal_size,
         )
-        self._rollouts = iter(self._collector)
-
-    def _supply(self, n: int) -> Tensor:
-        return torch.stack([next(self._pool) for _ in range(n)])
+        env.set_seed(seed)
+        torch.manual_seed(seed)
+        actors = TensorDictSequential(self.agents.temporal, self.agents.spatial)
+        rollout: TensorDict = env.rollout(self.steps, actors, break_when_any_done=False)
+        return rollout
 
     def _advantages(self, rollout: TensorDict) -> TensorDict:
         """Adds "advantage" (standardised over the rollout) and "value_target", both [b steps 1
@@ -354,7 +325,7 @@ class TwoAgentPPO(L.LightningModule):
         for _ in range(self.ppo.epochs):
             for index in torch.randperm(len(frames), device=frames.device).split(self.ppo.minibatch):
                 batch = frames[index]
-                said = {group: self._learner.losses[group](batch) for group in GROUPS}
+                said = {group: self._learner.losses[group](batch) for group in ACTORS}
                 loss = sum(v for values in said.values() for k, v in values.items() if k.startswith("loss_"))
                 self._descend(optimizer, loss)
                 logged.append(self._logged(said))
@@ -368,11 +339,11 @@ class TwoAgentPPO(L.LightningModule):
     @staticmethod
     def _logged(said: dict[str, TensorDict]) -> dict[str, Tensor]:
         mean = {
-            f"losses/{name}": torch.stack([said[group][key].detach().mean() for group in GROUPS]).mean()
+            f"losses/{name}": torch.stack([said[group][key].detach().mean() for group in ACTORS]).mean()
             for name, key in (("approx_kl", "kl_approx"), ("clipfrac", "clip_fraction"), ("ratio", "mean_ratio"))
         }
-        each = {f"losses/entropy_{group}": said[group]["entropy"].detach().mean() for group in GROUPS}
-        policy = sum(said[group]["loss_objective"].detach() for group in GROUPS)
+        each = {f"losses/entropy_{group}": said[group]["entropy"].detach().mean() for group in ACTORS}
+        policy = sum(said[group]["loss_objective"].detach() for group in ACTORS)
         value, explained = said["spatial"]["loss_critic"].detach(), said["spatial"]["explained_variance"].detach()
         return (
             mean
@@ -387,74 +358,54 @@ class TwoAgentPPO(L.LightningModule):
     @staticmethod
     def _outcome(rollout: TensorDict) -> dict[str, Tensor]:
         """How the episodes of a rollout have ended."""
-        end = rollout["next"]
-        ended = end["done"].squeeze(-1)
-        fooled = end["fooled"].squeeze(-1)[ended].float()
-        log = {"train/reward": end["reward"].mean()}
+        end, done = rollout["next", "episode"], rollout["next", "done"].squeeze(-1)
+        fooled = end["fooled"][done].float()
+        log = {"train/reward": rollout["next", "reward"].mean()}
         if len(fooled):
             log["train/fooling_rate"] = fooled.mean()
-            log["train/queries"] = end["queries"].squeeze(-1)[ended].float().mean()
+            log["train/queries"] = end["queries"][done].float().mean()
         if fooled.any():
-            log["train/l2"] = end["l2"].squeeze(-1)[ended][fooled.bool()].mean()
-            log["train/flicker"] = end["flicker"].squeeze(-1)[ended][fooled.bool()].mean()
+            log["train/l2"] = end["l2"][done][fooled.bool()].mean()
         return log
 
     def _log_step(self, log: dict[str, Tensor]) -> None:
         log["charts/frames"] = self.counts[1].float()
         log["charts/queries"] = self.counts[2].float()
         self.log_dict(log, prog_bar=False, on_step=True, on_epoch=False)
-        for key in ("train/fooling_rate", "train/reward", "warm_start/correlation_before"):
+        for key in ("train/fooling_rate", "train/reward", "cloning/correlation_before"):
             if key in log:
                 self.log(key.split("/")[1], log[key], prog_bar=True, logger=False)
-
-    def on_train_end(self) -> None:
-        if self._collector is not None:
-            self._collector.shutdown()
-            self._collector = None
 
     # -- evaluation
 
     def attack(self, budget: int | None = None) -> RLAttack:
-        """The attack with the agents as they are now."""
-        return RLAttack(self.agents, **self.search, **self._common(budget or self.eval_budget))
+        """The attack with the agents as they are now.
 
-    def _common(self, budget: int) -> dict[str, Any]:
-        return {
-            "distortion": self.distortion,
-            "budget": budget,
-            "grid": self.grid,
-            "zoom": self.zoom,
-            "coherence": self.coherence,
-            "seed": self.seed,
-            "progress": False,
-        }
+        Args:
+            budget: queries per clip; None: `eval_budget`.
+        """
+        return RLAttack(
+            self.agents,
+            distortion=self.distortion,
+            budget=budget or self.eval_budget,
+            seed=self.seed,
+            progress=False,
+        )
 
-    def _untrained(self) -> RLAttack:
-        return RLAttack(fresh_agents(self.agents, self.seed), **self.search, **self._common(max(self.eval_budgets)))
-
-    def _attacks(self) -> dict[str, Attack]:
-        """All that the test compares, by name."""
-        budget = max(self.eval_budgets)
-        attacks: dict[str, Attack] = {"rl": self.attack(budget), "rl_untrained": self._untrained()}
-        for control in self.controls:
-            attack = as_attack(control, **self._common(budget))
-            attacks[control if isinstance(control, str) else type(attack).__name__] = attack
-        return attacks
-
-    def _evaluate(self, attack: Attack, clips: Tensor) -> AttackResult:
+    def _evaluate(self, clips: Tensor) -> AttackResult:
         self.victim.to(self.device)
         with torch.autocast(self.device.type, enabled=False):  # figures that are reported do not depend on precision
-            return attack(self.victim, clips)
+            return self.attack()(self.victim, clips)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Attacks held-out clips with the agents as they are: `val/fooling_rate`, `val/queries`,
         `val/l2`.
 
-        With a warm start also `val/correlation`, of the agents' logits with what probes of these
-        clips have shown.
+        With behaviour cloning also `val/correlation`, of the agents' logits with what probes of
+        these clips have shown.
         """
         clips, _ = batch
-        result = self._evaluate(self.attack(), clips)
+        result = self._evaluate(clips)
         tried = ~result.skipped
         size = torch.where(result.success, metrics.l2(result.clean, result.adversarial), result.full_l2)
         log = {
@@ -462,7 +413,7 @@ class TwoAgentPPO(L.LightningModule):
             "val/queries": result.queries[tried].float().mean(),
             "val/l2": size[tried].mean(),
         }
-        if self.warm_start.epochs and self.trainer.state.fn == "fit":
+        if self.cloning.epochs and self.trainer.state.fn == "fit":
             log["val/correlation"] = self._held_out_correlation(clips, batch_idx)
         self.log_dict(log, on_epoch=True, sync_dist=True, batch_size=int(tried.sum()), prog_bar=True)
 
@@ -473,7 +424,7 @@ class TwoAgentPPO(L.LightningModule):
         The probes are asked once, and again when a run is resumed. They count as training queries,
         because they choose the checkpoint.
         """
-        settings = self.warm_start
+        settings = self.cloning
         with torch.autocast(self.device.type, enabled=False):
             if batch_idx not in self._held_out:
                 before = self.victim.queries
@@ -483,7 +434,7 @@ class TwoAgentPPO(L.LightningModule):
             found = []
             for share in torch.linspace(0, 1, HELD_OUT_DRAWS).tolist():
                 generator = torch.Generator().manual_seed(self.seed)
-                known = round(share * settings.known)
+                known = round(share * settings.n_known)
                 found.append(cloning_loss(self.agents, self._held_out[batch_idx], settings, generator, known)[1])
         return torch.stack(found).mean()
 
@@ -493,28 +444,9 @@ class TwoAgentPPO(L.LightningModule):
         self.counts[2] += self.trainer.strategy.reduce(spent, reduce_op="sum")
         self._held_out_queries = 0
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Attacks the test clips with the trained team, the untrained team and every control."""
-        clips, index = batch
-        for name, attack in self._attacks().items():
-            self._results.setdefault(name, []).append((index.cpu(), self._evaluate(attack, clips)))
-
-    def on_test_epoch_end(self) -> None:
-        """Writes, over all ranks, a table, the results and a report."""
-        from vidmarl.benchmark.comparison import gather_results, markdown, write_comparison
-
-        results = gather_results(self._results, self._out("test"), self.trainer)
-        self._results = {}
-        if results is not None:
-            table = write_comparison(self._out("test"), results, self.eval_budgets, self.settings())
-            self.print(markdown(table))
-            self.print(f"report: {self._out('test') / 'report.html'}")
-
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> str:
         """Attacks a batch; gives the folder that its `AttackResult` is saved in."""
         clips, index = batch
-        result = self._evaluate(self.attack(), clips)
-        return str(result.save(self._out("predict") / f"{int(index[0]):06d}", overwrite=True))
-
-    def _out(self, what: str) -> Path:
-        return Path(self.out or self.trainer.default_root_dir) / what
+        result = self._evaluate(clips)
+        folder = Path(self.out or self.trainer.default_root_dir) / "predict" / f"{int(index[0]):06d}"
+        return str(result.save(folder, overwrite=True))
