@@ -34,10 +34,18 @@ DistortionLike = Distortion | str | Mapping[str, Any] | Callable[..., Any]
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(dataclasses.field,))
 class _Settings:
-    """Makes every subclass a dataclass whose settings are keyword-only, without a decorator."""
+    """Makes every subclass a dataclass whose settings are keyword-only, without a decorator.
+
+    A plain `budget = 50` in a subclass is another default of a setting that its base has.
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        inherited: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+        for field in inherited:
+            if field.name in vars(cls) and field.name not in cls.__annotations__:
+                cls.__annotations__[field.name] = field.type
+                setattr(cls, field.name, dataclasses.field(default=vars(cls)[field.name], kw_only=field.kw_only))
         explain_settings(dataclasses.dataclass(kw_only=True, eq=False)(cls))
 
 
