@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import torch
 import yaml
 
 from vidmarl import AttackResult
-from vidmarl.cli import main
+from vidmarl.cli import SPEC_FIELDS, _as_options, main
 from vidmarl.data.encode import write_mp4
 from vidmarl.data.spec import ClipSpec
 from vidmarl.data.synthetic import make_clips
@@ -152,6 +153,7 @@ def test_bad_files_stop_it_before_any_query_unless_left_out(
     assert "text.mp4" in said
     assert "missing.mp4" in said
     assert "2 of 3 files" in said
+    assert "(--skip-bad)" in said
     assert not (tmp_path / "results").exists()
 
     code, out, err = here(*words, "--skip-bad")
@@ -177,10 +179,17 @@ def test_bad_files_stop_it_before_any_query_unless_left_out(
         (("--target", "juggling"), "index"),
         (("--labels", "1", "2"), "one label for each"),
         (("--labels", "1", "--target", "2"), "not both"),
-        (("--attack", "rl", "--distortion", "glare"), "Give a checkpoint"),
-        (("--attack", "rl", "--ckpt", "missing.ckpt"), "missing.ckpt"),
-        (("--attack", "rl", "--ckpt", "text.mp4"), "text.mp4"),
-        (("--ckpt", "agents.ckpt"), "nothing to learn"),
+        (("--distortion", "no_such_module.rain"), "no_such_module.rain"),
+        (("--victim", "no_such_module.victim"), "no_such_module.victim"),
+        (("--attack", '{"class_path": "random_cells", "init_args": {"bugdet": 3}}'), "did you mean budget"),
+        (("--attack", '{"class": "random_cells"}'), "class_path"),
+        (("--spec", '{"size": "huge"}'), "size must be"),
+        (("--device", "cuda:97"), "There are: cpu"),
+        (("--attack", "rl", "--distortion", "glare"), "--attack grow_and_reduce"),
+        (("--attack", "rl", "--agents", "missing.ckpt"), "missing.ckpt"),
+        (("--attack", "rl", "--agents", "text.mp4"), "text.mp4"),
+        (("--attack", "rl", "--agents", "gausian_noise"), "did you mean gaussian_noise"),
+        (("--agents", "gaussian_noise"), "belong to --attack rl"),
         (("--out", "text.mp4"), "folder"),
         (("--nonsense", "1"), "nonsense"),
     ],
@@ -192,6 +201,53 @@ def test_what_cannot_be_done_is_said_in_one_message_and_leaves_nothing(
     said = here.failure("attack", videos[0], *QUICK, "--out", "results", *words)
     assert expected in said
     assert [path.name for path in here.folder.iterdir()] == ["text.mp4"]
+
+
+def test_a_distortion_that_is_a_function_and_a_victim_of_ones_own(
+    here: Here, tmp_path: Path, videos: list[Path]
+) -> None:
+    (tmp_path / "rain.py").write_text("def rain(clips, strength, noise):\n    return clips + strength * noise\n")
+    (tmp_path / "mine.py").write_text(
+        "from vidmarl import ClipSpec, Victim\n"
+        "def victim(gain: float = 1.0) -> Victim:\n"
+        "    return Victim(lambda clips: gain * clips.mean((2, 3, 4)), name='mine', labels=['r', 'g', 'b'])\n"
+    )
+    words = ("--victim", '{"class_path": "mine.victim", "init_args": {"gain": 5}}', "--distortion", "rain.rain")
+    line = ("attack", videos[0], *words, "--spec.frames", "4", "--spec.size", "48", "--attack", "grow_and_reduce")
+    code, _, err = here(*line, "--budget", "5", "--no-progress", "--out", "results")
+    assert code == 0, err
+    settings = json.loads((tmp_path / "results" / "results.json").read_text("utf-8"))["settings"]
+    assert settings["distortion"]["init_args"] == {"function": "rain.rain", "signed": False}
+    assert settings["victim"] == "mine"
+    assert AttackResult.load(tmp_path / "results" / "result").clean.shape == (1, 3, 4, 48, 48)
+
+
+@pytest.mark.parametrize(
+    ("distortion", "expected"), [((), "GaussianNoise"), (("--distortion", "dead_pixels"), "DeadPixels")]
+)
+def test_by_default_the_agents_that_ship_for_the_distortion_attack(
+    here: Here, tmp_path: Path, videos: list[Path], distortion: tuple[str, ...], expected: str
+) -> None:
+    words = ("attack", videos[0], *VICTIM, *SPEC, "--budget", "5", "--no-progress", "--out", "results", *distortion)
+    code, _, err = here(*words)
+    assert code == 0, err
+    settings = json.loads((tmp_path / "results" / "results.json").read_text("utf-8"))["settings"]
+    assert settings["attack"] == "RLAttack"
+    assert settings["distortion"]["class_path"].endswith(f".{expected}")
+
+
+def test_a_victim_whose_network_depends_on_the_size_of_its_clips(here: Here, videos: list[Path]) -> None:
+    words = ("check", videos[0], "--victim", "mvit_base_16x4", "--weights", "random", "--device", "cpu")
+    _, out, err = here(*words, "--spec", '{"frames": 4, "size": 64, "sampling": "uniform"}')
+    assert "[ok] size: clips of (64, 64) px" in out, err
+
+
+def test_settings_of_python_are_told_as_options() -> None:
+    told = 'Pass weights=\'random\' or "weights=...", skip_bad=True, short="hold"; ClipSpec(size=...) stays.'
+    assert _as_options(told) == (
+        'Pass --weights random or "--weights", --skip-bad, --spec.short hold; ClipSpec(size=...) stays.'
+    )
+    assert set(SPEC_FIELDS) == {field.name for field in dataclasses.fields(ClipSpec)}
 
 
 def test_an_unknown_command_offers_the_nearest(here: Here) -> None:
@@ -211,7 +267,9 @@ def test_a_folder_with_something_in_it_is_only_replaced_on_request_and_if_it_is_
     out.mkdir()  # an empty one is fine
     words = ("attack", videos[0], *QUICK, "--out", "results")
     assert here(*words)[0] == 0
-    assert "not empty" in here.failure(*words)
+    said = here.failure(*words)
+    assert "not empty" in said
+    assert "(--overwrite)" in said
     (out / "report.html").write_text("old")
     assert here(*words, "--overwrite")[0] == 0
     assert (out / "report.html").read_text("utf-8") != "old"
@@ -230,7 +288,7 @@ def test_being_stopped_leaves_nothing_half(tmp_path: Path, videos: list[Path], h
         "import pathlib, time\n"
         "from vidmarl.attacks import Attack\n"
         "class Endless(Attack):\n"
-        "    def search(self, session, row):\n"
+        "    def search(self, clip):\n"
         "        pathlib.Path('started').touch()\n"
         "        time.sleep(600)\n"
         "        yield\n"
@@ -310,6 +368,7 @@ def test_check_says_what_the_victim_sees(here: Here, videos: list[Path]) -> None
         (("victims", "movinet*"), ["movinet_a0"]),
         (("attacks", "gr*"), ["greedy_sensitivity", "grow_and_reduce"]),
         (("distortions", "*_noise"), ["gaussian_noise", "sign_noise"]),
+        (("agents", "*pixels"), ["dead_pixels"]),
     ],
 )
 def test_lists_by_pattern(here: Here, words: tuple[str, ...], listed: list[str]) -> None:

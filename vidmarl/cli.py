@@ -9,10 +9,11 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import re
 import signal
 import sys
 import warnings
-from argparse import HelpFormatter
+from argparse import SUPPRESS, HelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -21,6 +22,9 @@ from vidmarl.errors import UnknownNameError, VidmarlError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
+
+    from vidmarl.attacks import Attack
+    from vidmarl.benchmark import Benchmark
 
 USAGE = """\
 usage: vidmarl COMMAND ...
@@ -39,7 +43,7 @@ comparing attacks (settings from YAML files, -c FILE, composed from left to righ
 training the agents (settings from YAML files, -c FILE, composed from left to right):
   fit        train
   validate   attack the validation clips with trained agents
-  test       attack the test clips with trained agents, beside the attacks without learning
+  test       benchmark trained agents on the test clips, beside the attacks without learning
   predict    attack clips with trained agents and save the results
   export     cut the trained agents out of a checkpoint, as a small file
 
@@ -47,14 +51,18 @@ vidmarl COMMAND --help tells what a command takes. vidmarl --version tells the v
 VIDMARL_DATA names the folder of weights and clips (default: data/); VIDMARL_DEBUG=1 shows where an error came from.
 """
 
+SPEC_FIELDS = ("frames", "size", "short_side", "fit", "sampling", "fps", "stride", "antialias", "short")
 CLIP_HELP = "a video file"
-VICTIM_HELP = "the classifier under attack: a name from `vidmarl list victims`"
+VICTIM_HELP = (
+    "the classifier under attack: a name from `vidmarl list victims`, a class path, or"
+    """ '{"class_path": ..., "init_args": {...}}'"""
+)
 WEIGHTS_HELP = "its weight file; by default that of its name in the folder VIDMARL_DATA"
 SPEC_HELP = (
-    "how clips are cut from the files, where it shall differ from the victim's own way, such as"
-    """ '{"frames": 8, "sampling": "uniform"}' or --spec.frames 8 --spec.sampling uniform"""
+    "how clips are cut from the files, where that differs from the victim's own way, such as"
+    """ '{"frames": 8, "size": 112}' or --spec.frames 8 --spec.size 112"""
 )
-DEVICE_HELP = "where it runs, such as cpu or cuda:1; by default a GPU where there is one"
+DEVICE_HELP = "where it runs, such as cpu or cuda:1 (default: auto, a GPU where there is one)"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -74,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if os.environ.get("VIDMARL_DEBUG", "0") not in ("", "0"):
             raise
         told = str(error).partition("\nGiven value type: ")[0]  # jsonargparse ends with a dump of all settings
-        _fail(told or type(error).__name__, 2)
+        _fail(_as_options(told) or type(error).__name__, 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
 
@@ -101,6 +109,19 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _as_options(message: str) -> str:
+    """An error's message with the settings of Python in the words of the command line:
+    `overwrite=True` becomes `--overwrite`."""
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        flag = f"--{'spec.' if name in SPEC_FIELDS else ''}{name.replace('_', '-')}"
+        return flag if value in ("True", "...") else f"{flag} {value[1:-1]}"
+
+    settings = "|".join((*SPEC_FIELDS, "overwrite", "skip_bad", "weights", "device", "agents"))
+    return re.sub(rf"(?<!\w)(?<!\w\()({settings})=(True|\.\.\.|'[^']*'|\"[^\"]*\")", option, message)
+
+
 def _parser(command: str, description: str) -> ArgumentParser:
     from jsonargparse import ArgumentParser
 
@@ -109,9 +130,9 @@ def _parser(command: str, description: str) -> ArgumentParser:
 
 def _add_victim(parser: Any) -> None:
     parser.add_argument("clips", nargs="+", metavar="CLIP", help=CLIP_HELP)
-    parser.add_argument("--victim", required=True, metavar="NAME", help=VICTIM_HELP)
+    parser.add_argument("--victim", required=True, type=dict[str, Any] | str, metavar="NAME", help=VICTIM_HELP)
     parser.add_argument("--weights", metavar="PATH", help=WEIGHTS_HELP)
-    parser.add_argument("--device", metavar="DEVICE", help=DEVICE_HELP)
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help=DEVICE_HELP)
     parser.add_argument("--spec", type=dict[str, Any], default={}, metavar="JSON", help=SPEC_HELP)
 
 
@@ -133,10 +154,10 @@ def attack(words: list[str]) -> None:
         help='a name from `vidmarl list attacks`, or \'{"class_path": ..., "init_args": {...}}\' (default: rl)',
     )
     parser.add_argument(
-        "--ckpt",
-        metavar="PATH",
-        help="the trained agents, for --attack rl: a file, or a name from `vidmarl list agents`; by default those"
-        " that ship with vidmarl for the distortion",
+        "--agents",
+        metavar="NAME",
+        help="the trained agents of --attack rl: a name from `vidmarl list agents`, or a file of `vidmarl fit` or"
+        " `vidmarl export` (default: those that ship for the distortion)",
     )
     parser.add_argument(
         "--distortion",
@@ -170,19 +191,20 @@ def attack(words: list[str]) -> None:
     parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
     args = parser.parse_args(words[1:])
 
-    from vidmarl.pipeline import RESULTS, attack_files, load_victim_as, make_attack
+    from vidmarl.pipeline import RESULTS, attack_files
+    from vidmarl.victims import load_victim
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half stays behind
-    how = make_attack(
+    how = _make_attack(
         args.attack,
-        ckpt=args.ckpt,
+        args.agents,
         distortion=args.distortion,
         budget=args.budget,
         coherence=args.coherence,
         seed=args.seed,
         progress=not args.no_progress,
     )
-    victim = load_victim_as(args.victim, args.weights, args.device, args.spec)
+    victim = load_victim(args.victim, args.weights, spec=args.spec, device=args.device)
     attack_files(
         args.clips,
         victim,
@@ -197,16 +219,47 @@ def attack(words: list[str]) -> None:
     print(f"report: {Path(args.out) / 'report.html'}")
 
 
+def _make_attack(attack: str | dict[str, Any], agents: str | None, **settings: Any) -> Attack:
+    """The attack of `vidmarl attack`; one by agents gets those that ship for its distortion, unless
+    others are asked for.
+
+    Raises:
+        ValueError: agents are given to an attack without any, or none ship for the distortion.
+    """
+    from vidmarl.agents.checkpoint import list_agents
+    from vidmarl.attacks import ATTACKS
+    from vidmarl.distortions import DISTORTIONS
+    from vidmarl.registry import read_description, settings_of
+
+    path, given = read_description({"class_path": attack} if isinstance(attack, str) else attack, "--attack")
+    settings = given | {name: value for name, value in settings.items() if value is not None}
+    kind = ATTACKS.find(path)
+    if not (isinstance(kind, type) and "agents" in settings_of(kind)):
+        if agents is not None:
+            raise ValueError(f"--agents {agents}: the attack {path!r} has no agents. They belong to --attack rl.")
+    elif agents is not None:
+        settings["agents"] = agents
+    elif "agents" not in settings and "distortion" in settings:
+        name = DISTORTIONS.name_of(DISTORTIONS.make(settings["distortion"]))
+        if name not in list_agents():
+            raise ValueError(
+                f"--attack rl needs trained agents, and none ship for the distortion {name!r}, only for"
+                f" {', '.join(list_agents())}. Give others (--agents NAME or FILE), or an attack that learns nothing,"
+                " such as --attack grow_and_reduce."
+            )
+        settings["agents"] = name
+    return ATTACKS.make(kind, **settings)
+
+
 def check(words: list[str]) -> None:
     """`vidmarl check CLIP...`: `Victim.check`, and what the victim says of each clip."""
     parser = _parser("check", "Says whether a victim is fit for an attack, and what it sees in video files.")
     _add_victim(parser)
     args = parser.parse_args(words[1:])
 
-    from vidmarl import load_clips
-    from vidmarl.pipeline import load_victim_as
+    from vidmarl import load_clips, load_victim
 
-    victim = load_victim_as(args.victim, args.weights, args.device, args.spec)
+    victim = load_victim(args.victim, args.weights, spec=args.spec, device=args.device)
     clips = load_clips(args.clips, victim)
     report = victim.check(clips)
     print(report)
@@ -227,12 +280,12 @@ def list_names(words: list[str]) -> None:
 
     import vidmarl
 
-    names = vidmarl.list_pretrained() if args.what == "agents" else getattr(vidmarl, f"list_{args.what}")()
+    names: list[str] = getattr(vidmarl, f"list_{args.what}")()
     print("\n".join(fnmatch.filter(names, args.pattern)))
 
 
 def export(words: list[str]) -> None:
-    """`vidmarl export CHECKPOINT FILE`: see `vidmarl.attacks.rl.save_agents`."""
+    """`vidmarl export CHECKPOINT FILE`: see `vidmarl.agents.checkpoint.save_agents`."""
     parser = _parser("export", "Cuts the trained agents out of a checkpoint of `vidmarl fit`, as a small file.")
     parser.add_argument("ckpt", metavar="CHECKPOINT", help="a checkpoint of `vidmarl fit`")
     parser.add_argument("out", metavar="FILE", help="the file to write, such as agents.pt")
@@ -240,12 +293,11 @@ def export(words: list[str]) -> None:
 
     from vidmarl.agents.checkpoint import load_agents, save_agents
 
-    agents, settings = load_agents(args.ckpt)
+    agents = load_agents(args.ckpt)
     Path(args.out).absolute().parent.mkdir(parents=True, exist_ok=True)
-    save_agents(args.out, agents, settings)
-    print(
-        f"{args.out}: {os.path.getsize(args.out):,} bytes; trained with {settings.get('training_queries', 0):,} queries"
-    )
+    save_agents(args.out, agents)
+    queries = agents.trained.get("training_queries", 0)
+    print(f"{args.out}: {os.path.getsize(args.out):,} bytes; trained with {queries:,} queries")
 
 
 def demo(words: list[str]) -> None:
@@ -274,7 +326,8 @@ def benchmark(words: list[str]) -> None:
         " what is missing after it was stopped, or after attacks or clips were added. Writes rows.csv, summary.csv,"
         " summary.md and report.html.",
     )
-    from vidmarl.benchmark.runner import Benchmark, read_shard, run_benchmark
+    from vidmarl.benchmark import Benchmark
+    from vidmarl.benchmark.config import read_shard
 
     parser.add_argument("-c", "--config", action="config", metavar="FILE", help="settings from a YAML file")
     parser.add_class_arguments(Benchmark)
@@ -296,17 +349,94 @@ def benchmark(words: list[str]) -> None:
     shard = read_shard(args.shard)
     made = parser.instantiate(args)
     settings = Benchmark(**{field: made[field] for field in Benchmark.__dataclass_fields__})
+    _run_benchmark(settings, shard=shard, summarise_only=args.summarise_only, progress=not args.no_progress)
+
+
+def _run_benchmark(settings: Benchmark, **how: Any) -> None:
+    """Runs a benchmark and prints its summary; `how` is of `run_benchmark`."""
+    from vidmarl.benchmark import run_benchmark
+
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    report = run_benchmark(settings, shard=shard, summarise_only=args.summarise_only, progress=not args.no_progress)
-    if report is None:
+    done = run_benchmark(settings, **how)
+    if done is None:
         print("Other shards have clips left. The last one to end writes the tables; --summarise_only makes them now.")
         return
     print((Path(settings.out) / "summary.md").read_text("utf-8"))
-    print(f"report: {report}")
+    print(f"report: {done.report}")
+
+
+def test(words: list[str]) -> None:
+    """`vidmarl test -c FILE --ckpt_path AGENTS`: the benchmark of trained agents beside the attacks
+    without learning, on the victim and the test clips of a training configuration."""
+    from lightning.pytorch.cli import LightningCLI
+
+    from vidmarl.benchmark import Benchmark, agents_and_controls
+    from vidmarl.data.module import ClipData
+    from vidmarl.metrics import BUDGETS
+    from vidmarl.training.ppo import TwoAgentPPO
+    from vidmarl.utils.quiet import no_tips
+
+    class CommandLine(LightningCLI):
+        def parse_arguments(self, parser: Any, args: Any) -> None:
+            self.config = parser.parse_args(args)  # without a warning where `sys.argv` holds something else
+
+        def add_arguments_to_parser(self, parser: Any) -> None:
+            add = parser.add_argument
+            add("--ckpt_path", metavar="NAME", help="trained agents: a checkpoint of `vidmarl fit`, or a name")
+            add("--weights_only", help=SUPPRESS)  # stands in the configurations that `vidmarl fit` saves
+            add("--budget", type=int, default=max(BUDGETS), metavar="N", help="queries per clip")
+            add("--budgets", type=list[int], default=list(BUDGETS), help="where the tables are read off")
+            add("--max_clips", type=int | None, metavar="N", help="at most so many clips, spread evenly")
+            add("--keep_clips", type=bool, default=False, help="keep the clips, and show some in the report")
+
+    with no_tips():
+        cli = CommandLine(
+            TwoAgentPPO,
+            ClipData,
+            args=words[1:],
+            run=False,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={
+                "prog": "vidmarl test",
+                "usage": "vidmarl test -c FILE [-c FILE ...] --ckpt_path NAME [--SETTING VALUE ...]",
+                "description": "Attacks the test clips with trained agents, the same agents untrained and the attacks"
+                " without learning. Goes on where an earlier run was stopped.",
+                "default_env": True,  # VIDMARL_TEST__BUDGET=100
+                "env_prefix": "VIDMARL_TEST_",
+            },
+        )
+    module, data, config = cli.model, cli.datamodule, cli.config_init
+    if config.ckpt_path is None:
+        raise VidmarlError("Testing agents: none were given. Name a checkpoint of `vidmarl fit`: --ckpt_path PATH.")
+    if "test" not in data.sources:
+        raise VidmarlError("Testing agents: no test clips were given. Set data.test.")
+    victim = module.victim
+    victim.to(cli.trainer.strategy.root_device)
+    if data.spec is not None:
+        victim.spec = data.spec
+    _run_benchmark(
+        Benchmark(
+            victims=[victim],
+            attacks=agents_and_controls(config.ckpt_path),
+            data=data.sources["test"],
+            distortions=[module.distortion],
+            max_clips=config.max_clips,
+            seed=module.seed,
+            budget=config.budget,
+            budgets=config.budgets,
+            coherence=module.coherence,
+            grid=module.grid,
+            search_cell=module.search_cell,
+            clips_at_once=data.eval_batch_size,
+            keep_clips=config.keep_clips,
+            out=Path(module.out or cli.trainer.default_root_dir) / "test",
+        )
+    )
 
 
 def train(words: list[str]) -> None:
-    """`vidmarl fit|validate|test|predict`: Lightning's command line over the two agents."""
+    """`vidmarl fit|validate|predict`: Lightning's command line over the two agents."""
     from lightning.pytorch.cli import LightningCLI
 
     from vidmarl.data.module import ClipData
@@ -339,14 +469,17 @@ def _table(record: dict[str, Any]) -> str:
     sum."""
     import pandas as pd
 
+    from vidmarl import metrics
+
     table = pd.DataFrame(record["clips"])
     table["file"] = table["file"].map(os.path.basename)
     table["outcome"] = "held"
     table.loc[table["success"], "outcome"] = "fooled"
     table.loc[table["skipped"], "outcome"] = "skipped"
-    columns = table[["file", "prediction", "goal", "outcome", "queries", "l2", "map", "ssim"]]
+    numbers = {column.label: column.texts(table) for column in metrics.shown_metrics(table)}
+    columns = table[["file", "prediction", "goal", "outcome", "queries"]].assign(**numbers)
     lines = [
-        columns.to_string(index=False, max_rows=60, float_format="{:.4g}".format, na_rep="-", max_colwidth=32),
+        columns.to_string(index=False, max_rows=60, max_colwidth=32),
         *(f"left out: {why}" for why in record["left_out"].values()),
         "",
         "{fooled} of {attacked} clips fooled, {skipped} skipped, {queries} queries".format(**record["summary"]),
@@ -354,13 +487,14 @@ def _table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TRAINING = ("fit", "validate", "test", "predict")
+TRAINING = ("fit", "validate", "predict")
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "attack": attack,
     "check": check,
     "list": list_names,
     "demo": demo,
     "benchmark": benchmark,
+    "test": test,
     "export": export,
     **dict.fromkeys(TRAINING, train),
 }

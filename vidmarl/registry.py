@@ -122,6 +122,13 @@ class Registry(Generic[T]):
             raise UnknownNameError(self.kind, name, [*self.names(), *classes])
         return classes[name]
 
+    def name_of(self, made: T) -> str:
+        """The shortest name that leads to the class of an object: that of its file, or its class
+        path."""
+        kind = type(made)
+        package, _, file = kind.__module__.rpartition(".")
+        return file if package == self.package and file in self.names() else f"{kind.__module__}.{kind.__qualname__}"
+
     def attributes(self) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
         """`__getattr__` and `__dir__` for the package, so that its classes are its attributes."""
 
