@@ -3,16 +3,24 @@ was there before."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import shutil
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from vidmarl.data.encode import write_mp4
-from vidmarl.utils.files import new_directory, save_tensors, write_atomically
+from vidmarl.utils import files
+from vidmarl.utils.files import new_directory, readable, save_tensors, write_atomically
 
 resource = pytest.importorskip("resource", reason="limits on the size of files are a matter of Unix")
 
@@ -118,26 +126,35 @@ def test_a_full_disk_leaves_no_half_folder(tmp_path: Path, small_disk: None) -> 
     assert os.listdir(tmp_path) == []
 
 
+@pytest.fixture(params=["exchange", "two renames"])
+def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Folders change places in one step where the system can do that, else in two."""
+    if request.param == "two renames":
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    return request.param
+
+
 def test_a_folder_that_cannot_take_its_place_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "folder"
     path.mkdir()
     (path / "a").write_text("earlier")
-    rename = Path.rename
+    rename = os.rename
 
-    def refuse(self: Path, target: Path) -> Path:
-        if self.name == "new":
-            raise OSError("no")
-        return rename(self, target)
+    def refuse(source: Path, target: Path) -> None:
+        if source.name == "new":
+            raise OSError(errno.ENOTEMPTY if path.exists() else errno.EIO, "no")
+        rename(source, target)
 
-    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(OSError, match="no"), new_directory(path, overwrite=True):
         pass
     assert (path / "a").read_text() == "earlier"
     assert os.listdir(tmp_path) == ["folder"]
 
 
-@pytest.mark.parametrize("there", ["file", "folder", "dangling link", "empty folder", "nothing"])
-def test_what_is_there_is_replaced_only_on_request(tmp_path: Path, there: str) -> None:
+@pytest.mark.parametrize("there", ["file", "folder", "empty folder", "nothing"])
+def test_what_is_there_is_replaced_only_on_request(tmp_path: Path, how: str, there: str) -> None:
     path = tmp_path / "it"
     if there == "file":
         path.write_text("mine")
@@ -145,8 +162,6 @@ def test_what_is_there_is_replaced_only_on_request(tmp_path: Path, there: str) -
         path.mkdir()
         if there == "folder":
             (path / "note").write_text("mine")
-    elif there == "dangling link":
-        path.symlink_to(tmp_path / "nowhere")
     if there not in ("empty folder", "nothing"):
         with pytest.raises(FileExistsError, match=r"not empty, or is a file.*overwrite=True"), new_directory(path):
             pass
@@ -154,3 +169,139 @@ def test_what_is_there_is_replaced_only_on_request(tmp_path: Path, there: str) -
         (folder / "new").write_text("new")
     assert os.listdir(path) == ["new"]
     assert os.listdir(tmp_path) == ["it"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("there", ["folder", "nothing"])
+@pytest.mark.parametrize("comes", ["file", "folder", "another writer"])
+def test_what_appears_while_a_folder_is_written_is_left_alone(
+    tmp_path: Path, how: str, overwrite: bool, there: str, comes: str
+) -> None:
+    path = tmp_path / "it"
+    if there == "folder":
+        path.mkdir()
+        if overwrite:
+            (path / "note").write_text("earlier")
+    with (  # noqa: PT012
+        pytest.raises(FileExistsError, match=r"something else has appeared.*it-2"),
+        new_directory(path, overwrite) as folder,
+    ):
+        (folder / "mine").write_text("mine")
+        if there == "folder" and comes == "file":
+            shutil.rmtree(path)
+        if comes == "file":
+            path.write_text("theirs")
+        elif comes == "folder":
+            path.mkdir(exist_ok=True)
+            (path / "theirs").write_text("theirs")
+        else:
+            with new_directory(path, overwrite) as other:
+                (other / "theirs").write_text("theirs")
+    assert (path if comes == "file" else path / "theirs").read_text() == "theirs"
+    assert os.listdir(tmp_path / "it-2") == ["mine"]
+    assert sorted(os.listdir(tmp_path)) == ["it", "it-2"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from vidmarl.utils import files
+
+path, calls, exchange = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "exchange"
+def deadly(function):
+    def count(*arguments, **options):
+        global calls
+        calls -= 1
+        if calls < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return count
+files._exchange = deadly(files._exchange) if exchange else lambda one, other: False
+os.rename = deadly(os.rename)
+files.shutil.rmtree = deadly(files.shutil.rmtree)
+with files.new_directory(path, overwrite=True) as folder:
+    (folder / "new").write_text("new")
+"""
+
+
+@pytest.mark.parametrize("exchange", ["exchange", "two renames"])
+@pytest.mark.parametrize("calls", range(5))
+def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path: Path, calls: int, exchange: str) -> None:
+    path = tmp_path / "it"
+    path.mkdir()
+    (path / "old").write_text("old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), str(calls), exchange], check=False)
+    assert killed.returncode == (-signal.SIGKILL if calls < (3 if exchange == "exchange" else 4) else 0)
+    if exchange == "exchange":  # at no moment was the place empty
+        assert len(os.listdir(path)) == 1
+    files.sweep(tmp_path)
+    assert os.listdir(tmp_path) == ["it"]
+    assert os.listdir(path) in (["old"], ["new"])
+    with new_directory(path, overwrite=True) as folder:
+        (folder / "next").write_text("next")
+    assert os.listdir(path) == ["next"]
+
+
+def test_what_a_killed_writer_has_left_is_swept_and_what_a_living_one_is_at_stays(tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from vidmarl.utils import files
+with files.new_directory(sys.argv[1] + "/folder") as folder:
+    os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    files.write_atomically(sys.argv[1] + "/file", "content")
+"""
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 2
+    with new_directory(tmp_path / "other") as folder:
+        (folder / "a").write_text("a")
+        assert len(os.listdir(tmp_path)) == 1
+        files.sweep(tmp_path)
+        with new_directory(tmp_path / "third"):
+            pass
+    assert os.listdir(tmp_path / "other") == ["a"]
+    assert sorted(os.listdir(tmp_path)) == ["other", "third"]
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in two containers
+    contents = [f"{n}" * 10_000 for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: write_atomically(tmp_path / "file", content), contents * 20))
+    assert (tmp_path / "file").read_text() in contents
+    assert os.listdir(tmp_path) == ["file"]
+
+
+# --- links, long names, names that are not UTF-8
+
+
+@pytest.mark.parametrize("there", ["folder", "nothing"])
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path, there: str) -> None:
+    if there == "folder":
+        (tmp_path / "deep" / "folder").mkdir(parents=True)
+        (tmp_path / "deep" / "folder" / "old").write_text("old")
+        with pytest.raises(FileExistsError), new_directory(tmp_path / "deep" / "folder"):
+            pass
+    (tmp_path / "link").symlink_to("deep/folder")
+    with new_directory(tmp_path / "link", overwrite=there == "folder") as folder:
+        (folder / "new").write_text("new")
+    assert os.readlink(tmp_path / "link") == "deep/folder"
+    assert os.listdir(tmp_path / "deep" / "folder") == ["new"]
+    (tmp_path / "file link").symlink_to("deep/folder/new")
+    write_atomically(tmp_path / "file link", "newer")
+    assert (tmp_path / "deep" / "folder" / "new").read_text() == "newer"
+    assert os.readlink(tmp_path / "file link") == "deep/folder/new"
+
+
+@pytest.mark.parametrize("name", ["n" * 250, "\U0001f600" * 60, os.fsdecode(b"clip\xff.mp4")])
+def test_every_name_that_the_system_takes_can_be_written(tmp_path: Path, name: str) -> None:
+    with new_directory(tmp_path / name) as folder:
+        write_atomically(folder / name, "content")
+    assert (tmp_path / name / name).read_text() == "content"
+
+
+def test_text_that_utf_8_cannot_hold_is_escaped_as_json_does(tmp_path: Path) -> None:
+    name = os.fsdecode(b"clip \xff \xc3\xa9.mp4")
+    assert readable(name) == "clip \\xff é.mp4"
+    record = write_atomically(tmp_path / "record.json", json.dumps({"file": name}, ensure_ascii=False))
+    assert json.loads(record.read_text("utf-8")) == {"file": name}

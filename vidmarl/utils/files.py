@@ -1,46 +1,62 @@
 """Writing files and folders that are there whole or not at all, whatever happens: an error, Ctrl-C,
-a full disk.
+a kill, a full disk, another writer.
 
-What is new is made beside its place, under a hidden name, and takes its place by a rename when it
-is complete.
+What is new is made beside its place, under a hidden name of its own, and takes its place by a
+rename when it is complete. The writer holds a lock on it for as long as it lives, so that `sweep`
+can tell what a killed writer has left from what another is at.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import io
+import itertools
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 PathLike = str | os.PathLike[str]
 
+_PARTIAL = ".vidmarl-partial"
+
+
+def readable(path: PathLike) -> str:
+    """A path as text that can be printed and written: bytes that are not UTF-8 as `\\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
 
 def write_atomically(path: PathLike, content: bytes | str) -> Path:
     """Writes a file; no reader ever sees half of it.
 
     Args:
-        path: the file; its folder must be there. An older file is replaced.
-        content: bytes, or text, which is written as UTF-8.
+        path: the file; its folder must be there. An older file is replaced; of a link, the file
+            that it points to.
+        content: bytes, or text, which is written as UTF-8. What UTF-8 cannot hold, as in the names
+            of some files, is written as in Python's or JSON's strings (`\\udcff`).
 
     Raises:
         OSError: it cannot be written (no folder, full disk); nothing is left behind, an older file
             stays.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    target = Path(os.path.realpath(path))
+    partial, lock = _claim(target, folder=False)
     try:
-        with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+        with open(lock, "wb", closefd=False) as file:
+            file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+            os.fsync(lock)
+        os.replace(partial, target)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(lock)
     return path
 
 
@@ -59,38 +75,143 @@ def new_directory(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
     """A folder that appears when all that belongs in it has been written.
 
     Gives an empty folder beside `path`. It takes its place when the block ends well, and vanishes
-    when it does not, with any parents that were made for it.
+    when it does not, with any parents that were made for it. What an earlier, killed writer has
+    left beside `path` is swept first.
 
     Args:
-        path: the folder to make. An empty one may be there.
-        overwrite: whether anything else that is there is replaced, with all that is in it.
+        path: the folder to make; of a link, the folder that it points to. An empty one may be
+            there.
+        overwrite: whether anything else that is there at the start is replaced, with all that is
+            in it, unless it changes meanwhile. At each moment the old one or the new one is there.
 
     Raises:
-        FileExistsError: something is there that may not be replaced.
+        FileExistsError: something is there that may not be replaced. Where it has appeared only
+            while the block was running, the new folder is kept under another name, which the
+            message tells.
         OSError: it cannot be written; what was there stays.
     """
-    path = Path(path).absolute()
+    path = Path(os.path.realpath(path))
+    sweep(path.parent)
+    replaceable = _identity(path) if overwrite else None
     if not overwrite and os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(
-            f"Writing the folder {path}: it is there and not empty, or is a file. Give another folder, or allow"
-            " replacing all of it (overwrite=True)."
+            f"Writing the folder {readable(path)}: it is there and not empty, or is a file. Give another folder, or"
+            " allow replacing all of it (overwrite=True)."
         )
     made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    workshop = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    new, old = workshop / "new", workshop / "old"
+    workshop, lock = _claim(path, folder=True)
     try:
+        new = workshop / "new"
         new.mkdir()
         yield new
-        if os.path.lexists(path):
-            path.rename(old)
-        new.rename(path)
+        if not _put(new, path, replaceable):
+            beside = _put_beside(new, path)
+            raise FileExistsError(
+                f"Writing the folder {readable(path)}: while it was being written, something else has appeared there,"
+                f" which is left alone. What was written is in {readable(beside)}."
+            )
     except BaseException:
-        if os.path.lexists(old) and not os.path.lexists(path):
-            old.rename(path)  # where even this fails, the older folder stays in the workshop
+        if (workshop / "old").exists() and not os.path.lexists(path):
+            raise  # the old one has lost its place and could not be put back: that is left to `sweep`
         shutil.rmtree(workshop, ignore_errors=True)
         with contextlib.suppress(OSError):
             for parent in made:
                 parent.rmdir()
         raise
-    shutil.rmtree(workshop, ignore_errors=True)
+    else:
+        shutil.rmtree(workshop, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def sweep(folder: PathLike) -> None:
+    """Removes what writers that were killed have left in a folder; what living ones are at stays.
+
+    A folder that was being replaced at that moment, and whose place is empty, is put back.
+    """
+    with contextlib.suppress(OSError):  # no such folder: nothing to sweep
+        for left in Path(folder).glob(f".*{_PARTIAL}"):
+            with contextlib.suppress(OSError):  # it belongs to a living writer, or its owner is somebody else
+                lock = os.open(left, os.O_RDONLY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    for old in (left / "old").glob("*"):
+                        _put(old, left.parent / old.name, None)
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+                finally:
+                    os.close(lock)
+
+
+def _claim(target: Path, folder: bool) -> tuple[Path, int]:
+    """A new hidden file or folder beside `target`, and a descriptor that holds a lock on it until
+    it is closed or the process ends."""
+    while True:
+        partial = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}{_PARTIAL}")
+        if folder:
+            partial.mkdir()
+        else:
+            partial.touch(exist_ok=False)
+        with contextlib.suppress(FileNotFoundError):  # swept before it was locked: another one
+            lock = os.open(partial, os.O_RDONLY if folder else os.O_WRONLY)
+            with contextlib.suppress(OSError):  # a file system without locks, where nothing is swept
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if partial.exists():
+                return partial, lock
+            os.close(lock)
+
+
+def _put(new: Path, path: Path, replaceable: tuple[int, ...] | None) -> bool:
+    """Renames `new` to `path` if nothing is there, or an empty folder, or what may be replaced,
+    which goes to the workshop of `new`. Says whether it did."""
+    try:
+        os.rename(new, path)  # refuses to replace a file, or a folder that is not empty
+        return True
+    except OSError:
+        if not os.path.lexists(path):
+            raise
+    if replaceable is None or _identity(path) != replaceable:
+        return False
+    if _exchange(new, path):
+        if _identity(new) == replaceable:
+            return True
+        _exchange(new, path)  # another writer was quicker by a moment: it gets its place back
+        return False
+    old = new.parent / "old" / path.name
+    old.parent.mkdir()
+    os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except BaseException:
+        os.rename(old, path)
+        raise
+    return True
+
+
+def _put_beside(new: Path, path: Path) -> Path:
+    """Renames `new` to the first free name of NAME-2, NAME-3, ..."""
+    for number in itertools.count(2):
+        beside = path.with_name(f"{path.name}-{number}")
+        if not os.path.lexists(beside) and _put(new, beside, None):
+            break
+    return beside
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Lets two places change what is there, in one step; False where the system cannot (Linux
+    can)."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """What tells a file or folder from any other that takes its place; None if there is none."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns  # the numbers of what is deleted are given again
