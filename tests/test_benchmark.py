@@ -15,20 +15,29 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from conftest import Brightness
 from test_report import Page
 
 import vidmarl.benchmark.runner
-from vidmarl import GrowAndReduce, Victim, load_victim, metrics
-from vidmarl.benchmark.runner import Benchmark, VictimChoice, pays_after, read_shard, run_benchmark
-from vidmarl.benchmark.trials import Trials, is_done
+from vidmarl import ClipSpec, GrowAndReduce, Victim, load_victim, metrics
+from vidmarl.agents import checkpoint
+from vidmarl.agents.checkpoint import save_agents
+from vidmarl.agents.environment import MAPS, STATE
+from vidmarl.agents.features import CHANNELS
+from vidmarl.agents.networks import Agents, AgentsConfig
+from vidmarl.benchmark import Benchmark, BenchmarkResult, VictimChoice, run_benchmark
+from vidmarl.benchmark.config import read_shard
+from vidmarl.benchmark.entries import identity
+from vidmarl.benchmark.tables import pays_after
+from vidmarl.benchmark.trials import Trials, Wanted, is_done
 from vidmarl.cli import main
 from vidmarl.data.encode import write_mp4
 from vidmarl.data.folder import Folder
 from vidmarl.data.synthetic import CLASSES, Synthetic, make_clips
-from vidmarl.errors import CheckpointError, ClipError, UnknownNameError
+from vidmarl.distortions import FunctionDistortion
+from vidmarl.errors import CheckpointError, ClipError, UnknownNameError, VidmarlError
+from vidmarl.metrics import column as column_module
 from vidmarl.perturbations.grid import TubeletGrid
-from vidmarl.pipeline import load_victim_as
-from vidmarl.report.html import number
 
 CONFIG = Path(__file__).resolve().parent.parent / "conf" / "benchmark"
 CLIPS = 4
@@ -158,7 +167,7 @@ def test_the_summary_is_that_of_the_attack_itself(whole: Path) -> None:
     attack = GrowAndReduce(
         benchmark.named_distortions()[0][1], budget=10, grid=TubeletGrid(1, 8, 8), seed=0, progress=False
     )
-    victim = load_victim_as("demo", "random", "cpu", {"frames": 4, "size": [32, 32]})
+    victim = load_victim("demo", "random", spec={"frames": 4, "size": 32}, device="cpu")
     result = attack(victim, make_clips(CLIPS, 1, 4, 32)[0])
     expected = metrics.summarise(result, [5, 10])
     summary = pd.read_csv(whole / "summary.csv").query("attack == 'grow_and_reduce'")
@@ -236,7 +245,7 @@ def test_more_attacks_and_clips_only_add_work(tmp_path: Path, asked: list[int]) 
         {"seed": 3},
         {"coherence": "free"},
         {"distortions": [{"name": "gaussian_noise", "class_path": "gaussian_noise", "init_args": {"std": 0.2}}]},
-        {"attacks": {"grow_and_reduce": {"init_args": {"reduce": False}}, "random_cells": {}}},
+        {"attacks": {"grow_and_reduce": {"init_args": {"start": 2}}, "random_cells": {}}},
         {"victims": [VictimChoice("demo", "random", {"frames": 4, "size": [32, 32]}, precision="bf16-mixed")]},
     ],
     ids=lambda change: next(iter(change)),
@@ -268,8 +277,7 @@ def test_targets_are_the_same_for_all_attacks_and_none_is_the_prediction(tmp_pat
 def test_the_runner_up_is_the_second_class_of_the_clean_prediction(tmp_path: Path) -> None:
     benchmark = tiny(tmp_path, goal="runner_up")
     rows = run(benchmark)
-    victim = load_victim("demo", weights="random", device="cpu")
-    victim.spec = dataclasses.replace(victim.spec, frames=4, size=(32, 32))
+    victim = load_victim("demo", "random", spec={"frames": 4, "size": 32}, device="cpu")
     seconds = victim(make_clips(CLIPS, seed=1, frames=4, size=32)[0]).topk(2).indices[:, 1].tolist()
     assert victim.labels is not None
     assert sorted(rows["goal"].unique()) == sorted({victim.labels[second] for second in seconds})
@@ -304,10 +312,10 @@ def test_what_is_wanted_besides_is_made_later(tmp_path: Path) -> None:
     run(benchmark)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="ST-LPIPS")
-        rows = run(dataclasses.replace(benchmark, perceptual=True, keep_clips=True))
+        rows = run(dataclasses.replace(benchmark, slow_metrics=True, keep_clips=True))
     assert rows["warping"].notna().all()
     [trial] = tmp_path.rglob("*.safetensors")
-    assert is_done(trial, perceptual=True, keep_clips=True)
+    assert is_done(trial, Wanted(slow_metrics=True, keep_clips=True))
 
 
 def test_the_report_is_one_page_that_loads_nothing(whole: Path) -> None:
@@ -324,18 +332,22 @@ def test_the_report_is_one_page_that_loads_nothing(whole: Path) -> None:
     assert "L2, grow_and_reduce / this" in page.text
     shares = pd.read_csv(whole / "summary.csv")["flicker_share"].dropna()
     assert len(shares) == 2  # of two attacks at their whole budget, of which some clip was fooled
-    assert all(number(share) in page.text for share in shares)
+    assert all(f"{share:.2f}" in page.text for share in shares)
 
 
 def test_the_tables_for_people_are_those_of_the_summary(whole: Path) -> None:
     summary = pd.read_csv(whole / "summary.csv")
     lines = [line.strip("| ").split(" | ") for line in (whole / "summary.md").read_text("utf-8").splitlines()]
+    of = {column.name: column for column in (*metrics.FIGURES, *metrics.columns())}
     for name, rows in summary.groupby("attack"):
-        sizes, *others = ([cell.strip("*") for cell in line[1:]] for line in lines if line[0] == name)
-        assert sizes == [f"{row['L2']:.2f} ({row['FR']:.0%})" for row in rows.to_dict("records")]
-        assert len(others) == (2 if name == "grow_and_reduce" else 3)  # the reference is compared with nothing
-        if len(others) == 3:
+        sizes, *others, end = ([cell.strip("*") for cell in line[1:]] for line in lines if line[0] == name)
+        assert sizes == [f"{of['L2'].text(row['L2'])} ({of['FR'].text(row['FR'])})" for row in rows.to_dict("records")]
+        assert others[-1] == [of["AQ first"].cell(row) for row in rows.to_dict("records")]
+        assert len(others) == (1 if name == "grow_and_reduce" else 2)  # the reference is compared with nothing
+        if len(others) == 2:
             assert [float(cell.split()[0]) for cell in others[0]] == pytest.approx(rows["L2 ratio"].tolist(), abs=6e-3)
+        heads = next(line for line in lines if line[0] == "At 10 queries")
+        assert end[heads.index(of["ssim"].heading) - 1] == of["ssim"].text(rows["ssim"].iloc[-1])
     assert lines[-1] == [f"{CLIPS} clips, 0 skipped."]
 
 
@@ -361,8 +373,8 @@ def test_tables_of_several_devices_are_warned_of(tmp_path: Path, monkeypatch: py
     run(tiny(tmp_path, max_clips=1))
     save = vidmarl.benchmark.runner.save_trials
 
-    def elsewhere(paths, result, facts, **wanted):
-        save(paths, result, [known | {"device": "cuda"} for known in facts], **wanted)
+    def elsewhere(paths, result, facts, wanted):
+        save(paths, result, [known | {"device": "cuda"} for known in facts], wanted)
 
     monkeypatch.setattr(vidmarl.benchmark.runner, "save_trials", elsewhere)
     with pytest.warns(UserWarning, match="cpu and cuda"):
@@ -374,7 +386,7 @@ def test_an_attack_may_have_tubelets_of_its_own(tmp_path: Path) -> None:
     coarse = {"class_path": "grow_and_reduce", "init_args": {"grid": {"frames": 2, "height": 16}}}
     run(tiny(tmp_path, attacks={"fine": {"class_path": "grow_and_reduce"}, "coarse": coarse}, max_clips=1))
     grids = {
-        path.parent.name.split("-")[0]: json.loads(path.read_text("utf-8"))["attack"]["grid"]
+        path.parent.name.split("-")[0]: json.loads(path.read_text("utf-8"))["attack"]["settings"]["grid"]
         for path in tmp_path.rglob("settings.json")
     }
     assert grids == {"fine": [1, 8, 8], "coarse": [2, 16, 8]}
@@ -383,51 +395,177 @@ def test_an_attack_may_have_tubelets_of_its_own(tmp_path: Path) -> None:
         run(tiny(tmp_path, attacks={"coarse": wrong}))
 
 
-def test_agents_by_file_or_name_trained_and_untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vidmarl.agents import checkpoint as pretrained
-    from vidmarl.agents.checkpoint import save_agents
-    from vidmarl.agents.environment import MAPS, STATE
-    from vidmarl.agents.features import CHANNELS
-    from vidmarl.agents.networks import Agents, AgentsConfig
-
-    settings = {"grid": [1, 8, 8], "training_queries": 123}
+def small_agents(training_queries: int) -> Agents:
+    """A small team whose choices are not those of its beginning."""
     agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), 8, 1))
     with torch.no_grad():
         for parameter in agents.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
-    save_agents(tmp_path / "gaussian_noise.pt", agents, settings)
-    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    agents.trained = {"grid": [1, 8, 8], "training_queries": training_queries}
+    return agents
+
+
+def test_agents_by_file_or_name_trained_and_untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents = small_agents(training_queries=123)
+    save_agents(tmp_path / "gaussian_noise.pt", agents)
+    monkeypatch.setattr(checkpoint, "FOLDER", tmp_path)
+    by_file = {"agents": str(tmp_path / "{distortion}.pt")}
     attacks = {
-        "rl": {"ckpt": "{distortion}"},
-        "file": {"class_path": "rl", "ckpt": str(tmp_path / "{distortion}.pt")},
-        "fresh": {"class_path": "rl", "ckpt": "{distortion}", "untrained": True},
+        "rl": {},
+        "name": {"class_path": "rl", "init_args": {"agents": "{distortion}"}},
+        "file": {"class_path": "rl", "init_args": by_file},
+        "object": {"class_path": "rl", "init_args": {"agents": agents}},
+        "one": {"class_path": "rl", "init_args": by_file, "untrained": ["spatial"]},
+        "fresh": {"class_path": "rl", "init_args": by_file, "untrained": True},
         "random_cells": {},
     }
-    rows = run(tiny(tmp_path / "out", attacks=attacks, max_clips=2, budget=4, grid=None))
+    rows = run(tiny(tmp_path / "out", attacks=attacks, max_clips=2, budget=6, grid=None))
     of = {name: part.drop(columns="attack").reset_index(drop=True) for name, part in rows.groupby("attack")}
-    pd.testing.assert_frame_equal(of["rl"], of["file"])
+    for name in ("name", "file", "object"):
+        pd.testing.assert_frame_equal(of["rl"], of[name])
     assert not of["rl"].equals(of["fresh"])
+    assert not of["rl"].equals(of["one"])
     summary = pd.read_csv(tmp_path / "out" / "summary.csv").set_index("attack")
-    assert summary["training queries"][["rl", "fresh"]].groupby(level=0).max().to_dict() == {"fresh": 0, "rl": 123}
-    assert not summary["best control"][["rl", "file"]].any()
+    spent = summary["training queries"].groupby(level=0).max()
+    assert spent[["rl", "one", "fresh", "random_cells"]].tolist() == [123, 123, 0, 0]
+    assert not summary["best control"][["rl", "name", "file", "object", "one"]].any()
     with pytest.raises(UnknownNameError, match="gaussian_noise"):
-        run(tiny(tmp_path / "out", attacks={"rl": {"ckpt": "gausian_noise"}}))
+        run(tiny(tmp_path / "out", attacks={"rl": {"init_args": {"agents": "gausian_noise"}}}))
+
+
+def test_the_identity_of_an_attack_is_every_setting_that_could_change_its_results(asked: list[int]) -> None:
+    def of(**settings: object) -> str:
+        return json.dumps(identity(Tuned(**settings)), sort_keys=True)  # type: ignore[arg-type]
+
+    network = torch.nn.Linear(2, 1)
+    plain = of()
+    assert of(clips_at_once=3, progress=False) == plain
+    changes: list[dict[str, object]] = [
+        {"seed": 1},
+        {"table": {"a": [1, {"b": 2}]}},
+        {"table": {"a": [1, {"b": 3}]}},
+        {"values": torch.zeros(3)},
+        {"values": torch.ones(3)},
+        {"network": network},
+        {"path": Path("a")},
+        {"grid": TubeletGrid(1, 2, 3)},
+        {"distortion": {"class_path": "gaussian_noise", "init_args": {"std": 0.5}}},
+    ]
+    seen = {plain, *(of(**change) for change in changes)}
+    assert len(seen) == len(changes) + 1
+    with torch.no_grad():
+        network.weight += 1
+    assert of(network=network) not in seen
+    with pytest.raises(ValueError, match=r"expected Tuned\.table\['x'\] to be plain data"):
+        of(table={"x": object()})
+
+
+class Tuned(GrowAndReduce):
+    """An attack with settings of every kind."""
+
+    table: dict[str, object] = dataclasses.field(default_factory=dict)
+    values: torch.Tensor | None = None
+    network: torch.nn.Module | None = None
+    path: Path | None = None
+
+
+def test_trials_of_an_earlier_version_are_told_apart(tmp_path: Path, asked: list[int]) -> None:
+    folder = tmp_path / "trials" / "demo" / "gaussian_noise" / "grow_and_reduce-0123456789ab"
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_text(json.dumps({"attack": {"zoom": 4}, "victim": {"name": "demo"}}))
+    with pytest.raises(
+        CheckpointError, match=r"another version of vidmarl.*format 1, expected 2.*Choose another folder"
+    ):
+        run(tiny(tmp_path))
+    (folder / "settings.json").write_text("{")
+    with pytest.raises(CheckpointError, match="format damaged"):
+        run(tiny(tmp_path))
+    assert asked == []
+
+
+def test_victims_distortions_and_clips_of_ones_own(tmp_path: Path) -> None:
+    """What has no name in YAML: a model, a function, a folder of videos."""
+    clips, _ = make_clips(2, seed=0, frames=8, size=32)
+    for i, clip in enumerate(clips):
+        (tmp_path / "videos" / "a").mkdir(parents=True, exist_ok=True)
+        write_mp4(tmp_path / "videos" / "a" / f"{i}.mp4", clip, fps=8)
+    own = {"victims": [Victim(Brightness(), labels=["dark", "grey", "bright"], name="mine")], "distortions": [DARKER]}
+    drawn = run(tiny(tmp_path / "drawn", **own))
+    assert set(drawn["victim"]) == {"mine"}
+    assert set(drawn["distortion"]) == {"darker"}
+    with pytest.raises(ValueError, match=r"the victim has no spec.*Victim\(\.\.\., spec="):
+        run(tiny(tmp_path / "out", **own, data=Folder(tmp_path / "videos")))
+    own["victims"][0].spec = ClipSpec(frames=4, size=32)  # type: ignore[attr-defined]
+    assert len(run(tiny(tmp_path / "out", **own, data=Folder(tmp_path / "videos")))) == 2 * 2
+
+
+def darker(clips: torch.Tensor, strength: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    return clips - 0.3 * strength
+
+
+DARKER = FunctionDistortion(darker)
+
+
+def test_clips_that_are_kept_come_back_and_are_in_the_report(tmp_path: Path, whole: Path) -> None:
+    done = run_benchmark(tiny(tmp_path, keep_clips=True), progress=False)
+    assert isinstance(done, BenchmarkResult)
+    [attacks] = done.trials.values()
+    result = attacks["grow_and_reduce"].to_result()
+    rows = pd.read_csv(done.report.with_name("rows.csv")).query("attack == 'grow_and_reduce'")
+    again = result.metrics()
+    for name in ("prediction", "adversarial_prediction", "goal", "success", "queries"):
+        assert again[name].tolist() == rows[name].tolist(), name
+    assert again["l2"].to_numpy() == pytest.approx(rows["l2"].to_numpy(), rel=1e-6)
+    assert torch.equal(result.clean, make_clips(CLIPS, 1, 4, 32)[0])
+    assert attacks["random_cells"].to_result([2]).queries.tolist() == [int(attacks["random_cells"].queries[2])]
+    page = Page(done.report)
+    assert len([a for a in page.all("article")]) == CLIPS
+    data = json.loads(page.scripts[0])
+    assert sorted(data["clips"]) == [f"1-{i}" for i in range(CLIPS)]
+    assert len(data["clips"]["1-0"]["runs"]) == 2
+    assert Page(whole / "report.html").all("article") == []
+    plain = run_benchmark(tiny(whole), progress=False)
+    assert plain is not None
+    with pytest.raises(ValueError, match="keep_clips"):
+        next(iter(plain.trials.values()))["random_cells"].to_result()
+
+
+def test_trials_from_before_there_was_a_metric_are_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[int]
+) -> None:
+    run(tiny(tmp_path))
+    monkeypatch.setattr(column_module, "_METRICS", dict(column_module._METRICS))
+
+    @metrics.metric(metrics.Column("mean_red", "Mean red", "of the attacked clip"))
+    def mean_red(clean: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
+        return adversarial[:, 0].flatten(1).mean(1)
+
+    asked.clear()
+    with pytest.warns(UserWarning, match="before there was a metric mean_red"):
+        rows = run(tiny(tmp_path))
+    assert asked == []
+    assert "mean_red" not in rows
+    with warnings.catch_warnings(action="error"):
+        assert run(tiny(tmp_path / "new"))["mean_red"].notna().all()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"attacks": {"grow_and_redcue": {}}}, "did you mean grow_and_reduce"),
-        ({"attacks": {"rl": {}}, "distortions": ["glare"]}, "none ship with vidmarl for the distortion 'glare'"),
-        ({"attacks": {"rl": {"ckpt": "missing.ckpt"}}}, "missing.ckpt"),
-        ({"attacks": {"random_cells": {"init_arg": {}}}}, "class_path, init_args, ckpt and untrained"),
-        ({"attacks": {"random_cells": {"init_args": {"budget": 2}}}}, "'random_cells' has .'budget'. of its own"),
+        ({"attacks": {"rl": {}}, "distortions": ["glare"]}, "trained agents 'glare'"),
+        ({"attacks": {"rl": {"init_args": {"agents": "missing.ckpt"}}}}, "missing.ckpt"),
+        ({"attacks": {"rl": {"untrained": ["spacial"]}}}, "'rl' under 'gaussian_noise'.*spacial"),
+        ({"attacks": {"random_cells": {"untrained": True}}}, "it has no agents"),
+        ({"attacks": {"random_cells": {"init_args": {"agents": "gaussian_noise"}}}}, "it has no agents"),
+        ({"attacks": {"random_cells": {"init_arg": {}}}}, "class_path, init_args and untrained"),
+        ({"attacks": {"random_cells": {"init_args": {"budget": 2}}}}, ".'budget'. are the benchmark's settings"),
         ({"attacks": {"stde": {}}}, "depends on the clips beside it"),
         ({"attacks": {"random_cells": {"init_args": {"blok": 2}}}}, "'random_cells' under 'gaussian_noise'.*blok"),
         ({"distortions": ["gaussian_nose"]}, "did you mean gaussian_noise"),
         ({"distortions": ["gaussian_blur", "gaussian_blur"]}, "two of the distortions are called 'gaussian_blur'"),
         ({"victims": [VictimChoice("demo", "random"), VictimChoice("demo", "random")]}, "two of the victims"),
-        ({"victims": [VictimChoice("demo", "random", {"frams": 4})]}, "A spec may have: frames"),
+        ({"victims": [VictimChoice("demo", "random", {"frams": 4})]}, "no setting .frams.; did you mean frames"),
         ({"reference": "rl"}, "attack of the benchmark 'rl'"),
         ({"max_clips": 0}, "max_clips must be at least 1"),
         ({"budgets": []}, "budgets must be at least one"),
@@ -438,7 +576,7 @@ def test_agents_by_file_or_name_trained_and_untrained(tmp_path: Path, monkeypatc
 def test_mistakes_are_told_before_anything_is_asked(
     tmp_path: Path, asked: list[int], change: dict[str, object], message: str
 ) -> None:
-    with pytest.raises((ValueError, UnknownNameError, OSError, CheckpointError), match=message):
+    with pytest.raises((ValueError, VidmarlError, OSError), match=message):
         run(tiny(tmp_path, **change))
     assert asked == []
 
@@ -474,7 +612,16 @@ def test_nothing_to_summarise(tmp_path: Path) -> None:
 
 def test_a_mistake_on_the_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["benchmark", "-c", str(CONFIG / "small.yaml"), "--attacks.rl.ckpt", "missing.ckpt", "--no-progress"])
+        main(
+            [
+                "benchmark",
+                "-c",
+                str(CONFIG / "small.yaml"),
+                "--attacks.rl.init_args",
+                "{agents: missing.ckpt}",
+                "--no-progress",
+            ]
+        )
     assert stop.value.code == 2
     said = capsys.readouterr().err
     assert "missing.ckpt" in said

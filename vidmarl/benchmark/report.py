@@ -1,21 +1,17 @@
-"""The report of a benchmark: tables and curves by victim and distortion, one HTML file that works
-offline.
-
-The page is `report.html.j2` (escaped by Jinja), in the looks of the other report (`report.css`,
-`charts.js`), under the same content security policy.
-"""
+"""The report of a benchmark: tables and curves by victim and distortion, and the clips where they
+were kept."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vidmarl import metrics
+from vidmarl.benchmark.tables import TRAINING, comparisons
 from vidmarl.benchmark.trials import Trials
-from vidmarl.report.html import number, percent, script_json
-from vidmarl.utils.files import write_atomically
+from vidmarl.metrics import Column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,90 +22,80 @@ Key = tuple[str, str]
 
 def write_benchmark_report(
     path: str | Path,
-    results: Mapping[Key, Mapping[str, Trials]],
+    trials: Mapping[Key, Mapping[str, Trials]],
     summaries: Mapping[Key, pd.DataFrame],
     *,
     reference: str,
     title: str = "Benchmark",
+    max_clips: int = 12,
+    fps: float = 5.0,
 ) -> Path:
-    """Writes what came of a benchmark.
+    """Writes what came of a benchmark as one self-contained HTML file.
 
     Args:
         path: the file; it appears whole or not at all.
-        results: by (victim, distortion) and attack.
-        summaries: of `vidmarl.benchmark.summarise`.
+        trials: by (victim, distortion) and attack.
+        summaries: of `vidmarl.benchmark.tables.summarise`.
         reference: the attack that the others are compared with.
         title: of the page.
+        max_clips: how many of the attacked clips of each victim and distortion are shown frame by
+            frame, where the trials have kept them.
+        fps: frames a second when a slider plays.
 
     Returns:
         The path.
     """
-    from jinja2 import Environment, StrictUndefined
-    from plotly.offline import get_plotlyjs
+    from vidmarl.report import figures, pictures
+    from vidmarl.report.clips import articles, attacked_clips, clip_data, common_gain
+    from vidmarl.report.page import setting_rows, summary_rows, write_page
 
-    from vidmarl._version import __version__
-    from vidmarl.report import figures, html
-
-    here = Path(__file__)
-    looks = Path(html.__file__)  # of all reports
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(here.with_name("report.html.j2").read_text(encoding="utf-8"))
-    curves = [json.loads(figures.budget_curves(attacks).to_json()) for attacks in results.values()]
-    text = page.render(
-        title=title,
-        version=__version__,
-        reference=reference,
-        sections=[_section(key, attacks, summaries[key]) for key, attacks in results.items()],
-        data=script_json({"curves": curves}),
-        style=looks.with_name("report.css").read_text(encoding="utf-8"),
-        script="".join(
-            path.read_text(encoding="utf-8") for path in (looks.with_name("charts.js"), here.with_name("report.js"))
-        ),
-        plotly=get_plotlyjs(),
-    )
-    return write_atomically(path, text)
-
-
-def _section(key: Key, attacks: Mapping[str, Trials], summary: pd.DataFrame) -> dict[str, Any]:
-    victim, distortion = key
-    return {
-        "victim": victim,
-        "distortion": distortion,
-        "clips": int(summary["clips"].max()),
-        "skipped": int(summary["skipped"].max()),
-        "rows": [_row(row) for row in summary.to_dict("records")],
-        "settings": {
-            name: {
-                k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in trials.settings.items()
+    sections, pictured = [], []
+    for number, (key, attacks) in enumerate(trials.items(), start=1):
+        summary = summaries[key]
+        columns = _columns(summary, reference)
+        shown = attacked_clips(attacks)[:max_clips] if all(t.has_clips for t in attacks.values()) else []
+        results = {name: of_attack.to_result(shown) for name, of_attack in attacks.items()} if shown else {}
+        first = next(iter(attacks.values()))
+        names = [first.facts[i]["clip"] for i in shown]
+        prefix, rows = f"{number}-", range(len(shown))
+        pictured.append((results, rows, prefix))
+        sections.append(
+            {
+                "victim": key[0],
+                "distortion": key[1],
+                "clips": int(summary["clips"].max()),
+                "skipped": int(summary["skipped"].max()),
+                "columns": columns,
+                "rows": [
+                    row
+                    for name, table in summary.groupby("attack", sort=False)
+                    for row in summary_rows(str(name), table, columns, bold="L2")
+                ],
+                "articles": articles(results, rows, names, prefix) if shown else [],
+                "settings": {name: setting_rows(of_attack) for name, of_attack in attacks.items()},
             }
-            for name, trials in attacks.items()
+        )
+    gain = common_gain([(results, rows) for results, rows, _ in pictured])
+    clips: dict[str, Any] = {}
+    for results, rows, prefix in pictured:
+        if rows:
+            clips |= clip_data(results, rows, gain, prefix)
+    return write_page(
+        path,
+        Path(__file__).with_name("report.html.j2"),
+        title=title,
+        data={
+            "fps": fps,
+            "colours": [pictures.MORE, pictures.LESS],
+            "gain": gain,
+            "curves": [json.loads(figures.budget_curves(attacks).to_json()) for attacks in trials.values()],
+            "clips": clips,
         },
-    }
+        sections=sections,
+        reading=_columns(next(iter(summaries.values())), reference),
+    )
 
 
-def _row(row: dict[Any, Any]) -> dict[str, Any]:
-    """A line of the table: its attack, its other cells, and whether its size is that of the best
-    control."""
-    cells = [
-        number(int(row["budget"])),
-        f"{percent(row['FR'])} ({percent(row['FR low'])} to {percent(row['FR high'])})",
-        *(number(row[key]) for key in ("AQ", "AQ+")),
-        _with_interval(row, "AQ first", " low", " high"),
-        number(row["AQ+ first"]),
-        _with_interval(row, "L2", " low", " high"),
-        *(text for name in ("L2", "AQ") for text in _comparison(row, name)),
-        *(number(row.get(key)) for key in ("map", "ssim", "stlpips", "flicker_share", "warping_share")),
-        number(int(row["training queries"])),
-    ]
-    return {"attack": row["attack"], "cells": cells, "best": bool(row["best control"])}
-
-
-def _with_interval(row: dict[Any, Any], key: str, low: str, high: str) -> str:
-    return f"{number(row[key])} ({number(row[key + low])} to {number(row[key + high])})"
-
-
-def _comparison(row: dict[Any, Any], name: str) -> list[str]:
-    """The ratio to the reference and its p; empty for the reference itself."""
-    if math.isnan(row[f"{name} ratio"]):
-        return ["", ""]
-    return [_with_interval(row, f"{name} ratio", " low", " high"), number(row[f"{name} p"])]
+def _columns(summary: pd.DataFrame, reference: str) -> list[Column]:
+    """What the table of a section shows."""
+    return [*metrics.FIGURES, *comparisons(reference), *metrics.shown_metrics(summary), TRAINING]

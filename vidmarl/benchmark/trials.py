@@ -1,8 +1,8 @@
 """What a benchmark keeps of an attack on one clip: a trial, one small file, there whole or not at
 all.
 
-A file of safetensors: the history and the strength map as tensors (and the adversarial clip as
-bytes, where it is to be kept), the rest as JSON in its header. Clips are left out because a
+A file of safetensors: the history and the strength map as tensors (and the clips as bytes, where
+they are to be kept), the rest as JSON in its header. Clips are left out by default because a
 benchmark has thousands; all that the tables need is measured before.
 """
 
@@ -27,24 +27,37 @@ from vidmarl.utils.files import write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
-"""Version of the file; a change that older readers cannot read raises it."""
+FORMAT = 2
+"""Version of the file, and of the folder around it; a change that older readers cannot read raises
+it."""
 
 SUFFIX = ".safetensors"
 
 _HISTORY = ("score", "margin", "l2")
+_CLIPS = ("clean", "adversarial")
+_CLASSES = ("classes", "prediction", "adversarial_prediction")
 _SAID = ("prediction", "adversarial_prediction", "goal")
-_OUTCOME = ("clip", *_SAID, "success", "skipped", "queries", "first_success")
-"""Columns of `AttackResult.metrics` that are no measure of the perturbation."""
+"""Columns of `AttackResult.metrics` that name classes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What a trial holds besides the history.
+
+    Attributes:
+        slow_metrics: the metrics that cost seconds a clip.
+        keep_clips: the clips, clean and adversarial.
+    """
+
+    slow_metrics: bool = False
+    keep_clips: bool = False
 
 
 def save_trials(
     paths: Sequence[Path],
     result: AttackResult,
     facts: Sequence[Mapping[str, Any]],
-    *,
-    perceptual: bool = False,
-    keep_clips: bool = False,
+    wanted: Wanted = Wanted(),
 ) -> None:
     """Writes a file for each clip of a result.
 
@@ -52,55 +65,58 @@ def save_trials(
         paths: of the files, one for each clip; their folder must be there.
         result: of the attack.
         facts: what else is to be known of each clip, plain data.
-        perceptual: whether to measure what costs seconds a clip, see
-            `vidmarl.metrics.perturbation_metrics`.
-        keep_clips: whether to keep the adversarial clips.
+        wanted: what else the trials hold.
     """
     from safetensors.torch import save
 
-    rows = result.metrics(perceptual=perceptual).to_dict("records")
+    rows = result.metrics(slow=wanted.slow_metrics).to_dict("records")
+    columns = [column.name for column in metrics.columns(wanted.slow_metrics)]
     for i, (path, row, known) in enumerate(zip(paths, rows, facts, strict=True)):
         asked = int(result.queries[i])
         tensors = {key: result.history[key][i, :asked].clone() for key in _HISTORY}
         tensors["strength"] = result.strength[i].clone()
-        if keep_clips:
-            tensors["adversarial"] = (result.adversarial[i] * 255).round().to(torch.uint8)
-        measured = {key: float(value) for key, value in row.items() if key not in _OUTCOME}
+        if wanted.keep_clips:
+            tensors |= {name: (getattr(result, name)[i] * 255).round().to(torch.uint8) for name in _CLIPS}
+        measured = {name: float(row[name]) for name in columns if name in row}
         record = {
             "format": FORMAT,
             "success": bool(result.success[i]),
             "skipped": bool(result.skipped[i]),
             "full_l2": float(result.full_l2[i]),
             "facts": {**known, **{name: row[name] for name in _SAID}},
+            "classes": {name: int(getattr(result, name)[i]) for name in _CLASSES},
+            "slow_metrics": wanted.slow_metrics,
+            "columns": columns,
             "measured": {key: value if math.isfinite(value) else str(value) for key, value in measured.items()},
         }
         header = {"trial": json.dumps(record, ensure_ascii=False, allow_nan=False)}
         write_atomically(path, save({key: value.contiguous() for key, value in tensors.items()}, header))
 
 
-def is_done(path: Path, *, perceptual: bool = False, keep_clips: bool = False) -> bool:
+def is_done(path: Path, wanted: Wanted = Wanted()) -> bool:
     """Whether a trial is there with all that is wanted of it."""
     if not path.exists():
         return False
     try:
-        record, tensors = _read(path, only_header=True)
+        record, tensors = _read(path)
     except CheckpointError:
         return False  # a damaged file is as good as none: the trial is made again
-    return (not perceptual or "warping" in record["measured"]) and (not keep_clips or "adversarial" in tensors)
+    return record["slow_metrics"] >= wanted.slow_metrics and (not wanted.keep_clips or "adversarial" in tensors)
 
 
-def _read(path: Path, only_header: bool = False) -> tuple[dict[str, Any], dict[str, Tensor | None]]:
+def _read(path: Path, *names: str) -> tuple[dict[str, Any], dict[str, Tensor | None]]:
+    """The header of a trial, and its tensors: those of `names`, and None for the others."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
             record = json.loads((file.metadata() or {})["trial"])
-            wanted = {key: None if only_header or key == "adversarial" else file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) if key in names else None for key in file.keys()}  # noqa: SIM118
         if record["format"] != FORMAT:
             raise ValueError(f"expected format {FORMAT}, got {record['format']!r}")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"Reading the trial {path}: it is damaged, or no trial ({error}). Delete it.") from error
-    return record, wanted
+    return record, tensors
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,6 +124,7 @@ class Trials:
     """One attack's trials on some clips: an `vidmarl.metrics.Outcome`.
 
     Attributes:
+        paths: of the files.
         success: bool[b], as in `AttackResult`.
         skipped: bool[b], as in `AttackResult`.
         queries: int64[b], as in `AttackResult`.
@@ -116,9 +133,12 @@ class Trials:
         settings: of the attack: plain data.
         facts: of each clip: plain data.
         measured: `vidmarl.metrics.perturbation_metrics`, float64[b]; NaN where the clip was
-            skipped.
+            skipped, or the trial was made before there was such a metric.
+        columns: the metrics that were asked for when the trials were made, in all of them.
+        has_clips: whether all of them have kept their clips.
     """
 
+    paths: list[Path]
     success: Bool[Tensor, " b"]
     skipped: Bool[Tensor, " b"]
     queries: Int64[Tensor, " b"]
@@ -127,6 +147,8 @@ class Trials:
     settings: dict[str, Any]
     facts: list[dict[str, Any]]
     measured: dict[str, Float[Tensor, " b"]]
+    columns: frozenset[str]
+    has_clips: bool
 
     @classmethod
     def load(cls, paths: Sequence[Path], settings: dict[str, Any]) -> Trials:
@@ -135,14 +157,14 @@ class Trials:
         Raises:
             CheckpointError: a file is missing, damaged, or no trial.
         """
-        records, tensors = zip(*[_read(path) for path in paths], strict=True)
+        records, tensors = zip(*[_read(path, *_HISTORY) for path in paths], strict=True)
         names = list(dict.fromkeys(name for record in records for name in record["measured"]))
-        queries = torch.tensor([len(t["margin"]) for t in tensors])
         pad = torch.nn.utils.rnn.pad_sequence
         return cls(
+            paths=list(paths),
             success=torch.tensor([record["success"] for record in records]),
             skipped=torch.tensor([record["skipped"] for record in records]),
-            queries=queries,
+            queries=torch.tensor([len(t["margin"]) for t in tensors]),
             full_l2=torch.tensor([record["full_l2"] for record in records]),
             history={
                 key: pad([t[key] for t in tensors], batch_first=True, padding_value=torch.nan) for key in _HISTORY
@@ -153,14 +175,42 @@ class Trials:
                 name: torch.tensor([float(r["measured"].get(name, "nan")) for r in records], dtype=torch.float64)
                 for name in names
             },
+            columns=frozenset.intersection(*[frozenset(record["columns"]) for record in records]),
+            has_clips=all("adversarial" in t for t in tensors),
         )
 
     def __len__(self) -> int:
         return len(self.success)
 
+    def to_result(self, clips: Sequence[int] | None = None) -> AttackResult:
+        """The result of the attack with its clips, where the trials have kept them (`keep_clips`).
+
+        Args:
+            clips: which of them; None: all.
+
+        Raises:
+            ValueError: the clips were not kept.
+            CheckpointError: a file is missing, damaged, or no trial.
+        """
+        if not self.has_clips:
+            raise ValueError("Reading the clips of a benchmark: its trials have kept none. Run it with keep_clips.")
+        rows = list(range(len(self)) if clips is None else clips)
+        records, tensors = zip(*[_read(self.paths[i], "strength", *_CLIPS) for i in rows], strict=True)
+        return AttackResult(
+            success=self.success[rows],
+            skipped=self.skipped[rows],
+            queries=self.queries[rows],
+            full_l2=self.full_l2[rows],
+            history={key: values[rows] for key, values in self.history.items()},
+            settings=self.settings,
+            strength=torch.stack([t["strength"] for t in tensors]),
+            **{name: torch.stack([t[name] for t in tensors]).float() / 255 for name in _CLIPS},
+            **{name: torch.tensor([record["classes"][name] for record in records]) for name in _CLASSES},
+        )
+
     def table(self, budgets: Sequence[int]) -> pd.DataFrame:
         """A row for each clip: its facts, what happened, at each budget the success and the L2, and
-        all measures."""
+        all metrics."""
         import pandas as pd
 
         table = pd.DataFrame(self.facts)
@@ -173,7 +223,7 @@ class Trials:
             table[f"success@{budget}"], table[f"l2@{budget}"] = wins[:, column], sizes[:, column]
         return table.assign(**{name: values.numpy() for name, values in self.measured.items()})
 
-    def pictures(self) -> dict[str, Float[Tensor, " n"]]:
+    def measured_of_fooled(self) -> dict[str, Float[Tensor, " n"]]:
         """What was measured of the fooled clips."""
         fooled = self.success & ~self.skipped
         return {name: values[fooled] for name, values in self.measured.items()}
