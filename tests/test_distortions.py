@@ -197,7 +197,7 @@ def test_arguments_out_of_range_are_refused() -> None:
         "frame_freeze": {"hold": 0},
         "frame_shuffle": {"reach": 1},
     }
-    assert sorted(bad) == NAMES
+    assert bad.keys() <= set(NAMES)
     for name, arguments in bad.items():
         with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be"):
             as_distortion({"class_path": type(as_distortion(name)).__name__, "init_args": arguments})
