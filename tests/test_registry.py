@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import subprocess
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
