@@ -126,7 +126,7 @@ def same(one: AttackResult, other: AttackResult) -> bool:
 )
 def test_found_by_name(name: str, kind: type[Attack]) -> None:
     assert type(as_attack(name)) is kind
-    assert as_attack(name).describe()["attack"] == kind.__name__
+    assert as_attack(name).params()["attack"] == kind.__name__
 
 
 @pytest.mark.parametrize(
@@ -179,12 +179,6 @@ class TestSignedBlocks:
         result = make(SignedBlocks, block=6, budget=17)(Victim(model), GREY)
         assert (result.strength != 0).all()
 
-    def test_without_the_opposite_every_query_has_a_fresh_block(self) -> None:
-        model = Effects(torch.full(SHAPE, -1.0) * torch.tensor(0.0), lead=50)  # nothing ever helps
-        make(SignedBlocks, block=8, opposite=False, budget=7)(Victim(model), GREY)
-        touched = torch.stack([asked != 0 for asked in model.maps()])
-        assert torch.equal(touched.sum(0), torch.ones(48, dtype=torch.long))
-
     def test_one_direction_has_one_try(self) -> None:
         model = Effects(torch.ones(SHAPE), lead=50)  # darker cells never help
         make(SignedBlocks, ONE_SIDED, block=8, budget=7)(Victim(model), GREY)
@@ -204,7 +198,7 @@ class TestSignedBlocks:
             pass
         assert session.best_strength[0].flatten()[:2].tolist() == [0, 1], "the second without the first is best"
 
-    def test_a_pass_with_nothing_left_to_ask_ends_the_round(self) -> None:
+    def test_a_pass_with_nothing_left_to_ask_ends_the_search(self) -> None:
         """One tubelet that can only be on: each round asks about it once, and never about the clean
         clip."""
         clip, asked = GREY[:, :, :1, :8, :8], []
@@ -271,7 +265,7 @@ class TestSensitivityOrder:
             gain = dark[:, 0] + 1.2 * dark[:, 8]
             return torch.stack([torch.full_like(gain, 0.9), gain], 1)
 
-        result = make(SensitivityOrder, ONE_SIDED, reduce=False)(Victim(model), clip)
+        result = make(SensitivityOrder, ONE_SIDED, max_queries_after_success=0)(Victim(model), clip)
         assert result.strength[0].flatten().nonzero().flatten().tolist() == [0]
 
     def test_goes_on_where_all_together_fail(self) -> None:
@@ -300,8 +294,10 @@ class TestSensitivityOrder:
     def test_is_at_least_as_small_as_the_attack_that_pays(self) -> None:
         for seed in range(5):
             victim = Victim(Effects(effects(seed), lead=0.5))
-            paid = make(GreedySensitivity, budget=60, reduce=False)(victim, GREY)
-            free = make(SensitivityOrder, budget=60, reduce=False)(victim, GREY)
+            paid, free = (
+                make(kind, budget=60, max_queries_after_success=0)(victim, GREY)
+                for kind in (GreedySensitivity, SensitivityOrder)
+            )
             assert free.success.all()
             found = [(r.adversarial - r.clean).norm() if r.success.all() else torch.inf for r in (free, paid)]
             assert found[0] <= found[1]
@@ -491,9 +487,9 @@ class TestAstFocus:
     def test_rewards(self) -> None:
         probs = torch.tensor([0.5, 0.3, 0.2])
         expected = float(torch.tensor(0.3).exp() - torch.tensor(0.5).exp())
-        assert advantage(Misclassify([0]), 0, probs.log()) == pytest.approx(expected)
+        assert advantage(Misclassify([0]), probs.log()) == pytest.approx(expected)
         expected = float(torch.tensor(0.2).exp() - torch.tensor(0.5).exp())
-        assert advantage(Target([2]), 0, probs.log()) == pytest.approx(expected)
+        assert advantage(Target([2]), probs.log()) == pytest.approx(expected)
         assert discounted(torch.tensor([1.0, 0.0, 2.0]), 0.5).tolist() == [1.5, 1.0, 2.0]
 
     def test_what_the_agents_see(self) -> None:
@@ -547,7 +543,7 @@ class TestSTDE:
 
     @pytest.mark.parametrize("after", [0, 7])
     def test_so_many_queries_are_spent_after_the_first_success(self, after: int) -> None:
-        result = make(STDE, donors=BRIGHT, budget=100, after=after)(Victim(Corner()), GREY)
+        result = make(STDE, donors=BRIGHT, budget=100, max_queries_after_success=after)(Victim(Corner()), GREY)
         first = result.history["margin"].lt(0).int().argmax(1) + 1
         assert result.success.all()
         assert torch.equal(result.queries, first + after)
@@ -637,9 +633,16 @@ class TestSTDE:
         with pytest.raises(ValueError, match=r"shape of the clips \(3, 3, 32, 32\), got \(3, 3, 16, 32\)"):
             make(STDE, donors=BRIGHT[..., :16, :])(Victim(Corner()), GREY)
 
-    def test_describe(self) -> None:
-        assert make(STDE).describe()["donors"] == "batch"
-        assert make(STDE, donors=BRIGHT).describe()["donors"] == 1
+    def test_params_tell_donors_apart(self, tmp_path: Path) -> None:
+        assert make(STDE).params()["donors"] == "batch"
+        given = (BRIGHT, DARK, torch.cat([BRIGHT, DARK]), [tmp_path / "a.webm"], [tmp_path / "b.webm"])
+        named = [make(STDE, donors=donors).params()["donors"] for donors in given]
+        assert len(set(named)) == len(given)
+        assert named[0] == make(STDE, donors=BRIGHT.clone()).params()["donors"]
+
+    def test_a_clip_needs_no_other_where_donors_are_given(self) -> None:
+        assert not make(STDE).batch_independent
+        assert make(STDE, donors=BRIGHT).batch_independent
 
     @given(seed=st.integers(0, 999), t=st.integers(1, 6), h=st.integers(1, 20), w=st.integers(1, 20))
     @settings(max_examples=60)

@@ -30,10 +30,10 @@ class SensitivityOrder(Attack):
 
     Every tubelet is distorted alone at full strength, in both directions where the distortion has
     two. Then the tubelets are added in the order of what their probe has shown, the largest fall of
-    the margin per added L2 first and
-    each in its better direction: 1, 2, 4, ... of them until the goal holds, bisection for the
-    shortest beginning that is enough, and `reduce`. Where even all of them fail, the order is gone
-    through once more a fiftieth at a time, each kept if the margin falls.
+    the margin per added L2 first and each in its better direction: 1, 2, 4, ... of them until the
+    goal holds, bisection for the shortest beginning that is enough, and `minimize`. Where even all
+    of them fail, the order is gone through once more a fiftieth at a time, each kept if the margin
+    falls.
 
     These queries are counted, and are all that `AttackResult.queries` shows. It says what knowing
     the order is worth: what lies between `GreedySensitivity`, which pays for its probes, and this.

@@ -82,8 +82,8 @@ class STDE(Attack):
         factor: how much of the difference of two patches is added (F), in (0, 2].
         crossover: how likely each side and each frame comes from the offspring rather than from its
             parent (CR).
-        **common: see `Attack`. The grid and the coherence only shape the strength map of the
-            result.
+
+    The grid and the coherence only shape the strength map of the result.
     """
 
     donors: Float[Tensor, "n 3 t h w"] | Sequence[str | Path] | None = dataclasses.field(default=None, repr=False)

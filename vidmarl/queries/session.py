@@ -1,7 +1,7 @@
 """A session: one attack on one batch of clips, from the clean prediction to the last query.
 
-The session keeps the books that every attack needs and none may keep for itself: the query_budget
-of queries, the goal, the best perturbation found, the history. Every candidate is rendered, clamped
+The session keeps the books that every attack needs and none may keep for itself: the budget of
+queries, the goal, the best perturbation found, the history. Every candidate is rendered, clamped
 and rounded to 8 bits before the victim sees it, so a success is always the success of the clip as
 it is returned, seen by a query that was counted.
 """
@@ -220,9 +220,8 @@ class Session:
         gradients.
 
         Steps of 1e-3 vanish in 8 bits. What is asked here could not be returned as a file, so it
-        never counts as a
-        success: the query is counted, the books show its score, and NaN for its margin and its
-            norm.
+        never counts as a success: the query is counted, the books show its score, and NaN for its
+        margin and its norm.
 
         Args:
             candidates: float[n 3 t h w].
