@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vidmarl.agents.features import CHANNELS, NAMES, describe
+from vidmarl.agents.features import CHANNELS, NAMES, extract
 from vidmarl.data import load_clips
 from vidmarl.data.spec import ClipSpec
 from vidmarl.perturbations.flow import GREY
@@ -24,7 +24,7 @@ def flat(value: float = 0.5, t: int = 4, h: int = 32, w: int = 32) -> Tensor:
 
 
 def named(clips: Tensor, grid: TubeletGrid = GRID) -> dict[str, Tensor]:
-    return dict(zip(NAMES, describe(clips, grid).unbind(1), strict=True))
+    return dict(zip(NAMES, extract(clips, grid).unbind(1), strict=True))
 
 
 @settings(max_examples=40)
@@ -34,10 +34,10 @@ def named(clips: Tensor, grid: TubeletGrid = GRID) -> dict[str, Tensor]:
 )
 def test_any_grid_on_any_clip(grid: TubeletGrid, size: tuple[int, int, int]) -> None:
     clips = torch.rand(2, 3, *size)
-    features = describe(clips, grid)
+    features = extract(clips, grid)
     assert features.shape == (2, CHANNELS, *grid.shape(clips))
     assert features.isfinite().all()
-    assert torch.allclose(describe(clips[1:], grid), features[1:], atol=1e-5)
+    assert torch.allclose(extract(clips[1:], grid), features[1:], atol=1e-5)
 
 
 def test_colour_and_thumbnail_of_a_cell() -> None:
@@ -109,7 +109,7 @@ def test_places_run_from_border_to_border() -> None:
 def test_natural_clips_have_features_of_about_unit_range(data_root: Path) -> None:
     files = sorted((data_root / "clips" / "ucf101").glob("*/*.avi"))[:12]
     clips = load_clips(files, ClipSpec(frames=16, sampling="stride"))
-    features = describe(clips, TubeletGrid())
+    features = extract(clips, TubeletGrid())
     assert features.abs().amax() < 6
     spread = features.transpose(0, 1).flatten(1).std(1)
     assert ((spread > 0.1) & (spread < 1.5)).all(), dict(zip(NAMES, spread.tolist(), strict=True))

@@ -17,8 +17,8 @@ the effects of single cells are predicted best from each other (docs/experiments
 
 
 def learn(
-    credit: Float[Tensor, "n t gh gw"], change: Float[Tensor, "n t gh gw"], margin_drop: Float[Tensor, " n"]
-) -> Float[Tensor, "n t gh gw"]:
+    credit: Float[Tensor, "n gt gh gw"], change: Float[Tensor, "n gt gh gw"], margin_drop: Float[Tensor, " n"]
+) -> Float[Tensor, "n gt gh gw"]:
     """One Kaczmarz step (Strohmer and Vershynin 2009) among smooth maps.
 
     The smallest change of the map, in the norm of the kernel, that explains the response. The
@@ -40,7 +40,7 @@ def learn(
     return credit + step.view(-1, 1, 1, 1) * alike
 
 
-def scaled(credit: Float[Tensor, "n t gh gw"]) -> Float[Tensor, "n t gh gw"]:
+def scaled(credit: Float[Tensor, "n gt gh gw"]) -> Float[Tensor, "n gt gh gw"]:
     """As the agents see it: drops are fractions of the clean margin, mostly some hundredths per
     cell."""
     return (10 * credit).tanh()

@@ -59,7 +59,7 @@ class Episodes:
 
     The state of an episode ("episode" in an observation), of n clips:
 
-    - "strength", "credit", "signed_credit", "trials" float[n t gh gw] over the search cells: the
+    - "strength", "credit", "signed_credit", "trials" float[n gt gh gw] over the search cells: the
       accepted strength map; the drop of the margin per unit of strength, without and with regard to
       its sign (`vidmarl.agents.credit`); how often a cell was tried.
     - "margin", "label", "runner_up", "l2" float[n] of that map: margin in nats, probabilities of
@@ -136,7 +136,7 @@ class Episodes:
 
     def propose(
         self, td: TensorDict, when: Int64[Tensor, "n a"], where: Int64[Tensor, "n c"]
-    ) -> Float[Tensor, "n t gh gw"]:
+    ) -> Float[Tensor, "n gt gh gw"]:
         """The strength maps that the agents' actions ask for: more distortion, or after success
         less."""
         strength, low = td["episode", "strength"], self.session.renderer.min_strength
@@ -147,7 +147,7 @@ class Episodes:
         return torch.where(_like(td["episode", "fooled"], strength), left, added)
 
     def step(
-        self, td: TensorDict, rows: Int64[Tensor, " n"], proposal: Float[Tensor, "n t gh gw"], response: Response
+        self, td: TensorDict, rows: Int64[Tensor, " n"], proposal: Float[Tensor, "n gt gh gw"], response: Response
     ) -> TensorDict:
         """Accepts proposals or takes them back, and learns from what the victim has said of them.
 
@@ -300,13 +300,13 @@ def _next_size(episode: TensorDict) -> Int64[Tensor, " n"]:
     return size.clamp(0, PROPOSAL_SIZES - 1)
 
 
-def _half(strength: Float[Tensor, "n t gh gw"]) -> Int64[Tensor, " n"]:
+def _half(strength: Float[Tensor, "n gt gh gw"]) -> Int64[Tensor, " n"]:
     """The size of proposal that is half of the touched cells."""
     half = (_touched(strength).clamp_min(2).float().log2() - 1).floor().long()
     return half.clamp_max(PROPOSAL_SIZES - 1)
 
 
-def _touched(strength: Float[Tensor, "n t gh gw"]) -> Int64[Tensor, " n"]:
+def _touched(strength: Float[Tensor, "n gt gh gw"]) -> Int64[Tensor, " n"]:
     return strength.flatten(1).count_nonzero(1)
 
 

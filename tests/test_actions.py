@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vidmarl.agents import actions as proposals
+from vidmarl.agents import actions as actions
 from vidmarl.agents.actions import COUNTS, DRAWS, WIDTHS, WhenDistribution, WhereDistribution, directions, within
 
 T, G = 3, 2
@@ -20,37 +20,37 @@ T, G = 3, 2
 
 def when(t: int, seed: int = 0, batch: tuple[int, ...] = (), **can: Tensor) -> WhenDistribution:
     torch.manual_seed(seed)
-    counts, widths = len(proposals.COUNTS), len(proposals.WIDTHS)
+    counts, widths = len(actions.COUNTS), len(actions.WIDTHS)
     logits = [torch.randn(*batch, n) for n in (counts, widths, t)]
-    every = {"can_count": torch.ones(*batch, counts).bool(), "can_frame": torch.ones(*batch, t).bool()}
+    every = {"count_mask": torch.ones(*batch, counts).bool(), "frame_mask": torch.ones(*batch, t).bool()}
     return WhenDistribution(*logits, **(every | can))
 
 
 def where(action: Tensor, t: int, g: int, seed: int = 0, **can: Tensor) -> WhereDistribution:
     torch.manual_seed(seed)
     shape = (*action.shape[:-1], t, g)
-    every = {"can_up": torch.ones(shape).bool(), "can_down": torch.ones(shape).bool()}
+    every = {"up_mask": torch.ones(shape).bool(), "down_mask": torch.ones(shape).bool()}
     return WhereDistribution(torch.randn(shape), torch.randn(shape), when=action, **(every | can))
 
 
 def temporal(count: int, width: int, *frames: int) -> Tensor:
     """A temporal action from the numbers themselves; the frames beyond those given are 0."""
-    rest = [0] * (proposals.DRAWS - len(frames))
-    return torch.tensor([proposals.COUNTS.index(count), proposals.WIDTHS.index(width), *frames, *rest])
+    rest = [0] * (actions.DRAWS - len(frames))
+    return torch.tensor([actions.COUNTS.index(count), actions.WIDTHS.index(width), *frames, *rest])
 
 
 def spatial(*draws: tuple[int, int]) -> Tensor:
     """A spatial action from (cell, direction) of its first draws."""
-    rest = [0] * (proposals.DRAWS - len(draws))
+    rest = [0] * (actions.DRAWS - len(draws))
     return torch.tensor([*(cell for cell, _ in draws), *rest, *(up for _, up in draws), *rest])
 
 
 @pytest.fixture
 def two_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proposals of one or two tubelets, few enough to list them all."""
-    monkeypatch.setattr(proposals, "COUNTS", (1, 2))
-    monkeypatch.setattr(proposals, "WIDTHS", (1, 2))
-    monkeypatch.setattr(proposals, "DRAWS", 2)
+    monkeypatch.setattr(actions, "COUNTS", (1, 2))
+    monkeypatch.setattr(actions, "WIDTHS", (1, 2))
+    monkeypatch.setattr(actions, "DRAWS", 2)
     monkeypatch.setattr(WhenDistribution, "uniforms_needed", 4)
     monkeypatch.setattr(WhereDistribution, "uniforms_needed", 4)
 
@@ -59,7 +59,7 @@ def every_temporal() -> list[Tensor]:
     """All temporal actions over T frames, those that differ beyond the count alone being one."""
     return [
         temporal(count, width, *frames)
-        for count, width in itertools.product(proposals.COUNTS, proposals.WIDTHS)
+        for count, width in itertools.product(actions.COUNTS, actions.WIDTHS)
         for frames in itertools.product(range(T), repeat=count)
     ]
 
@@ -74,7 +74,7 @@ def every_spatial(count: int) -> list[Tensor]:
 def test_probabilities_of_all_joint_actions_sum_to_one(two_draws: None) -> None:
     first, total = when(T), 0.0
     for action in every_temporal():
-        second, count = where(action, T, G), proposals.COUNTS[int(action[0])]
+        second, count = where(action, T, G), actions.COUNTS[int(action[0])]
         given_it = sum(float(second.log_prob(other).exp()) for other in every_spatial(count))
         assert given_it == pytest.approx(1, abs=1e-5)
         total += float(first.log_prob(action).exp()) * given_it
@@ -176,36 +176,36 @@ def test_entropies_are_those_of_the_parts(two_draws: None) -> None:
 )
 def test_only_what_changes_anything_is_drawn(t: int, g: int, seed: int, extreme: float | None) -> None:
     torch.manual_seed(seed)
-    can_up, can_down = (torch.rand(3, t, g) < 0.3 for _ in range(2))
-    can_up[:, -1, -1] = True
-    can_frame = (can_up | can_down).any(2)
-    can_count = torch.rand(3, len(COUNTS)) < 0.3
-    can_count[:, 1] = True
-    first = when(t, seed, (3,), can_count=can_count, can_frame=can_frame)
+    up_mask, down_mask = (torch.rand(3, t, g) < 0.3 for _ in range(2))
+    up_mask[:, -1, -1] = True
+    frame_mask = (up_mask | down_mask).any(2)
+    count_mask = torch.rand(3, len(COUNTS)) < 0.3
+    count_mask[:, 1] = True
+    first = when(t, seed, (3,), count_mask=count_mask, frame_mask=frame_mask)
 
     def numbers(dist: WhenDistribution | WhereDistribution) -> Tensor:
         shape = (3, dist.uniforms_needed)
         return torch.rand(shape) if extreme is None else torch.full(shape, extreme)
 
     for action in (first.draw(numbers(first)), first.mode):
-        assert can_count.gather(1, action[:, :1]).all()
+        assert count_mask.gather(1, action[:, :1]).all()
         assert all(WIDTHS[width] <= t for width in action[:, 1])
-        assert can_frame.gather(1, action[:, 2:]).all()
+        assert frame_mask.gather(1, action[:, 2:]).all()
         assert first.log_prob(action).isfinite().all()
-        second = where(action, t, g, seed, can_up=can_up, can_down=can_down)
+        second = where(action, t, g, seed, up_mask=up_mask, down_mask=down_mask)
         for chosen in (second.draw(numbers(second)), second.mode):
             row = torch.arange(3)[:, None]
             place = (row, action[:, 2:], chosen[:, :DRAWS])
-            assert torch.where(chosen[:, DRAWS:].bool(), can_up[place], can_down[place]).all()
+            assert torch.where(chosen[:, DRAWS:].bool(), up_mask[place], down_mask[place]).all()
             assert (second.log_prob(chosen) > -1000).all()
             assert second.entropy().isfinite().all()
 
 
 def test_a_row_without_any_choice_left_stays_defined() -> None:
     nothing = torch.zeros(4).bool()
-    first = when(4, can_count=torch.zeros(len(COUNTS)).bool(), can_frame=nothing)
+    first = when(4, count_mask=torch.zeros(len(COUNTS)).bool(), frame_mask=nothing)
     action = first.sample()
-    second = where(action, 4, 4, can_up=torch.zeros(4, 4).bool(), can_down=torch.zeros(4, 4).bool())
+    second = where(action, 4, 4, up_mask=torch.zeros(4, 4).bool(), down_mask=torch.zeros(4, 4).bool())
     for dist, drawn in ((first, action), (second, second.sample())):
         assert dist.log_prob(drawn).isfinite()
         assert dist.entropy().isfinite()
