@@ -1,5 +1,5 @@
-"""The warm start: its probes are counted queries, and the team learns from them where and when to
-distort."""
+"""Behaviour cloning: its probes are counted queries, and the team learns from them where and when
+to distort."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vidmarl.agents.environment import MAPS, STATE, VideoAttackEnv
+from vidmarl.agents.episodes import MAPS, STATE, Episodes
 from vidmarl.agents.features import CHANNELS
 from vidmarl.agents.networks import Agents, AgentsConfig
 from vidmarl.distortions import as_distortion
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.session import Session
-from vidmarl.training.behaviour_cloning import Probes, WarmStart, cloning_loss, examples, probe
+from vidmarl.training.behaviour_cloning import Cloning, Probes, cloning_loss, examples, probe
 from vidmarl.victims.victim import Victim
 
 T, SIDE = 4, 4
@@ -43,11 +43,11 @@ def darken(clips: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
     return clips * (1 - 0.8 * strength)
 
 
-def environment(n: int = 12, budget: int = 65, distortion=darken, zoom: int = 1) -> VideoAttackEnv:
+def session(n: int = 12, budget: int = 65, distortion=darken, search_cell: int = 1) -> Session:
     colours = 0.4 + 0.4 * torch.rand(n, 3, 1, 1, 1, generator=torch.Generator().manual_seed(0))
     clips = colours.expand(-1, -1, T, 8 * SIDE, 8 * SIDE)
-    renderer = Renderer(clips, as_distortion(distortion), TubeletGrid(1, 8, 8), zoom=zoom)
-    return VideoAttackEnv(Session(Victim(OneTubelet()), renderer, budget=budget))
+    renderer = Renderer(clips, as_distortion(distortion), TubeletGrid(1, 8, 8), search_cell=search_cell)
+    return Session(Victim(OneTubelet()), renderer, budget=budget)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -63,7 +63,7 @@ def learn(probes: Probes, updates: int, seed: int = 0) -> tuple[Agents, list[flo
     team, losses, source = agents(), [], generator(seed)
     optimizer = torch.optim.Adam(team.parameters(), lr=1e-2)
     for _ in range(updates):
-        loss, _ = cloning_loss(team, probes, WarmStart(known=16), source)
+        loss, _ = cloning_loss(team, probes, Cloning(n_known=16), source)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -74,60 +74,59 @@ def learn(probes: Probes, updates: int, seed: int = 0) -> tuple[Agents, list[flo
 # --- probing
 
 
-@pytest.mark.parametrize("zoom", [1, 2])
-def test_probes_are_counted_queries_of_one_cell_each(zoom: int) -> None:
-    env = environment(n=3, zoom=zoom)
-    model, asked = env.session.victim.model, []
-    env.session.query = lambda strength, rows: asked.append(strength) or Session.query(env.session, strength, rows)
+@pytest.mark.parametrize("search_cell", [1, 2])
+def test_probes_are_counted_queries_of_one_cell_each(search_cell: int) -> None:
+    books = session(n=3, search_cell=search_cell)
+    model, shape, asked = books.victim.model, books.renderer.coarse_shape, []
+    books.query = lambda strength, rows: asked.append(strength) or Session.query(books, strength, rows)
     before = model.seen
-    probes = probe(env, 10, generator())
+    probes = probe(books, 10, generator())
     assert model.seen - before == 3 * 10
-    assert env.session.queries.tolist() == [1 + 10] * 3
-    assert probes.cells.shape == probes.signs.shape == probes.falls.shape == (3, 10)
+    assert books.queries.tolist() == [1 + 10] * 3
+    assert probes.cells.shape == probes.signs.shape == probes.drops.shape == (3, 10)
     assert all(len(set(row)) == 10 for row in probes.cells.tolist())
     for i, strength in enumerate(asked):
-        expected = torch.zeros(3, *env.shape_of_cells).flatten(1)
+        expected = torch.zeros(3, *shape).flatten(1)
         expected.scatter_(1, probes.cells[:, i, None], probes.signs[:, i, None])
-        assert torch.equal(strength, expected.view(3, *env.shape_of_cells))
+        assert torch.equal(strength, expected.view(3, *shape))
 
 
-def test_falls_are_those_of_the_margin_over_the_clean_margin() -> None:
-    env = environment(n=4)
-    probes = probe(env, T * SIDE**2, generator())
+def test_drops_are_those_of_the_margin_over_the_clean_margin() -> None:
+    books = session(n=4)
+    probes = probe(books, T * SIDE**2, generator())
     matters = probes.cells == FRAME * SIDE**2 + CELL
     assert matters.sum(1).eq(1).all()  # asked about every cell once
-    assert probes.falls[~matters].abs().max() < 1e-5
-    clips = env.session.renderer.clips
-    bright = clips[:, :, FRAME, 24:, 24:].mean((1, 2, 3))
-    strength = torch.zeros(4, *env.shape_of_cells)
+    assert probes.drops[~matters].abs().max() < 1e-5
+    bright = books.renderer.clips[:, :, FRAME, 24:, 24:].mean((1, 2, 3))
+    strength = torch.zeros(4, *books.renderer.coarse_shape)
     strength[:, FRAME, CELL // SIDE, CELL % SIDE] = 1
-    dark = env.session.renderer.render(strength)[:, :, FRAME, 24:, 24:].mean((1, 2, 3))
-    assert torch.allclose(probes.falls[matters], 20 * (bright - dark) / (20 * bright - 4), atol=1e-4)
+    dark = books.renderer.render(strength)[:, :, FRAME, 24:, 24:].mean((1, 2, 3))
+    assert torch.allclose(probes.drops[matters], 20 * (bright - dark) / (20 * bright - 4), atol=1e-4)
 
 
 def test_directions_are_both_where_the_distortion_has_two() -> None:
-    one, two = (probe(environment(n=4, distortion=name), 20, generator()).signs for name in (darken, "brightness"))
+    one, two = (probe(session(n=4, distortion=name), 20, generator()).signs for name in (darken, "brightness"))
     assert one.eq(1).all()
     assert set(two.unique().tolist()) == {-1.0, 1.0}
     assert 0.2 < two.eq(1).float().mean() < 0.8
 
 
 def test_more_probes_than_cells_are_as_many_as_there_are_cells() -> None:
-    assert probe(environment(n=2, budget=100, zoom=4), 50, generator()).cells.shape == (2, T)
+    assert probe(session(n=2, budget=100, search_cell=4), 50, generator()).cells.shape == (2, T)
 
 
 def test_clips_that_are_skipped_are_not_probed() -> None:
-    env = environment(n=4)
-    env.session.finished[1] = True
-    assert len(probe(env, 5, generator())) == 3
-    assert env.session.queries.tolist() == [6, 1, 6, 6]
+    books = session(n=4)
+    books.finished[1] = True
+    assert len(probe(books, 5, generator())) == 3
+    assert books.queries.tolist() == [6, 1, 6, 6]
 
 
 # --- what is made of them
 
 
 def test_an_example_knows_some_of_the_probes_and_no_others() -> None:
-    probes = probe(environment(), 30, generator())
+    probes = probe(session(), 30, generator())
     matters = probes.cells == FRAME * SIDE**2 + CELL
     for known in (0, 12):
         td, direction = examples(probes, known, generator())
@@ -141,60 +140,58 @@ def test_an_example_knows_some_of_the_probes_and_no_others() -> None:
         assert torch.equal(credit, signed)  # all probes went up
         fooled = direction.flatten() < 0
         assert 0 < fooled.sum() < len(probes)
-        assert torch.equal(td["state"][:, STATE.index("won")].bool(), fooled)
+        assert torch.equal(td["state"][:, STATE.index("fooled")].bool(), fooled)
         assert strength[~fooled].eq(0).all()
         assert strength.flatten(1).gather(1, probes.cells)[fooled].eq(1).all()
         assert td["state"].shape == (len(probes), len(STATE))
 
 
 def test_what_the_agents_are_shown_is_not_what_they_are_asked() -> None:
-    """The falls of the probes that an example does not know change its target alone, not its
+    """The drops of the probes that an example does not know change its target alone, not its
     observation."""
-    probes = probe(environment(), 30, generator())
-    changed = dataclasses.replace(probes, falls=probes.falls.clone())
-    changed.falls[:, 12:] += 1
+    probes = probe(session(), 30, generator())
+    changed = dataclasses.replace(probes, drops=probes.drops.clone())
+    changed.drops[:, 12:] += 1
     one, other = (examples(p, 12, generator())[0] for p in (probes, changed))
     assert torch.equal(one["maps"], other["maps"])
     assert torch.equal(one["state"], other["state"])
 
 
 def test_the_loss_trains_both_actors_and_leaves_the_probes_alone() -> None:
-    probes = probe(environment(), 30, generator())
+    probes = probe(session(), 30, generator())
     before = dataclasses.replace(
-        probes, seen=probes.seen.clone(), cells=probes.cells.clone(), falls=probes.falls.clone()
+        probes, seen=probes.seen.clone(), cells=probes.cells.clone(), drops=probes.drops.clone()
     )
     team = agents()
-    loss, correlation = cloning_loss(team, probes, WarmStart(), generator())
+    loss, correlation = cloning_loss(team, probes, Cloning(), generator())
     loss.backward()
     assert correlation.detach().abs() <= 1
     for head in (team.temporal[0].module.frames, team.spatial[0].module.cells):
         assert head.weight.grad.abs().sum() > 0
-    assert torch.equal(before.falls, probes.falls)
+    assert torch.equal(before.drops, probes.drops)
     assert torch.equal(before.cells, probes.cells)
     for key in before.seen.keys(include_nested=True, leaves_only=True):
         assert torch.equal(before.seen[key], probes.seen[key])
 
 
 def test_one_cell_more_or_less_for_all_cells_of_a_clip_is_no_error() -> None:
-    """Log-probabilities know no level, so a constant on all falls of a clip changes the loss by the
+    """Log-probabilities know no level, so a constant on all drops of a clip changes the loss by the
     spread alone."""
-    probes = probe(environment(), 30, generator())
-    flat = dataclasses.replace(probes, falls=torch.full_like(probes.falls, 0.3))
-    loss, _ = cloning_loss(agents(), flat, WarmStart(), generator())
+    probes = probe(session(), 30, generator())
+    flat = dataclasses.replace(probes, drops=torch.full_like(probes.drops, 0.3))
+    loss, _ = cloning_loss(agents(), flat, Cloning(), generator())
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)  # an untrained team is uniform, and so is the target
 
 
 @pytest.fixture(scope="module")
-def learnt() -> tuple[VideoAttackEnv, Agents, list[float]]:
-    env = environment(n=24)
-    team, losses = learn(probe(env, 40, generator()), 80)
-    return env, team, losses
+def learnt() -> tuple[Agents, list[float]]:
+    return learn(probe(session(n=24), 40, generator()), 80)
 
 
 def test_the_team_learns_which_tubelet_matters_before_success(learnt) -> None:
-    _, team, losses = learnt
+    team, losses = learnt
     assert sum(losses[-10:]) < sum(losses[:10])
-    td = environment(n=6).reset()
+    td = Episodes(session(n=6)).begin(torch.arange(6))
     frames = team.temporal.get_dist(td).frame.probs
     assert frames.argmax(-1).eq(FRAME).all()
     td["temporal", "action"] = team.temporal.get_dist(td).mode
@@ -203,13 +200,16 @@ def test_the_team_learns_which_tubelet_matters_before_success(learnt) -> None:
 
 
 def test_the_team_learns_to_spare_it_after_success(learnt) -> None:
-    _, team, _ = learnt
-    env = environment(n=6)
-    env.reset()
-    env.strength[:] = 1
-    env.won[:] = True
-    env.l2 = env._full_l2 * 0.8
-    td = env._observe()
+    team, _ = learnt
+    episodes = Episodes(session(n=6))
+    td = episodes.begin(torch.arange(6))
+    episode = td["episode"]
+    success = {
+        "strength": torch.ones_like(episode["strength"]),
+        "fooled": torch.ones_like(episode["fooled"]),
+        "l2": 0.8 * episode["full_l2"],
+    }
+    td = episodes.observe(td["features"], episode.update(success))
     with torch.no_grad():
         frame = team.temporal[0](td.clone())["temporal", "frame_logits"].log_softmax(-1)
         cell = team.spatial[0](td.clone())["spatial", "cell_logits"].log_softmax(-1)
@@ -219,7 +219,7 @@ def test_the_team_learns_to_spare_it_after_success(learnt) -> None:
 
 def test_the_same_seed_gives_the_same_team() -> None:
     def once(seed: int) -> Tensor:
-        team, _ = learn(probe(environment(n=4), 20, generator(seed)), 3, seed)
+        team, _ = learn(probe(session(n=4), 20, generator(seed)), 3, seed)
         return torch.cat([p.detach().flatten() for p in team.parameters()])
 
     assert torch.equal(once(1), once(1))
@@ -227,10 +227,10 @@ def test_the_same_seed_gives_the_same_team() -> None:
 
 
 def test_probes_of_several_batches_are_joined() -> None:
-    parts = [probe(environment(n=n), 5, generator(n)) for n in (2, 3)]
+    parts = [probe(session(n=n), 5, generator(n)) for n in (2, 3)]
     both = Probes.cat(parts)
     assert len(both) == 5
     assert torch.equal(both[torch.tensor([2, 0])].cells, torch.stack([parts[1].cells[0], parts[0].cells[0]]))
     assert torch.equal(both.seen["features"], torch.cat([part.seen["features"] for part in parts]))
-    for name, (first, second) in itertools.product(("cells", "signs", "falls"), [parts]):
+    for name, (first, second) in itertools.product(("cells", "signs", "drops"), [parts]):
         assert torch.equal(getattr(both, name), torch.cat([getattr(first, name), getattr(second, name)]))
