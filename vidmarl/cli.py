@@ -301,7 +301,7 @@ def export(words: list[str]) -> None:
 
 
 def demo(words: list[str]) -> None:
-    """`vidmarl demo`: see `vidmarl.demo`."""
+    """`vidmarl demo`: see `vidmarl.demo.run`."""
     parser = _parser(
         "demo",
         "Makes small action clips, trains a victim on them, trains both agents against it, attacks clips that neither"
@@ -313,7 +313,7 @@ def demo(words: list[str]) -> None:
     parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
     args = parser.parse_args(words[1:])
 
-    from vidmarl.demo import main as run
+    from vidmarl.demo.run import main as run
 
     run(out=args.out, seed=args.seed, fresh=args.fresh, progress=not args.no_progress)
 

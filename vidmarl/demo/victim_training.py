@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -16,16 +17,20 @@ from torchmetrics.classification import MulticlassAccuracy
 from tqdm.auto import tqdm
 
 from vidmarl.data.synthetic import CLASSES, Synthetic, split_seed, transform
+from vidmarl.utils.files import save_tensors
 from vidmarl.utils.quiet import quiet
-from vidmarl.victims.demo import MEAN, STD
+from vidmarl.victims.demo import MEAN, STD, default_path, make_network
 
 BATCH = 32
 TEST_CLIPS = 512
 PEAK_LR = 1e-2
+RECIPE = 1
+"""Raised whenever clips, network or training change, so that an older victim is not taken for a
+newer one."""
 LABEL_SMOOTHING = 0.1  # keeps the scores from saturating, so that small changes of a clip show in them
 
 
-class TransformedClips(Dataset):
+class TransformedClips(Dataset[tuple[Tensor, int]]):
     """Clips drawn once and kept, each time seen under another symmetry of their world.
 
     Args:
@@ -67,7 +72,8 @@ class DemoTraining(lightning.LightningModule):
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1, 1))
 
     def forward(self, clips: UInt8[Tensor, "b 3 t h w"]) -> Float[Tensor, "b k"]:
-        return self.network((clips / 255 - self.mean) / self.std)
+        logits: Tensor = self.network((clips / 255 - self.mean) / self.std)
+        return logits
 
     def training_step(self, batch: tuple[Tensor, Int64[Tensor, " b"]], index: int) -> Tensor:
         clips, labels = batch
@@ -88,24 +94,52 @@ class DemoTraining(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def fit(
-    make_network: Callable[[], nn.Module], *, seed: int, epochs: int, clips: int, progress: bool
-) -> tuple[nn.Module, float]:
-    """Trains a network from scratch and tests it on clips of another seed.
+def train(
+    path: str | Path | None = None,
+    *,
+    seed: int = 0,
+    epochs: int = 5,
+    clips: int = 2048,
+    progress: bool = True,
+) -> float:
+    """Trains the victim, or finds it already trained with the same settings.
 
     Args:
-        make_network: makes the untrained network.
+        path: where it is written, and looked for; None: where `load_victim("demo")` finds it.
         seed: of clips, weights and order.
         epochs: passes over the training clips.
         clips: number of training clips, at least one batch.
         progress: whether to show progress bars.
 
     Returns:
-        The trained network on the CPU, and its accuracy on the test clips, in [0, 1].
+        Its accuracy on clips that it was not trained on, in [0, 1].
 
     Raises:
         ValueError: there are fewer clips than a batch holds.
     """
+    path = default_path() if path is None else Path(path)
+    settings = {"recipe": RECIPE, "seed": seed, "epochs": epochs, "clips": clips, "classes": list(CLASSES)}
+    if (known := _accuracy_of(path, settings)) is not None:
+        return known
+    network, accuracy = _fit(seed, epochs, clips, progress)
+    state = {key: value.contiguous() for key, value in network.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"state_dict": state, "class_names": list(CLASSES), "settings": settings, "accuracy": accuracy}
+    save_tensors(path, content)
+    return accuracy
+
+
+def _accuracy_of(path: Path, settings: dict[str, Any]) -> float | None:
+    """The accuracy of a victim already trained with these settings, or None."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        return float(found["accuracy"]) if found["settings"] == settings else None
+    except Exception:  # not there, cut short, or another program's: whatever it is, training replaces it
+        return None
+
+
+def _fit(seed: int, epochs: int, clips: int, progress: bool) -> tuple[nn.Module, float]:
+    """The trained network on the CPU, and its accuracy on clips of another seed, in [0, 1]."""
     if clips < BATCH:
         raise ValueError(f"Training the victim of the demo: expected at least one batch of {BATCH} clips, got {clips}.")
     train_set = TransformedClips(Synthetic(clips, split_seed(seed, "train")), seed, progress)
@@ -124,4 +158,4 @@ def fit(
         )
         trainer.fit(module, DataLoader(train_set, BATCH, shuffle=True, drop_last=True))
         [tested] = trainer.test(module, DataLoader(test_set, BATCH), verbose=False)
-    return module.network.cpu(), tested["accuracy"]
+    return module.network.cpu(), float(tested["accuracy"])

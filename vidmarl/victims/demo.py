@@ -1,5 +1,5 @@
 """The victim of `vidmarl demo`: a small 3-D residual network of pytorchvideo's building blocks,
-trained in a minute.
+which the demo trains in a minute.
 
 It tells the motions of `vidmarl.data.synthetic` apart. Its first filters start as drifting Gabor
 waves, the model of motion energy of Adelson and Bergen (1985, "Spatiotemporal energy models for the
@@ -20,16 +20,12 @@ from vidmarl.data.paths import cache_root
 from vidmarl.data.spec import ClipSpec
 from vidmarl.data.synthetic import CLASSES
 from vidmarl.errors import CheckpointError
-from vidmarl.utils.files import save_tensors
 from vidmarl.utils.quiet import quiet_import
 from vidmarl.victims.victim import Victim
 from vidmarl.victims.weights import build
 
 SPEC = ClipSpec(frames=8, size=(64, 64), sampling="uniform")
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-RECIPE = 1
-"""Raised whenever clips, network or training change, so that an older victim is not taken for a
-newer one."""
 
 
 def names() -> list[str]:
@@ -45,7 +41,7 @@ def default_spec(name: str) -> ClipSpec:
 def load(name: str, weights: str | Path | None, *, spec: ClipSpec, **options: Any) -> Victim:
     """The trained victim of the demo; see `vidmarl.load_victim`.
 
-    Without `weights` it is the one that `train` has left in the cache folder.
+    Without `weights` it is the one that the last demo has left in the cache folder.
 
     Raises:
         CheckpointError: it has not been trained yet, or `weights` are those of another network.
@@ -55,7 +51,7 @@ def load(name: str, weights: str | Path | None, *, spec: ClipSpec, **options: An
         if not weights.is_file():
             raise CheckpointError(
                 f"Loading the victim {name!r}: expected its weights at {str(weights)!r}, where there is nothing yet."
-                " Train it (about a minute) by `vidmarl demo` or vidmarl.victims.demo.train(), pass weights=..., or"
+                " `vidmarl demo` trains it, in about a minute. Or pass weights='path/to/victim.pt', or"
                 " weights='random' for an untrained network."
             )
     model, _ = build(name, make_network, weights)
@@ -127,46 +123,3 @@ def _start_as_gabors(conv: nn.Conv3d) -> None:
         colour = 1 + 0.7 * torch.randn(3)  # mostly light and dark, as most of what there is to see
         kernel = colour.view(3, 1, 1, 1) * (wave - wave.mean())
         conv.weight[i] = kernel / kernel.norm()
-
-
-def train(
-    path: str | Path | None = None,
-    *,
-    seed: int = 0,
-    epochs: int = 5,
-    clips: int = 2048,
-    progress: bool = True,
-) -> float:
-    """Trains the victim, or finds it already trained with the same settings.
-
-    Args:
-        path: where it is written, and looked for; None: `default_path()`.
-        seed: of clips, weights and order.
-        epochs: passes over the training clips.
-        clips: number of training clips.
-        progress: whether to show progress bars.
-
-    Returns:
-        Its accuracy on clips that it was not trained on, in [0, 1].
-    """
-    path = default_path() if path is None else Path(path)
-    settings = {"recipe": RECIPE, "seed": seed, "epochs": epochs, "clips": clips, "classes": list(CLASSES)}
-    if (accuracy := _trained(path, settings)) is not None:
-        return accuracy
-    from vidmarl.demo.victim_training import fit
-
-    network, accuracy = fit(make_network, seed=seed, epochs=epochs, clips=clips, progress=progress)
-    state = {key: value.contiguous() for key, value in network.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"state_dict": state, "class_names": list(CLASSES), "settings": settings, "accuracy": accuracy}
-    save_tensors(path, content)
-    return accuracy
-
-
-def _trained(path: Path, settings: dict[str, Any]) -> float | None:
-    """The accuracy of a victim already trained with these settings, or None."""
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        return float(found["accuracy"]) if found["settings"] == settings else None
-    except Exception:  # not there, cut short, or another program's: whatever it is, training replaces it
-        return None

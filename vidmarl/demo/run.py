@@ -1,0 +1,158 @@
+"""The whole story on clips that the program makes itself, every step of it real.
+
+A victim is trained to tell motions apart, two agents are trained against it, and unseen clips are
+attacked by them and by the attacks without learning, with equally many queries. What an earlier run
+has left is used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from vidmarl.agents.checkpoint import load_agents, save_agents
+from vidmarl.agents.networks import Agents
+from vidmarl.attacks.result import AttackResult
+from vidmarl.benchmark import Benchmark, agents_and_controls, run_benchmark
+from vidmarl.data.encode import side_by_side, write_mp4
+from vidmarl.data.synthetic import Synthetic, split_seed
+from vidmarl.data.video import as_floats
+from vidmarl.demo import victim_training
+from vidmarl.errors import CheckpointError
+from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.training.ppo import PPO, TwoAgentPPO
+from vidmarl.utils.files import write_atomically
+from vidmarl.utils.quiet import quiet
+from vidmarl.victims import load_victim
+from vidmarl.victims.demo import default_path
+
+DISTORTION = {"class_path": "GaussianNoise", "init_args": {"std": 0.2}}
+GRID = TubeletGrid(1, 8, 8)
+TRAIN_CLIPS, TEST_CLIPS, EPOCHS = 256, 24, 1
+BATCH, STEPS, BUDGET = 32, 16, 24
+BUDGETS = [25, 50, 100]
+SHOWN = 4
+FRAMES_PER_SECOND = 4
+
+
+def main(out: str | Path = "outputs/demo", *, seed: int = 0, fresh: bool = False, progress: bool = True) -> Path:
+    """Runs the demo and says what it does and where its results are.
+
+    Args:
+        out: the folder to write to.
+        seed: of everything that is random.
+        fresh: whether to start over.
+        progress: whether to show progress bars.
+
+    Returns:
+        The path of the HTML report.
+    """
+    out = Path(out)
+    if fresh:
+        shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    _say("1/3 The victim: a small 3-D network learns to tell eight motions apart.")
+    accuracy = victim_training.train(out / "victim.pt", seed=seed, progress=progress)
+    _publish(out / "victim.pt")
+    _say(f"    It names {accuracy:.1%} of unseen clips correctly.")
+    _say("2/3 The agents: two of them learn where and when to put noise so that the victim fails.")
+    agents = _train_agents(out, seed, progress)
+    _say(
+        f"3/3 The attack: {TEST_CLIPS} unseen clips, {max(BUDGETS)} queries each, beside the attacks without learning."
+    )
+    done = run_benchmark(
+        Benchmark(
+            victims=[load_victim("demo", out / "victim.pt")],
+            attacks=agents_and_controls(agents),
+            data=Synthetic(TEST_CLIPS, split_seed(seed, "test")),
+            distortions=[DISTORTION],
+            budget=max(BUDGETS),
+            budgets=BUDGETS,
+            grid=GRID,
+            seed=seed,
+            keep_clips=True,
+            out=str(out / "test"),
+        ),
+        progress=progress,
+    )
+    assert done is not None  # nobody else has a share of the clips
+    [trials] = done.trials.values()
+    videos = _write_videos(out / "videos", trials["rl"].to_result())
+    _say((out / "test" / "summary.md").read_text("utf-8"))
+    _say(f"results: {out / 'test' / 'summary.csv'}\nvideos:  {videos}\nreport:  {done.report}")
+    return done.report
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _publish(victim: Path) -> None:
+    """Puts the trained victim where `load_victim("demo")` looks for it."""
+    content = victim.read_bytes()
+    default_path().parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(default_path(), content)
+
+
+def _train_agents(out: Path, seed: int, progress: bool) -> Agents:
+    """The agents trained against the victim in `out`, or those that are there if they were trained
+    alike."""
+    module = TwoAgentPPO(
+        load_victim("demo", out / "victim.pt"),
+        distortion=DISTORTION,
+        grid=GRID,
+        budget=BUDGET,
+        steps=STEPS,
+        width=16,
+        depth=1,
+        ppo=PPO(epochs=2, minibatch=256, lr=1e-3),
+        seed=seed,
+        out=str(out),
+    )
+    settings = {"seed": seed, "clips": TRAIN_CLIPS, "epochs": EPOCHS, "steps": STEPS}
+    settings |= {key: value for key, value in module.agents.trained.items() if not key.startswith("training_")}
+    path = out / "agents.pt"
+    with contextlib.suppress(FileNotFoundError, CheckpointError):  # none yet, or of another version
+        agents = load_agents(path)
+        if {key: agents.trained.get(key) for key in settings} == settings:
+            _say(f"    Trained before, with {agents.trained['training_queries']} queries.")
+            return agents
+    with quiet():
+        trainer = lightning.Trainer(
+            accelerator="gpu" if torch.cuda.is_available() else "cpu",  # other accelerators lack 3-D convolutions
+            devices=1,
+            max_epochs=EPOCHS,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=progress,
+            default_root_dir=out,
+        )
+        trainer.fit(module, _training_clips(seed))
+    agents = module.agents.cpu()
+    agents.trained |= settings
+    save_agents(path, agents)
+    _say(f"    They spent {agents.trained['training_queries']} queries on training clips.")
+    return agents
+
+
+def _training_clips(seed: int) -> DataLoader[Tensor]:
+    """Batches float32[b 3 t h w] of synthetic clips, drawn once."""
+    source = Synthetic(TRAIN_CLIPS, split_seed(seed, "train"))
+    clips = torch.stack([source[i][0] for i in range(TRAIN_CLIPS)])
+    return DataLoader(clips, BATCH, collate_fn=lambda batch: as_floats(torch.stack(batch)))  # type: ignore[arg-type]
+
+
+def _write_videos(folder: Path, result: AttackResult) -> Path:
+    """The first fooled clips as mp4: clean, attacked, and the amplified difference side by side."""
+    folder.mkdir(exist_ok=True)
+    for i in result.success.nonzero().flatten().tolist()[:SHOWN]:
+        picture = side_by_side(result.clean[i], result.adversarial[i])
+        write_mp4(folder / f"clip{i:02d}.mp4", picture, fps=FRAMES_PER_SECOND)
+    return folder
