@@ -4,8 +4,10 @@ test never mix."""
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning
@@ -29,6 +31,7 @@ from vidmarl.data import (
     decode,
     paths,
 )
+from vidmarl.data.base import find_videos
 from vidmarl.data.joined import Joined
 from vidmarl.errors import ClipError, DataError, UnknownNameError
 
@@ -116,6 +119,41 @@ def test_ucf101_where_there_are_no_lists(tmp_path: Path) -> None:
         UCF101(root, split=1, train=False, lists=tmp_path)
 
 
+@pytest.mark.parametrize("layout", ["{c}/v_{n}", "{n}/v_{n}", "{c}/v_{c}", "v_{n}", "v_{c}", "train/v_{n}", "{c}/own"])
+@pytest.mark.parametrize("with_lists", [True, False])
+def test_ucf101_reads_every_spelling_and_layout(tmp_path: Path, layout: str, with_lists: bool) -> None:
+    """The official files write HandStandPushups, the official class list HandstandPushups."""
+    spellings = [("HandstandPushups", "HandStandPushups"), ("Archery", "Archery")]
+    root = touch(tmp_path / "ucf", *(layout.format(c=c, n=n) + "_g01_c01.avi" for c, n in spellings))
+    if with_lists:
+        (tmp_path / "classInd.txt").write_text("1 ApplyLipstick\n2 Archery\n3 HandstandPushups\n")
+        (tmp_path / "testlist01.txt").write_text("HandstandPushups/v_HandStandPushups_g01_c01.avi\n")
+    source = UCF101(root, lists=tmp_path)
+    found = {file.name: source.classes[file.label].lower() for file in source if file.label is not None}
+    assert len(found) == (1 if layout == "{c}/own" else 2)
+    for name, action in found.items():
+        assert action in name.lower() or layout == "{c}/own"
+    if with_lists:
+        assert source.classes == ["ApplyLipstick", "Archery", "HandstandPushups"]
+        if layout != "{c}/own":
+            assert [file.label for file in UCF101(root, split=1, train=False, lists=tmp_path)] == [2]
+
+
+def test_a_label_that_is_lost_is_counted_and_named(tmp_path: Path) -> None:
+    (tmp_path / "classInd.txt").write_text("1 Archery\n")
+    (tmp_path / "labels.txt").write_text("wave\n")
+    root = touch(tmp_path / "videos", *(f"odd{n}/film{n}.mp4" for n in range(12)))
+    rest = r"\(12\): {0}0, {0}1, {0}10, {0}11, {0}2, .* and 2 more"
+    with pytest.warns(UserWarning, match=r"UCF-101: no label for videos whose name.*" + rest.format("film")):
+        assert set(UCF101(root, lists=tmp_path).labels) == {None}
+    with pytest.warns(UserWarning, match=r"HMDB-51: no label for videos whose folder.*" + rest.format("film")):
+        assert set(HMDB51(root, labels=tmp_path / "labels.txt").labels) == {None}
+    with pytest.warns(UserWarning, match=r"Kinetics: no label for the videos of folders.*" + rest.format("odd")):
+        assert set(Kinetics(root, labels=tmp_path / "labels.txt").labels) == {None}
+    with pytest.warns(UserWarning, match=r"Folder: no label for the videos of folders.*" + rest.format("odd")):
+        assert set(Folder(root, ["even"]).labels) == {None}
+
+
 # --- HMDB-51
 
 
@@ -128,6 +166,28 @@ def test_hmdb51_labels_and_splits(data_root: Path) -> None:
     sides = [{f.name for f in HMDB51(split=1, train=side)} for side in (True, False) if _any(1, side)]
     assert sides
     assert sum(map(len, sides)) == len(set().union(*sides))
+
+
+def test_hmdb51_labels_all_clips_of_the_official_lists_by_their_names(data_root: Path, tmp_path: Path) -> None:
+    with tarfile.open(data_root / "splits" / "hmdb51_testTrainMulti_7030_splits.tar.gz") as tar:
+        lists = {
+            m.name.rpartition("_test_split1")[0].rpartition("/")[2]: tar.extractfile(m)
+            for m in tar
+            if "split1" in m.name
+        }
+        names = {line.split()[0].decode(): action for action, file in lists.items() for line in file}
+    assert len(names) == 6766
+    assert any("_np10_" in name for name in names)
+    source = HMDB51(touch(tmp_path, *names))
+    assert {file.path.name: source.classes[file.label] for file in source if file.label is not None} == names
+
+
+@pytest.mark.parametrize("folder", ["brush_hair", "Brush Hair", "."])
+@pytest.mark.parametrize("people", ["np1", "np10"])
+def test_hmdb51_reads_every_spelling_and_layout(tmp_path: Path, folder: str, people: str) -> None:
+    (tmp_path / "labels").write_text("hair\nbrush_hair\n")
+    root = touch(tmp_path / "hmdb", f"{folder}/My_film_brush_hair_u_nm_{people}_ba_goo_2.avi")
+    assert HMDB51(root, labels=tmp_path / "labels").labels == [1]
 
 
 def _any(split: int, side: bool) -> bool:
@@ -212,17 +272,79 @@ def test_kinetics_loose_and_in_classes(tmp_path: Path, data_root: Path) -> None:
     assert Kinetics(root, classes=["abseiling"]).names == ["y"]
 
 
+@pytest.mark.parametrize("version", [400, 600])
+@pytest.mark.parametrize("spelling", ["official", "underscores", "torchvision"])
+def test_kinetics_reads_every_spelling(data_root: Path, tmp_path: Path, version: int, spelling: str) -> None:
+    names = (data_root / "labels" / f"kinetics{version}_labels.txt").read_text("utf-8").splitlines()
+    folders = names if spelling == "official" else [name.replace(" ", "_") for name in names]
+    if spelling == "torchvision":  # torchvision.datasets.Kinetics
+        folders = [folder.replace("'", "").replace("(", "").replace(")", "") for folder in folders]
+    source = Kinetics(touch(tmp_path, *(f"{folder}/{n:03}.mp4" for n, folder in enumerate(folders))), version=version)
+    assert {int(file.name): file.label for file in source} == {n: n for n in range(version)}
+
+
 def test_folder_of_classes_or_flat(tmp_path: Path) -> None:
     root = touch(tmp_path, "dog/deep/x.mp4", "cat/x.webm", "loose.MKV", "cat/readme.txt", ".hidden/z.mp4")
     source = Folder(root)
     assert source.classes == ["cat", "dog"]
     assert [(file.name, file.label) for file in source] == [("x", 0), ("deep/x", 1), ("loose", None)]
-    assert Folder(root, class_names=["dog"]).labels == [None, 0, None]
+    with pytest.warns(UserWarning, match=r"no label for the videos of folders.*\(1\): cat\."):
+        assert Folder(root, class_names=["dog"]).labels == [None, 0, None]
     assert Folder(root, exclude=["dog"]).names == ["x", "loose"]
     with pytest.raises(DataError, match="no such folder"):
         Folder(root / "nowhere")
     with pytest.raises(ValueError, match="max_clips"):
         Folder(root, max_clips=0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.3gp", "a.FLV", "a.mts", "a.m2ts", "a.ts", "a.vob", "a.h264", "a.y4m", "a.ogv", "a.wmv", "a.3g2", "a.rmvb"],
+)
+def test_every_kind_of_video_file_is_found(tmp_path: Path, name: str) -> None:
+    assert [path.name for path in find_videos(touch(tmp_path, name, "a.txt", "a.jpg", "a", "a.wav"))] == [name]
+
+
+def test_a_folder_counts_once_whatever_links_to_it(tmp_path: Path) -> None:
+    root = touch(tmp_path / "root", "a/1.mp4", "b/deep/2.mp4", "loose.mp4")
+    outside = touch(tmp_path / "outside", "3.mp4", "below/4.mp4")
+    (root / "a" / "circle").symlink_to(root)
+    (root / "a" / "0").symlink_to(root / "b")  # met before the folder itself
+    (root / "b" / "circle").symlink_to("../a")
+    (root / "c").symlink_to(outside)
+    (root / "d").symlink_to(outside / "below")
+    (outside / "back").symlink_to(root / "b")
+    (outside / "broken").symlink_to(tmp_path / "nowhere")
+    (outside / "itself").symlink_to("itself")
+    found = [path.relative_to(root).as_posix() for path in find_videos(root)]
+    assert found == ["a/1.mp4", "b/deep/2.mp4", "c/3.mp4", "c/below/4.mp4", "loose.mp4"]
+    (tmp_path / "link").symlink_to(root)
+    assert len(find_videos(tmp_path / "link")) == 5
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a/1.mp4", "b/2.mp4")
+    scandir = os.scandir
+
+    def refuse(path: str) -> Iterator[os.DirEntry]:
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.warns(UserWarning, match=r"folders that cannot be read \(1\): .*Permission denied: '.*b'"):
+        assert find_videos(tmp_path) == [tmp_path / "a" / "1.mp4"]
+
+
+def test_a_name_that_is_not_utf_8_is_escaped(make_video: MakeVideo, tmp_path: Path) -> None:
+    name = os.fsdecode(b"clip\xff.mp4")
+    make_video(f"videos/{name}", frames=12)
+    source = Folder(tmp_path / "videos")
+    assert source.names == ["clip\\xff"]
+    assert ClipDataset(source, SPEC)[0][0].shape == (3, 4, 32, 32)
+    with pytest.raises(ClipError, match=r"clip\\xff\.mp4: too short") as error:
+        decode(source.paths[0], ClipSpec(frames=99, sampling="stride"))
+    str(error.value).encode()
 
 
 def test_sources_are_sequences(videos: Path) -> None:

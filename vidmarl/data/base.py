@@ -19,11 +19,18 @@ from tqdm.auto import tqdm
 from vidmarl.data.spec import ClipSpec
 from vidmarl.data.video import Footage, Timeline, crop, decode, probe
 from vidmarl.errors import ClipError, DataError, UnknownNameError
-from vidmarl.utils.files import PathLike
+from vidmarl.utils.files import PathLike, readable
 
 T = TypeVar("T")
 
-VIDEO_SUFFIXES = frozenset([".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv"])
+# fmt: off
+VIDEO_SUFFIXES = frozenset([
+    ".264", ".265", ".3g2", ".3gp", ".apng", ".asf", ".av1", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h261",
+    ".h263", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mj2", ".mjpeg", ".mjpg",
+    ".mk3d", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".obu", ".ogm", ".ogv",
+    ".ogx", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".y4m",
+])
+# fmt: on
 
 
 class ClipFile(NamedTuple):
@@ -49,7 +56,7 @@ class ClipSource(Sequence[ClipFile]):
     """
 
     def __init__(self, files: Iterable[ClipFile], classes: Sequence[str] = ()) -> None:
-        self.files = list(files)
+        self.files = [file._replace(name=readable(file.name)) for file in files]
         self.classes = list(classes)
         wrong = [f for f in self.files if f.label is not None and not 0 <= f.label < len(self.classes)]
         if wrong:
@@ -90,16 +97,52 @@ class ClipSource(Sequence[ClipFile]):
 def find_videos(root: PathLike) -> list[Path]:
     """Every video file below a folder, sorted by path; hidden files and folders are passed over.
 
+    Links to folders are followed. Each folder counts once: where it lies if that is below `root`,
+    else under the first link that leads to it.
+
     Raises:
         DataError: there is no such folder.
     """
     if not Path(root).is_dir():
-        raise DataError(f"Looking for videos in {os.fspath(root)}: there is no such folder.")
-    found = []
-    for folder, below, names in os.walk(root, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
-        found += [Path(folder, n) for n in names if Path(n).suffix.lower() in VIDEO_SUFFIXES and not n.startswith(".")]
+        raise DataError(f"Looking for videos in {readable(root)}: there is no such folder.")
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    unreadable: list[OSError] = []
+    starts = [os.fspath(root)]
+    for start in starts:  # grows by the links that are met
+        for folder, below, names in os.walk(start, onerror=unreadable.append):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                below.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            starts += [link for name in below if os.path.islink(link := os.path.join(folder, name))]
+            found += [
+                Path(folder, name)
+                for name in names
+                if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+            ]
+    _warn_of(f"Looking for videos in {readable(root)}: folders that cannot be read", map(str, unreadable))
     return sorted(found)
+
+
+def warn_of_lost_labels(what: str, names: Iterable[str], which: str) -> None:
+    """A warning that counts and names what gives no label; none if there is nothing.
+
+    Args:
+        what: the name of the dataset.
+        names: the folders or videos.
+        which: what they are, such as "the videos of folders that are no class of the list".
+    """
+    _warn_of(f"{what}: no label for {which}", names)
+
+
+def _warn_of(what: str, names: Iterable[str]) -> None:
+    names = sorted({readable(name) for name in names})
+    if names:
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        warnings.warn(f"{what} ({len(names)}): {', '.join(names[:10])}{more}.", stacklevel=4)
 
 
 def choose(

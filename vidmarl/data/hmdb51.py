@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos
+from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos, warn_of_lost_labels
 from vidmarl.data.paths import data_path
 from vidmarl.errors import DataError
 from vidmarl.utils.files import PathLike
@@ -23,7 +23,7 @@ _TRAIN, _TEST = "1", "2"  # "0" marks clips that a split leaves out
 # <film>_<action>_<visible body>_<camera>_<people>_<viewpoint>_<quality>_<number>, or shortened to
 # <action>_<number>. The film is matched lazily: "shoot_bow" is not "bow".
 _CLIP_NAME = (
-    r"(?:.+?_(?P<full>{actions})_[fhul]_(?:cm|nm)_np\d_(?:ba|fr|le|ri)_(?:bad|goo|med)|(?P<short>{actions}))_\d+"
+    r"(?:.+?_(?P<full>{actions})_[fhul]_(?:cm|nm)_np\d+_(?:ba|fr|le|ri)_(?:bad|goo|med)|(?P<short>{actions}))_\d+"
 )
 
 
@@ -65,6 +65,8 @@ class HMDB51(ClipSource):
         videos = find_videos(data_path("clips", "hmdb51") if root is None else root)
         names = Path(labels or data_path("labels", "hmdb51_labels.txt")).read_text("utf-8").split()
         files = [ClipFile(video, _label(video, names), video.stem) for video in videos]
+        unknown = [file.name for file in files if file.label is None]
+        warn_of_lost_labels("HMDB-51", unknown, "videos whose folder and name say no class")
         if split is not None:
             wanted = {None: (_TRAIN, _TEST), True: (_TRAIN,), False: (_TEST,)}[train]
             file = Path(archive or data_path("splits", "hmdb51_testTrainMulti_7030_splits.tar.gz"))
@@ -75,9 +77,10 @@ class HMDB51(ClipSource):
 
 
 def _label(video: Path, names: list[str]) -> int | None:
-    """By the folder's name, else by the clip's."""
-    if video.parent.name in names:
-        return names.index(video.parent.name)
+    """By the folder's name ("brush_hair", "Brush Hair"), else by the clip's."""
+    folder = video.parent.name.casefold().replace(" ", "_")
+    if folder in names:
+        return names.index(folder)
     match = re.fullmatch(_CLIP_NAME.format(actions="|".join(map(re.escape, names))), video.stem)
     return names.index(match["full"] or match["short"]) if match else None
 

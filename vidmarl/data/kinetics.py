@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos
+from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos, warn_of_lost_labels
 from vidmarl.data.paths import data_path
 from vidmarl.utils.files import PathLike
 
 
 class Kinetics(ClipSource):
-    """Kinetics videos: in a folder per class ("air drumming" or "air_drumming"), or loose and then
-    without labels.
+    """Kinetics videos: in a folder per class, or loose and then without labels.
+
+    The folders may be spelt as the classes are, or as torchvision and others write them: "tying
+    knot (not on a tie)" or "tying_knot_not_on_a_tie".
 
     Args:
         root: the folder; None: `clips/kinetics` in the data folder.
@@ -46,11 +48,14 @@ class Kinetics(ClipSource):
             file = Path(labels or data_path("labels", f"kinetics{version}_labels.txt"))
             names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         else:
-            names = sorted({_spelt(folders[-1]) for _, folders in found if folders})
-        index = {_spelt(name): label for label, name in enumerate(names)}
-        files = [ClipFile(v, index.get(_spelt(folders[-1])) if folders else None, v.stem) for v, folders in found]
+            names = sorted({folders[-1].replace("_", " ").strip().lower() for _, folders in found if folders})
+        index = {_key(name): label for label, name in enumerate(names)}
+        unknown = [folders[-1] for _, folders in found if folders and _key(folders[-1]) not in index]
+        warn_of_lost_labels("Kinetics", unknown, "the videos of folders that are no class of the list")
+        files = [ClipFile(v, index.get(_key(folders[-1])) if folders else None, v.stem) for v, folders in found]
         super().__init__(choose(files, names, "Kinetics", only=classes, exclude=exclude, max_clips=max_clips), names)
 
 
-def _spelt(name: str) -> str:
-    return name.replace("_", " ").strip().lower()
+def _key(name: str) -> str:
+    """What all spellings of a class name have in common: its letters and digits."""
+    return "".join(filter(str.isalnum, name.casefold()))

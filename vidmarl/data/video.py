@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from vidmarl.data.spec import ClipSpec, HasSpec
 from vidmarl.errors import ClipError
-from vidmarl.utils.files import PathLike
+from vidmarl.utils.files import PathLike, readable
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -368,7 +368,7 @@ def _about(path: PathLike) -> Iterator[None]:
     try:
         yield
     except ClipError as error:
-        raise ClipError(f"Reading the video {os.fspath(path)}: {error}") from error.__cause__
+        raise ClipError(f"Reading the video {readable(path)}: {error}") from error.__cause__
 
 
 @contextmanager
