@@ -3,15 +3,22 @@ is so."""
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import vidmarl
+from vidmarl.attacks import ATTACKS
+from vidmarl.distortions import DISTORTIONS
+from vidmarl.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (
@@ -45,6 +52,9 @@ def documents() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+# --- what importing it costs ---------------------------------------------------------------------
+
+
 def test_importing_it_brings_in_nothing_heavy() -> None:
     assert imported_by("import vidmarl, vidmarl.data.paths, vidmarl.utils.files", (*HEAVY, "torch")) == []
 
@@ -72,32 +82,158 @@ def test_listing_attacks_and_distortions_needs_no_training_library() -> None:
     assert imported_by(code, WITHOUT_TRAINING) == []
 
 
-@pytest.mark.parametrize("name", vidmarl.__all__)
-def test_every_public_name_is_there(name: str) -> None:
-    assert getattr(vidmarl, name) is not None
-    assert name in dir(vidmarl)
+# --- the public names ----------------------------------------------------------------------------
+
+PUBLIC = [
+    "Attack",
+    "AttackResult",
+    "ClipSpec",
+    "GreedySensitivity",
+    "GrowAndReduce",
+    "Misclassify",
+    "RLAttack",
+    "RandomCells",
+    "SquareTubes",
+    "Target",
+    "TubeletGrid",
+    "Victim",
+    "__version__",
+    "attack_files",
+    "attacks",
+    "distortions",
+    "errors",
+    "list_agents",
+    "list_attacks",
+    "list_distortions",
+    "list_victims",
+    "load_agents",
+    "load_clips",
+    "load_victim",
+    "metrics",
+]
+
+CLASSES: dict[str, type] = {name: value for name in PUBLIC if isinstance(value := getattr(vidmarl, name), type)} | {
+    f"{registry.kind}s.{name}": kind for registry in (ATTACKS, DISTORTIONS) for name, kind in registry.classes().items()
+}
+
+each_class = pytest.mark.parametrize("kind", CLASSES.values(), ids=CLASSES)
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def settings_of(kind: type) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(kind).parameters)
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(vidmarl.__all__) == PUBLIC
+    assert dir(vidmarl) == PUBLIC
     with pytest.raises(AttributeError, match="no_such_thing"):
         _ = vidmarl.no_such_thing
 
 
-def test_the_version_is_the_installed_one_and_in_the_changelog() -> None:
-    assert vidmarl.__version__ == metadata.version("vidmarl")
-    assert re.match(r"\d+\.\d+\.\d+", vidmarl.__version__)
-    assert "## [" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+@each_class
+def test_every_class_documents_its_settings(kind: type) -> None:
+    assert kind.__doc__
+    documented = " ".join(base.__doc__ or "" for base in kind.__mro__)
+    missing = [name for name in settings_of(kind) if not re.search(rf"^ +(\w+, )*{name}(, \w+)*: ", documented, re.M)]
+    assert missing == []
+
+
+@each_class
+def test_every_signature_names_its_settings(kind: type) -> None:
+    kinds = {setting.kind for setting in settings_of(kind).values()}
+    assert not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CLASSES.values() if kind is not vidmarl.AttackResult])
+def test_an_unknown_setting_is_answered_with_the_nearest(kind: type) -> None:
+    for name in settings_of(kind):
+        with pytest.raises(SettingsError, match=rf"{kind.__name__}: .*'{name}_'; did you mean .*\b{name}\b"):
+            kind(**{f"{name}_": 1})
+
+
+def test_an_unknown_setting_of_a_named_victim_is_answered_with_the_nearest() -> None:
+    with pytest.raises(SettingsError, match="'frame'; did you mean frames"):
+        vidmarl.load_victim("movinet_a0", "random", spec={"frame": 8})
+    with pytest.raises(SettingsError, match="'weight'; did you mean weights"):
+        vidmarl.load_victim({"class_path": "movinet_a0", "init_args": {"weight": "random"}})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        *((lambda name=name: vidmarl.attacks.as_attack(name, budget=77), "budget=77") for name in ATTACKS.names()),
+        *((lambda name=name: vidmarl.distortions.as_distortion(name), "") for name in DISTORTIONS.names()),
+        (lambda: vidmarl.distortions.GaussianNoise(0.25), "std=0.25"),
+        (lambda: vidmarl.ClipSpec(frames=7), "frames=7"),
+        (lambda: vidmarl.TubeletGrid(height=9), "height=9"),
+        (lambda: vidmarl.Misclassify([3, 4]), "3, 4"),
+        (lambda: vidmarl.Target([3, 4]), "3, 4"),
+        (lambda: vidmarl.Victim(torch.nn.Flatten(), name="flat"), "'flat'"),
+    ],
+)
+def test_the_repr_says_what_it_is_and_how_it_is_set(make: Callable[[], Any], words: str) -> None:
+    made = make()
+    assert repr(made).startswith(f"{type(made).__name__}(")
+    assert words in repr(made)
+    assert "object at 0x" not in repr(made)
+
+
+# --- the distribution ----------------------------------------------------------------------------
+
+
+def test_the_version_is_said_once_and_everywhere_the_same() -> None:
+    version = vidmarl.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    assert metadata.version("vidmarl") == version
+    [latest, *_] = re.findall(r"^## \[(.+?)\](?: - (\S+))?$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert latest == (version, re.findall(r"^date-released: (\S+)$", citation, re.M)[0])
+    assert re.findall(r"^version: (\S+)$", citation, re.M) == [version]
+    assert re.findall(r"^  version = {(\S+)}$", (ROOT / "README.md").read_text("utf-8"), re.M) == [version]
 
 
 def test_it_is_marked_as_typed() -> None:
     assert resources.files("vidmarl").joinpath("py.typed").is_file()
 
 
-def test_the_lazy_names_are_the_ones_that_type_checkers_see() -> None:
-    source = (ROOT / "vidmarl" / "__init__.py").read_text("utf-8")
-    typed = source.partition("if TYPE_CHECKING:")[2].partition("_MODULES")[0]
-    missing = [name for name in vidmarl.__all__ if name != "__version__" and not re.search(rf"\b{name}\b", typed)]
-    assert missing == []
+@pytest.mark.slow
+def test_the_wheel_works_outside_of_the_checkout(tmp_path: Path) -> None:
+    """It is installed beside the libraries of this environment, and attacks with what it brings."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    [wheel] = tmp_path.glob("vidmarl-*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
+    install = [*pip, "--python", python, "install", "--no-deps", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    libraries = Path(torch.__file__).parent.parent  # not read as a site folder: what is editable there stays out
+    (site / "libraries.pth").write_text(f"{libraries}\n", "utf-8")
+    code = f"""
+import torch, vidmarl
+from vidmarl.report import write_report
+from vidmarl.testing import easy_clips
+assert vidmarl.__file__.startswith({str(site)!r}), vidmarl.__file__
+victim = vidmarl.load_victim("demo", "random", spec={{"frames": 3, "size": (32, 32)}})
+result = vidmarl.RLAttack("dead_pixels", budget=8, progress=False)(victim, easy_clips())
+result.save("result")
+print(vidmarl.AttackResult.load("result"), vidmarl.list_agents())
+"""
+    for command in ([python, "-c", code], [str(Path(python).with_name("vidmarl")), "--version"]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout == f"vidmarl {vidmarl.__version__}\n"
+    shipped = {path.relative_to(site / "vidmarl") for path in (site / "vidmarl").rglob("*") if path.is_file()}
+    tracked = subprocess.run(
+        ["git", "ls-files", "vidmarl"], capture_output=True, text=True, check=False, cwd=ROOT
+    ).stdout
+    wanted = {Path(line).relative_to("vidmarl") for line in tracked.splitlines() if (ROOT / line).is_file()}
+    assert wanted <= shipped
+
+
+# --- the files of the repository -----------------------------------------------------------------
 
 
 def tracked_text() -> list[Path]:
@@ -149,18 +285,6 @@ def test_the_shell_of_the_documents_parses() -> None:
     assert blocks
     for block in blocks:
         subprocess.run(["bash", "-n"], input=block, text=True, check=True, capture_output=True)
-
-
-def test_the_files_that_the_documents_point_to_are_there() -> None:
-    broken = []
-    for path in documents():
-        text = path.read_text("utf-8")
-        links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text) + re.findall(r"-c (conf/\S+\.yaml)", text)
-        for link in links:
-            base = ROOT if link.startswith("conf/") else path.parent
-            if not (base / link).exists():
-                broken.append(f"{path.name}: {link}")
-    assert broken == []
 
 
 def test_every_make_target_explains_itself() -> None:

@@ -8,7 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vidmarl.registry import explain_settings
 
+
+@explain_settings
 @dataclasses.dataclass(frozen=True)
 class TubeletGrid:
     """The division of a clip into tubelets; the last ones are smaller where the cell does not

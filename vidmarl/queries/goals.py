@@ -12,7 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from vidmarl.registry import explain_settings
 
+
+@explain_settings
 class Goal(ABC):
     """One class per clip, and the side of it on which the victim should end up.
 
