@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+
+from vidmarl.benchmark.config import CONTROLS
 
 CONFIG = """
 seed_everything: 0
@@ -40,8 +43,6 @@ model:
   depth: 1
   ppo: {{epochs: 1, minibatch: 8}}
   eval_budget: 6
-  eval_budgets: [3, 6]
-  controls: [random_cells, grow_and_reduce]
 data:
   batch_size: 2
   eval_batch_size: 2
@@ -84,11 +85,20 @@ def test_train_validate_test_predict_attack(folders):
     assert "Tip:" not in validated.stderr
     assert "LeafSpec" not in validated.stderr
 
-    said = run("test", "-c", "tiny.yaml", "--ckpt_path", ckpt, cwd=folders).stdout
+    words = ("test", "-c", "tiny.yaml", "--ckpt_path", ckpt, "--budget", "6", "--budgets", "[3, 6]")
+    said = run(*words, cwd=folders).stdout
     assert "grow_and_reduce" in said
-    settings = json.loads((folders / "out" / "test" / "settings.json").read_text())
-    assert settings["training_queries"] > 0
+    summary = pd.read_csv(folders / "out" / "test" / "summary.csv")
+    assert set(summary["attack"]) == {"rl", "rl_untrained", *CONTROLS}
+    assert set(summary["budget"]) == {3, 6}
+    assert set(summary["clips"] + summary["skipped"]) == {3}
+    assert (summary["training queries"] > 0).tolist() == (summary["attack"] == "rl").tolist()
     assert (folders / "out" / "test" / "report.html").exists()
+    made = {path: path.stat().st_mtime_ns for path in (folders / "out" / "test").rglob("*.safetensors")}
+    assert run(*words, cwd=folders).stdout == said
+    assert {path: path.stat().st_mtime_ns for path in (folders / "out" / "test").rglob("*.safetensors")} == made
+    fitted = str(folders / "out" / "log" / "version_0" / "config.yaml")
+    assert "--ckpt_path" in run("test", "-c", fitted, cwd=folders, expect=2).stderr
 
     run("predict", "-c", "tiny.yaml", "--ckpt_path", ckpt, cwd=folders)
     import vidmarl
@@ -99,7 +109,7 @@ def test_train_validate_test_predict_attack(folders):
     run("fit", "-c", "tiny.yaml", "--ckpt_path", ckpt, "--trainer.max_epochs", "2", cwd=folders)
 
     said = run(
-        *("attack", "test/clip14.mp4", "--victim", "demo", "--weights", "random", "--attack", "rl", "--ckpt", ckpt),
+        *("attack", "test/clip14.mp4", "--victim", "demo", "--weights", "random", "--attack", "rl", "--agents", ckpt),
         *("--spec", '{"frames": 4, "size": [32, 32]}', "--budget", "6", "--out", "attacked", "--no-progress"),
         cwd=folders,
     ).stdout
@@ -120,11 +130,11 @@ def test_a_video_in_training_and_test_is_refused(folders):
 
 @pytest.mark.slow
 def test_two_processes_from_the_same_command_line(folders):
-    """An epoch of warm start, then one of play: both have to wait for each other's gradients."""
-    warm = ("epochs", "1"), ("probes", "3"), ("updates", "2"), ("minibatch", "2")
+    """An epoch of cloning, then one of play: both have to wait for each other's gradients."""
+    cloning = ("epochs", "1"), ("probes", "3"), ("updates", "2"), ("minibatch", "2")
     run(
         *("fit", "-c", "tiny.yaml", "--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.max_epochs", "2"),
-        *(word for name, value in warm for word in (f"--model.warm_start.{name}", value)),
+        *(word for name, value in cloning for word in (f"--model.cloning.{name}", value)),
         cwd=folders,
     )
     rows = (folders / "out" / "log" / "version_0" / "metrics.csv").read_text().splitlines()

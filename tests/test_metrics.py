@@ -513,3 +513,7 @@ class TestColumns:
         assert share.cell({"x": math.nan}) == share.cell({}) == "—"
         assert Column("y", "Y", "a number", format=".2f").text(1.234) == "1.23"
         assert Column("y", "Y", "a number", format=".2f").text(math.inf) == "∞"
+
+    def test_the_documentation_names_every_column(self) -> None:
+        page = (Path(__file__).resolve().parent.parent / "docs" / "benchmark.md").read_text("utf-8")
+        assert [c.name for c in (*metrics.columns(slow=True), *metrics.FIGURES[1:]) if f"`{c.name}`" not in page] == []

@@ -25,7 +25,7 @@ _AT_ONCE = 8
 """Frames that are compared at once; bounds the memory."""
 
 
-@metric(Column("ssim", "SSIM", "structural similarity, 1 for equal clips", format=".3f", better="higher"), order=20)
+@metric(Column("ssim", "SSIM", "structural similarity, 1 for equal clips", format=".4f", better="higher"), order=20)
 def ssim(clean: Float[Tensor, "b 3 t h w"], adversarial: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, " b"]:
     """Structural similarity per frame (Wang et al. 2004, Gaussian window of 11 px), averaged.
 
