@@ -4,7 +4,12 @@ told so, and what is dropped in as one file is held to them without a change to 
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -354,3 +359,39 @@ def test_an_attack_that_keeps_them_passes() -> None:
     check_attack(Grows("brightness"), easy_clips()[:4], budget=25)
     with pytest.raises(ValueError, match="at least four clips"):
         check_attack(Grows, easy_clips()[:2])
+
+
+# --- new files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_new_files_pass_the_tests_of_all(tmp_path: Path) -> None:
+    """The files that docs/extending.md shows, put into a copy of the package without any other
+    change."""
+    for name in ("vidmarl", "tests", "conf", "docs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ROOT.glob("*.*"):
+        if file.is_file():
+            shutil.copy(file, tmp_path)
+    page = (ROOT / "docs" / "extending.md").read_text("utf-8")
+    files = dict(re.findall(r"```python\n# (vidmarl/\S+\.py)\n(.*?)```", page, re.DOTALL))
+    assert {Path(file).parent.name for file in files} == {"attacks", "data", "distortions", "metrics", "victims"}
+    for file, content in files.items():
+        assert not (tmp_path / file).exists()
+        (tmp_path / file).write_text(content, "utf-8")
+    names = [Path(file).stem for file in files]
+    lists = ["out_of_range", "type_checkers", "layer", "public", "column", "table", "list"]  # may hold all names
+    chosen = f"({' or '.join([*names, *lists])}) and not test_the_documentation_names_every_column"
+    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "tests"]
+    command += ["-m", "not slow and not browser", "-k", chosen]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    code = f"""
+import vidmarl
+from vidmarl import metrics
+assert vidmarl.__file__.startswith({str(tmp_path)!r})
+assert "one_frame" in vidmarl.list_attacks() and "fog" in vidmarl.list_distortions()
+assert "framewise" in vidmarl.list_victims() and "darker" in [column.name for column in metrics.columns()]
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
