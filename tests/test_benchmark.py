@@ -27,7 +27,7 @@ from vidmarl.agents.features import CHANNELS
 from vidmarl.agents.networks import Agents, AgentsConfig
 from vidmarl.benchmark import Benchmark, BenchmarkResult, VictimChoice, run_benchmark
 from vidmarl.benchmark.config import read_shard
-from vidmarl.benchmark.entries import identity
+from vidmarl.benchmark.entries import identity, make_entries
 from vidmarl.benchmark.tables import pays_after
 from vidmarl.benchmark.trials import Trials, Wanted, is_done
 from vidmarl.cli import main
@@ -40,6 +40,8 @@ from vidmarl.metrics import column as column_module
 from vidmarl.perturbations.grid import TubeletGrid
 
 CONFIG = Path(__file__).resolve().parent.parent / "conf" / "benchmark"
+MISSING = {"vbad_image_prior", "ppo_only", "ppo_without_size", "ppo_without_margin", "cloning_and_ppo"}
+"""Attacks of the configurations that need a package or agents that one has to install or train."""
 CLIPS = 4
 
 
@@ -148,6 +150,9 @@ def test_the_configurations_of_the_tracks_can_be_read(on_top: str) -> None:
     )
     assert next(iter(read.attacks)) == "rl"
     assert read.budget == max(read.budgets)
+    attacks = {name: how for name, how in read.attacks.items() if name not in MISSING}
+    benchmark = tiny(Path(), attacks=attacks, distortions=read.distortions, reference=read.reference)
+    assert len(make_entries(benchmark)) == len(attacks) * len(read.distortions)
 
 
 def test_a_row_says_what_happened_to_a_clip(whole: Path) -> None:

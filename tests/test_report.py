@@ -23,7 +23,8 @@ from torch import Tensor
 
 import vidmarl
 from vidmarl import AttackResult, GrowAndReduce, RandomCells, TubeletGrid, Victim, metrics
-from vidmarl.data.synthetic import make_clip
+from vidmarl.benchmark import Benchmark, VictimChoice, run_benchmark
+from vidmarl.data.synthetic import Synthetic, make_clip
 from vidmarl.report import figures, pictures, write_report
 from vidmarl.report.page import script_json
 
@@ -64,6 +65,25 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = attack(GrowAndReduce, films(2), [EVIL] * 3, name=EVIL)
     path = tmp_path_factory.mktemp("hostile") / "report.html"
     return write_report(path, {EVIL: result, EVIL + "2": result}, title=EVIL, names=[EVIL] * 2)
+
+
+@pytest.fixture(scope="module")
+def benchmark_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a benchmark that has kept its clips."""
+    benchmark = Benchmark(
+        victims=[VictimChoice("demo", "random", {"frames": 4, "size": 32})],
+        attacks={"random_cells": {}, "square_tubes": {}},
+        data=Synthetic(2, seed=1, frames=4, size=32),
+        grid=TubeletGrid(1, 8, 8),
+        distortions=[{"name": EVIL, "class_path": "gaussian_noise"}, "gaussian_blur"],
+        budget=6,
+        keep_clips=True,
+        out=tmp_path_factory.mktemp("benchmark"),
+        device="cpu",
+    )
+    done = run_benchmark(benchmark, progress=False)
+    assert done is not None
+    return done.report
 
 
 class Page(HTMLParser):
@@ -218,8 +238,9 @@ class TestFigures:
 
 
 class TestPage:
-    def test_is_well_formed_and_every_reference_resolves(self, report: Path) -> None:
-        page = Page(report)
+    @pytest.mark.parametrize("which", ["report", "benchmark_report"])
+    def test_is_well_formed_and_every_reference_resolves(self, which: str, request: pytest.FixtureRequest) -> None:
+        page = Page(request.getfixturevalue(which))
         ids = page.ids()
         assert len(set(ids)) == len(ids)
         for _, attributes in page.elements:
@@ -230,7 +251,7 @@ class TestPage:
         assert {"viewport", "color-scheme"} <= {m.get("name") for m in page.all("meta")}
         assert all(canvas.get("aria-label") for canvas in page.all("canvas"))
 
-    @pytest.mark.parametrize("which", ["report", "hostile"])
+    @pytest.mark.parametrize("which", ["report", "hostile", "benchmark_report"])
     def test_refers_to_nothing_outside_of_itself(self, which: str, request: pytest.FixtureRequest) -> None:
         page = Page(request.getfixturevalue(which))
         for tag, attributes in page.elements:
@@ -378,7 +399,7 @@ class TestInABrowser:
             time.sleep(0.05)
         return value
 
-    def clip(self, browser: Any, number: int = 0) -> Any:
+    def clip(self, browser: Any, number: int | str = 0) -> Any:
         """A clip's article, its pictures painted."""
         article = browser.find_element("id", f"clip-{number}")
         browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant'})", article)
@@ -399,13 +420,13 @@ class TestInABrowser:
         )
         self.until(browser, "return arguments[0].dataset.painted.startsWith(arguments[1] + ' ')", article, str(frame))
 
-    @pytest.mark.parametrize("which", ["report", "hostile"])
+    @pytest.mark.parametrize(("which", "clip"), [("report", 1), ("hostile", 1), ("benchmark_report", "2-1")])
     def test_opens_without_errors_requests_or_foreign_scripts(
-        self, browser: Any, which: str, request: pytest.FixtureRequest
+        self, browser: Any, which: str, clip: int | str, request: pytest.FixtureRequest
     ) -> None:
         path = request.getfixturevalue(which)
         self.visit(browser, path)
-        self.clip(browser, 1)
+        self.clip(browser, clip)
         for chart in browser.find_elements("css selector", ".chart"):
             browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant'})", chart)
             self.until(browser, "return arguments[0].querySelector('.main-svg')", chart)
