@@ -13,11 +13,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from vidmarl.agents.checkpoint import load_agents, save_agents
+from vidmarl.agents.checkpoint import fingerprint, fresh, list_agents, load_agents, save_agents
+from vidmarl.attacks.result import AttackResult
 from vidmarl.attacks.rl import RLAttack
-from vidmarl.errors import CheckpointError
+from vidmarl.errors import CheckpointError, UnknownNameError
 from vidmarl.perturbations.grid import TubeletGrid
-from vidmarl.training.behaviour_cloning import WarmStart
+from vidmarl.training.behaviour_cloning import Cloning
 from vidmarl.training.ppo import PPO, TwoAgentPPO
 from vidmarl.victims.victim import Victim
 
@@ -50,7 +51,6 @@ def module(**kwargs) -> TwoAgentPPO:
         "depth": 1,
         "ppo": PPO(epochs=2, minibatch=32, lr=1e-2, target_kl=None),
         "eval_budget": 12,
-        "eval_budgets": [6, 12],
     }
     return TwoAgentPPO(Victim(OneCell()), **(settings | kwargs))
 
@@ -101,13 +101,13 @@ def test_logged_queries_are_those_that_reached_the_model(tmp_path):
     assert int(team.counts[2]) == team.victim.model.seen == team.victim.queries
 
 
-def test_the_warm_start_comes_before_play_and_its_queries_count(tmp_path):
+def test_cloning_comes_before_play_and_its_queries_count(tmp_path):
     log = Logged()
-    team = module(warm_start=WarmStart(epochs=1, probes=6, updates=3, minibatch=4))
+    team = module(cloning=Cloning(epochs=1, probes=6, updates=3, minibatch=4))
     trainer(tmp_path, 2, callbacks=[log]).fit(team, batches())
     warm, play = log.rows[:2], log.rows[2:]
     for row in warm:
-        assert {"warm_start/loss", "warm_start/correlation", "warm_start/correlation_before"} <= row.keys()
+        assert {"cloning/loss", "cloning/correlation", "cloning/correlation_before"} <= row.keys()
         assert row["charts/frames"] == 0
     assert warm[1]["charts/queries"] == 2 * 8 * (1 + 6)  # the clean prediction and the probes of each clip
     assert all("losses/first_ratio" in row for row in play)
@@ -126,7 +126,7 @@ def test_validation_probes_held_out_clips_once_and_the_correlation_grows(tmp_pat
             self.rows.append({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
 
     held, loader = Held(), DataLoader(list(zip(clips(8), range(8), strict=True)), batch_size=4)
-    team = module(warm_start=WarmStart(epochs=3, probes=12, updates=20, minibatch=8), eval_budget=2)
+    team = module(cloning=Cloning(epochs=3, probes=12, updates=20, minibatch=8), eval_budget=2)
     settings = {"callbacks": [held], "num_sanity_val_steps": 0, "limit_val_batches": None}
     trainer(tmp_path, 3, **settings).fit(team, batches(), loader)
     found = [row["val/correlation"] for row in held.rows]
@@ -140,8 +140,8 @@ def test_validation_probes_held_out_clips_once_and_the_correlation_grows(tmp_pat
     assert team.victim.model.seen == seen + 8 * 2, "without a fit nothing is probed"
 
 
-def test_the_warm_start_changes_the_actors_and_follows_from_the_seed(tmp_path):
-    settings = {"warm_start": WarmStart(epochs=1, probes=40, updates=3, minibatch=4)}
+def test_cloning_changes_the_actors_and_follows_from_the_seed(tmp_path):
+    settings = {"cloning": Cloning(epochs=1, probes=40, updates=3, minibatch=4)}
     one, two, other = module(**settings), module(**settings), module(seed=1, **settings)
     before = {key: value.clone() for key, value in one.agents.state_dict().items()}
     for name, team in (("one", one), ("two", two), ("other", other)):
@@ -173,9 +173,11 @@ def test_training_finds_the_cell_that_matters(tmp_path):
     assert first(after) < 0.7 * first(before)
 
 
-@pytest.mark.parametrize("warm_epochs", [0, 1])
-def test_a_resumed_run_goes_on_exactly(tmp_path, warm_epochs):
-    settings = {"warm_start": WarmStart(warm_epochs, probes=6, updates=3, minibatch=4)}
+@pytest.mark.parametrize("distortion", ["brightness", "gaussian_noise"])
+@pytest.mark.parametrize("cloning_epochs", [0, 1])
+def test_a_resumed_run_goes_on_exactly(tmp_path, cloning_epochs, distortion):
+    """Also where the distortion is random: a rollout draws it from its own seed."""
+    settings = {"cloning": Cloning(cloning_epochs, probes=6, updates=3, minibatch=4), "distortion": distortion}
     whole = module(**settings)
     trainer(tmp_path / "whole", 3).fit(whole, batches())
     half = module(**settings)
@@ -190,27 +192,68 @@ def test_a_resumed_run_goes_on_exactly(tmp_path, warm_epochs):
 
 
 def test_checkpoints_hold_plain_data_and_make_an_attack(tmp_path):
-    team = module()
+    team = module(search_cell=2, proposal_size=2)
     run = trainer(tmp_path, 1)
     run.fit(team, batches())
     run.save_checkpoint(tmp_path / "a.ckpt")
     torch.load(tmp_path / "a.ckpt", weights_only=True)
-    attack = RLAttack.from_checkpoint(tmp_path / "a.ckpt", budget=9, progress=False)
+    attack = RLAttack(tmp_path / "a.ckpt", budget=9, progress=False)
     assert torch.equal(state(attack.agents), state(team.agents))
-    assert attack.grid == team.grid
-    assert attack.distortion.describe() == team.distortion.describe()
+    assert (attack.grid, attack.search_cell, attack.coherence) == (team.grid, 2, "static")
+    assert attack.distortion.to_record() == team.distortion.to_record()
+    assert attack.agents.trained == team.agents.trained
+    assert attack.agents.trained["training_queries"] == team.victim.queries
+    assert attack.agents.trained["proposal_size"] == 2
     result = attack(team.victim, clips(4))
     assert (result.queries <= 9).all()
 
 
+def test_a_module_from_a_checkpoint_knows_what_its_training_has_cost(tmp_path):
+    team = module()
+    run = trainer(tmp_path, 1)
+    run.fit(team, batches())
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    again = module()
+    assert again.agents.trained["training_queries"] == 0
+    trainer(tmp_path, 1).validate(again, indexed(), ckpt_path=tmp_path / "a.ckpt", verbose=False, weights_only=True)
+    assert again.agents.trained == team.agents.trained
+
+
 def test_files_of_agents_round_trip_and_are_small(tmp_path):
     agents = module().agents
-    save_agents(tmp_path / "agents.ckpt", agents, {"grid": [1, 8, 8], "note": "here"})
-    again, settings = load_agents(tmp_path / "agents.ckpt")
+    agents.trained["note"] = "here"
+    save_agents(tmp_path / "agents.ckpt", agents)
+    again = load_agents(tmp_path / "agents.ckpt")
     assert torch.equal(state(agents), state(again))
-    assert settings["note"] == "here"
+    assert again.trained == agents.trained
+    assert load_agents(again) is again
+    assert fingerprint(again) == fingerprint(agents) != fingerprint(fresh(agents, seed=1))
     assert (tmp_path / "agents.ckpt").stat().st_size < 1e6
     assert [p.name for p in tmp_path.iterdir()] == ["agents.ckpt"]
+
+
+@pytest.mark.parametrize("only", [["spatial"], ["temporal"], ["spatial", "temporal"]])
+def test_a_fresh_team_keeps_what_it_was_not_asked_to_forget(only):
+    agents = load_agents("gaussian_noise")
+    kept, new = agents.state_dict(), fresh(agents, 1, only)
+    changed = {key.split(".")[0] for key, value in new.state_dict().items() if not torch.equal(value, kept[key])}
+    assert changed == ({*only, "critic"} if len(only) == 2 else {*only})
+    assert torch.equal(state(new), state(fresh(agents, 1, only)))
+    assert torch.equal(state(agents), state(load_agents("gaussian_noise"))), "the team itself stays"
+    spent = agents.trained["training_queries"] if len(only) == 1 else 0
+    assert new.trained == agents.trained | {"training_queries": spent}
+    with pytest.raises(ValueError, match="critic"):
+        fresh(agents, only=["critic"])
+
+
+def test_shipped_agents_say_what_they_were_trained_for():
+    assert {"dead_pixels", "gaussian_blur", "gaussian_noise"} <= set(list_agents())
+    for name in list_agents():
+        trained = load_agents(name).trained
+        assert {"victim", "grid", "search_cell", "coherence", "proposal_size", "training_queries"} <= trained.keys()
+        assert trained["distortion"]["class_path"].rpartition(".")[0].endswith(name)
+    with pytest.raises(UnknownNameError, match="did you mean gaussian_blur"):
+        load_agents("gausian_blur")
 
 
 def test_unusable_checkpoints_are_told_apart(tmp_path):
@@ -222,26 +265,28 @@ def test_unusable_checkpoints_are_told_apart(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match="no vidmarl agents"):
         load_agents(tmp_path / "other.ckpt")
-    save_agents(tmp_path / "a.ckpt", module().agents, {"grid": [1, 8, 8]})
+    save_agents(tmp_path / "a.ckpt", module().agents)
     packed = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    torch.save(packed | {"version": 99}, tmp_path / "newer.ckpt")
-    with pytest.raises(CheckpointError, match="version 99"):
-        load_agents(tmp_path / "newer.ckpt")
+    for version in (3, 99):
+        torch.save(packed | {"version": version}, tmp_path / "other_version.ckpt")
+        with pytest.raises(CheckpointError, match=f"version {version}.*Train again"):
+            load_agents(tmp_path / "other_version.ckpt")
     torch.save(packed | {"config": packed["config"] | {"width": 9}}, tmp_path / "odd.ckpt")
     with pytest.raises(CheckpointError, match="fit together"):
         load_agents(tmp_path / "odd.ckpt")
 
 
-def test_the_test_compares_all_attacks_on_the_same_clips(tmp_path):
-    data = DataLoader(list(enumerate(clips(6))), batch_size=4, collate_fn=index_last)
+def test_predictions_are_saved_attacks(tmp_path):
     team = module(out=str(tmp_path))
-    trainer(tmp_path).test(team, data, verbose=False)
-    import pandas as pd
+    (folder, _) = trainer(tmp_path).predict(team, indexed(6))
+    result = AttackResult.load(folder)
+    assert len(result.queries) == 4
+    assert (result.queries <= team.eval_budget).all()
 
-    table = pd.read_csv(tmp_path / "test" / "summary.csv")
-    assert set(table["attack"]) == {"rl", "rl_untrained", *team.controls}
-    assert (tmp_path / "test" / "report.html").stat().st_size > 10_000
-    assert table.groupby("attack").size().eq(2).all()
+
+def indexed(n=6):
+    """Batches of clips with their indices, as for an evaluation."""
+    return DataLoader(list(enumerate(clips(n))), batch_size=4, collate_fn=index_last)
 
 
 def index_last(items):
@@ -269,7 +314,6 @@ DDP = """
         team = t.module(out={out!r})
         run = t.trainer({out!r}, 1, strategy="ddp", devices=2, callbacks=[Seen()])
         run.fit(team, DataLoader(t.clips(), batch_size=4))
-        run.test(team, DataLoader(list(enumerate(t.clips(5))), batch_size=2, collate_fn=t.index_last), verbose=False)
 """
 
 
@@ -290,8 +334,3 @@ def test_two_processes_share_the_clips_and_agree_on_the_parameters(tmp_path):
     params = [line[2:] for line in lines if line[:1] == ["PARAMS"]]
     assert len(params) == 2
     assert params[0] == params[1]
-    import pandas as pd
-
-    table = pd.read_csv(tmp_path / "test" / "summary.csv")
-    assert table["clips"].eq(5).all()
-    assert not list((tmp_path / "test").glob("rank*"))
