@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -82,6 +82,7 @@ class ClipSpec:
         return dataclasses.replace(self, **(by or {}))
 
 
+@runtime_checkable
 class HasSpec(Protocol):
     """What says how it wants its clips; a `Victim` does."""
 

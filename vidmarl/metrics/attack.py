@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ BUDGETS = (25, 50, 100, 200, 500)
 """The query budgets at which attacks are compared."""
 
 
+@runtime_checkable
 class Outcome(Protocol):
     """What the figures of an attack need to know about it, without its clips."""
 
@@ -61,6 +62,7 @@ class Outcome(Protocol):
         """Plain data; "budget" where the attack had one."""
 
 
+@runtime_checkable
 class ClipOutcome(Outcome, Protocol):
     """An outcome with its clips and what the victim says of them; `vidmarl.AttackResult` is one."""
 
