@@ -3,16 +3,40 @@ spot, a victim."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import hypothesis
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+
+TYPES_ARE_CHECKED = os.environ.get("VIDMARL_TYPECHECK", "0") != "0"
+"""`make runtime`: every function of vidmarl checks the types and the shapes of what it is given."""
+
+if TYPES_ARE_CHECKED:  # before anything imports vidmarl
+    jaxtyping.install_import_hook("vidmarl", "runtime_types.check")
+    original_raises = pytest.raises
+
+    @contextlib.contextmanager
+    def raises(expected: Any, **kwargs: Any) -> Iterator[Any]:
+        """`pytest.raises`; a test that gives a wrong type on purpose is refused by the checker
+        before vidmarl can do so, and ends there."""
+        with original_raises(expected, **kwargs) as caught:
+            try:
+                yield caught
+            except jaxtyping.TypeCheckError:
+                if expected is jaxtyping.TypeCheckError:
+                    raise
+                pytest.skip("refused by the checker of types")
+
+    pytest.raises = raises  # type: ignore[assignment]
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they bring, and tests may run side by side
 
