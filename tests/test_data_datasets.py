@@ -33,7 +33,7 @@ from vidmarl.data import (
 )
 from vidmarl.data.base import find_videos
 from vidmarl.data.joined import Joined
-from vidmarl.errors import ClipError, DataError, UnknownNameError
+from vidmarl.errors import ClipError, DataError, SettingsError, UnknownNameError
 
 SPEC = ClipSpec(frames=4, size=(32, 32), sampling="stride", stride=2)
 
@@ -567,3 +567,17 @@ def test_what_is_missing_is_said(videos: Path) -> None:
     with pytest.raises(ValueError, match="batch sizes"):
         ClipData(batch_size=0)
     assert ClipData(train=source, spec=SPEC).val_dataloader() == []
+
+
+def test_a_repr_tells_what_there_is(videos: Path) -> None:
+    source = Folder(videos)
+    assert repr(source) == "Folder(8 videos of 2 classes)"
+    told = repr(ClipDataset(source, SPEC, repeats=2))
+    assert all(word in told for word in ("16 clips", repr(source), repr(SPEC), "augment=False"))
+    assert repr(ClipData(test=source, spec=SPEC)) == f"ClipData(test={source!r}, spec={SPEC!r}, batch_size=16)"
+
+
+def test_a_misspelt_setting_of_a_source_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    for kind, wrong, right in ((UCF101, "exlude", "exclude"), (Folder, "rot", "root"), (Kinetics, "lables", "labels")):
+        with pytest.raises(SettingsError, match=rf"Making {kind.__name__}: .* '{wrong}'; did you mean {right}"):
+            kind(**{wrong: tmp_path})

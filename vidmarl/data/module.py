@@ -77,6 +77,10 @@ class ClipData(lightning.LightningDataModule):
             for held_out in self.sources.keys() - {"train"}:
                 forbid_overlap(self.sources["train"], self.sources[held_out], f"train and {held_out}")
 
+    def __repr__(self) -> str:
+        sources = [f"{part}={source!r}" for part, source in self.sources.items()]
+        return f"ClipData({', '.join([*sources, f'spec={self.spec}', f'batch_size={self.batch_size}'])})"
+
     def dataset(self, part: str) -> ClipDataset:
         """The dataset of "train", "val" or "test", made when first asked for.
 

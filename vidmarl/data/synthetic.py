@@ -167,6 +167,9 @@ class Synthetic(Dataset[tuple[Tensor, int]]):
         self.frames = frames
         self.size = size
 
+    def __repr__(self) -> str:
+        return f"Synthetic({self.n}, seed={self.seed}, frames={self.frames}, size={self.size})"
+
     def __len__(self) -> int:
         return self.n
 
