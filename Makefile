@@ -8,11 +8,12 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 USER_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 # pip shows its progress to a person, and to a log only errors
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 2 || echo -qq)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format typecheck lab hooks clean
+.PHONY: help demo quick test lint format typecheck runtime wheel results lab hooks clean
 
 help: ## Show this list
 	@echo "vidmarl: make TARGET [PYTHON=python3] [VENV=.venv]"
@@ -21,9 +22,13 @@ help: ## Show this list
 demo: $(USER_STAMP) ## Train two agents on a small victim, attack unseen clips, write a report (minutes, no network)
 	@$(BIN)/vidmarl demo
 
-test: $(DEV_STAMP) lint typecheck ## Style, types, every test (slow ones too) and every notebook
+quick: $(DEV_STAMP) lint ## Style, and the fast tests: a minute
+	@echo "== fast tests"
+	@$(PYTEST) -m "not slow and not browser" tests
+
+test: $(DEV_STAMP) lint typecheck ## Style, types, every test (slow ones too) with its coverage, and every notebook
 	@echo "== tests and notebooks"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --nbmake --nbmake-timeout=900 tests notebooks
+	@$(PYTEST) --cov --cov-report=term:skip-covered --nbmake --nbmake-timeout=900 tests notebooks
 
 lint: $(DEV_STAMP) ## Check style and formatting
 	@echo "== style"
@@ -34,9 +39,22 @@ format: $(DEV_STAMP) ## Format the code, and repair what ruff can repair
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-typecheck: $(DEV_STAMP) ## Check the types
+typecheck: $(DEV_STAMP) ## Check the types of the package and of the documentation's examples
 	@echo "== types"
 	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -k "types or type_checks" tests/test_documentation.py tests/test_extending.py
+
+runtime: $(DEV_STAMP) ## The fast tests, with the shapes and types of all arguments checked while they run
+	@echo "== fast tests, with types checked at run time"
+	@VIDMARL_TYPECHECK=1 $(PYTEST) -m "not slow and not browser" tests
+
+wheel: $(DEV_STAMP) ## Build the wheel into dist/, and try it outside of the checkout
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@$(BIN)/python -m pytest -k wheel tests/test_package.py
+
+results: $(DEV_STAMP) ## Make the tables and figures of the documentation from docs/results/
+	@$(PIP_INSTALL) --editable '.[docs]'
+	@$(BIN)/python docs/make_results.py
 
 lab: $(DEV_STAMP) ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks

@@ -4,6 +4,7 @@ is so."""
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -190,6 +191,17 @@ def test_the_version_is_said_once_and_everywhere_the_same() -> None:
     assert latest == (version, re.findall(r"^date-released: (\S+)$", citation, re.M)[0])
     assert re.findall(r"^version: (\S+)$", citation, re.M) == [version]
     assert re.findall(r"^  version = {(\S+)}$", (ROOT / "README.md").read_text("utf-8"), re.M) == [version]
+
+
+@pytest.mark.parametrize(("checked", "error"), [("0", ""), ("1", "jaxtyping.TypeCheckError")])
+def test_shapes_are_checked_at_run_time_where_that_is_asked_for(checked: str, error: str) -> None:
+    code = "import conftest, torch\nfrom vidmarl.metrics import l2\nl2(torch.zeros(2, 3), torch.zeros(2, 3))"
+    environment = os.environ | {"VIDMARL_TYPECHECK": checked}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT / "tests", env=environment
+    )
+    assert bool(done.returncode) == bool(error)
+    assert error in done.stderr
 
 
 def test_it_is_marked_as_typed() -> None:
