@@ -54,7 +54,7 @@ def says(*scores: float) -> Callable[[Tensor], Tensor]:
     budget=st.integers(1, 12),
     batch_size=st.integers(1, 5),
 )
-def test_the_ledger_counts_what_reaches_the_model(asks: list[list[int]], budget: int, batch_size: int) -> None:
+def test_the_budget_counts_what_reaches_the_model(asks: list[list[int]], budget: int, batch_size: int) -> None:
     model = Counting()
     victim = Victim(model, batch_size=batch_size)
     query_budget = QueryBudget(victim, 5, budget)

@@ -177,7 +177,7 @@ def attack(words: list[str]) -> None:
     parser.add_argument(
         "--target",
         metavar="CLASS",
-        help="the class that the victim shall say, by name or index; by default any other",
+        help="the class that the victim is to say, by name or index; by default any other",
     )
     parser.add_argument(
         "--labels",

@@ -50,7 +50,7 @@ def attack_files(
         victim: who is attacked; a `Victim`, or what names one for `load_victim`.
         attack: how; an `Attack`, or what names one for `vidmarl.attacks.as_attack`.
         out: the folder.
-        target: the class that the victim shall say, by name or index. None: anything but the label.
+        target: the class that the victim is to say, by name or index. None: anything but the label.
         labels: the class under attack of each file, or one for all of them, by name or index. None:
             the victim's own clean prediction.
         skip_bad: go on without the files that cannot be used, and name them in `results.json`.

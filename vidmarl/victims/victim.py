@@ -41,7 +41,7 @@ class Victim:
             and put in eval mode.
         mean: per-channel mean that is subtracted, or None.
         std: per-channel std by which it is divided, or None.
-        spec: how `load_clips` shall make clips for this victim. Its size is also enforced here:
+        spec: how `load_clips` makes clips for this victim. Its size is also enforced here:
             clips of another size are resized (bilinear) before they reach the model.
         layout: axis order that the model wants, a permutation of "b c t h w", such as "b t c h w"
             or "b t h w c". "(b t) c h w" gives frame-wise models one long batch.
