@@ -444,17 +444,22 @@ def test_wrong_parameters(name: str, wrong: dict[str, Any]) -> None:
 # Restarts
 
 
-class Halving(RestartAttack):
-    """Distorts everything, each time half as much, and notes what it may not exceed."""
+class Everywhere(RestartAttack):
+    """Distorts everything, as strongly as a list says, and notes what it may not exceed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.strengths = [0.5, 0.9, 0.3, 0.01, 0.6]
         self.bounds: list[float] = []
+        self.found: list[float] = []
 
     def find(self, clip: ClipView, bound: float) -> Find:
+        if not self.strengths:
+            return None
         self.bounds.append(bound)
-        strength = torch.full(clip.shape, 0.5 ** (len(self.bounds) - 1))
+        strength = torch.full(clip.shape, self.strengths.pop(0))
         response = yield strength
+        self.found.append(float(response.l2) if response.success else math.inf)
         return (strength, float(response.l2)) if response.success else None
 
 
@@ -465,22 +470,28 @@ def test_restarts_spend_the_budget(name: str, clips: Tensor) -> None:
 
 
 def test_a_restart_is_told_what_it_may_not_exceed() -> None:
-    """A bit more than the smallest success that was found before."""
-    attack = Halving(ONE_SIDED, grid=GRID, budget=300, progress=False)
-    tubelet = GREY[:, :, :1, :8, :8]
-    result = attack(Victim(Conjunction({0})), tubelet)
-    assert result.success.all()
-    full = float(result.full_l2)
-    expected = [math.inf, *(RESTART_SLACK * full * 0.5**i for i in range(4))]
-    assert attack.bounds[:5] == pytest.approx(expected, rel=0.1), "of 8-bit values"
-    assert len(set(attack.bounds[-3:])) == 1, "what is too weak to be a success bounds nothing"
+    """A bit more than the smallest success that a search before it has found."""
+    attack = Everywhere(ONE_SIDED, grid=GRID, budget=900, progress=False)
+
+    def model(clips: Tensor) -> Tensor:
+        mean = (GREY - clips).flatten(1).mean(1)
+        return torch.stack([torch.full_like(mean, 0.05), mean], 1)
+
+    assert attack(Victim(model), GREY).success.all()
+    half, most, little, _, middle = attack.found
+    assert little < half < middle < most
+    assert math.inf in attack.found, "the case is meant to have a failure"
+    assert attack.bounds == [math.inf, *(RESTART_SLACK * least for least in (half, half, little, little))]
 
 
 def test_a_success_is_minimized_before_the_next_one_is_looked_for() -> None:
-    attack = Halving(ONE_SIDED, grid=GRID, budget=400, progress=False)
+    attack = Everywhere(ONE_SIDED, grid=GRID, budget=900, progress=False)
     result = attack(Victim(Conjunction({5, 30})), GREY)
     assert result.strength.flatten().nonzero().flatten().tolist() == [5, 30]
-    assert len(attack.bounds) > 1
+    l2 = result.history["l2"][0]
+    began = [int((l2 == found).nonzero()[0]) for found in attack.found if found < math.inf]
+    assert began == sorted(began)
+    assert all(later - before > 20 for before, later in pairwise(began))
 
 
 def test_restarts_end_where_nothing_is_asked() -> None:
