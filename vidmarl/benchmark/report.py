@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidmarl import metrics
-from vidmarl.benchmark.tables import TRAINING, comparisons
+from vidmarl.benchmark.tables import TRAINING, Key, comparisons
 from vidmarl.benchmark.trials import Trials
 from vidmarl.metrics import Column
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Key = tuple[str, str]
-"""(victim, distortion)."""
 
 
 def write_benchmark_report(

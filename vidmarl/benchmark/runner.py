@@ -31,7 +31,8 @@ from vidmarl import metrics
 from vidmarl.benchmark.clips import Clip, load_clips, short_hash
 from vidmarl.benchmark.config import Benchmark, VictimChoice, label_of
 from vidmarl.benchmark.entries import Entry, fingerprint, identity, make_entries
-from vidmarl.benchmark.tables import write_tables
+from vidmarl.benchmark.report import write_benchmark_report
+from vidmarl.benchmark.tables import Key, summarise, write_tables
 from vidmarl.benchmark.trials import FORMAT, SUFFIX, Trials, Wanted, is_done, save_trials
 from vidmarl.data.spec import ClipSpec
 from vidmarl.data.video import as_floats
@@ -42,9 +43,6 @@ from vidmarl.victims.victim import Victim
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Key = tuple[str, str]
-"""(victim, distortion), their names in the tables."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +141,13 @@ def run_benchmark(
             stacklevel=2,
         )
     _warn_of_differences(trials, benchmark.slow_metrics)
-    controls = [entry.label for entry in entries if not entry.trained]
-    report, summary = write_tables(benchmark, trials, controls if benchmark.controls is None else benchmark.controls)
+    out, points, reference = Path(benchmark.out), benchmark.points, benchmark.reference_attack
+    controls = benchmark.controls
+    if controls is None:
+        controls = [entry.label for entry in entries if not entry.trained]
+    summaries = {key: summarise(attacks, points, reference, controls) for key, attacks in trials.items()}
+    summary = write_tables(out, trials, summaries, budgets=points, reference=reference)
+    report = write_benchmark_report(out / "report.html", trials, summaries, reference=reference)
     return BenchmarkResult(report, trials, summary)
 
 

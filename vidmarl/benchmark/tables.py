@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidmarl import metrics
-from vidmarl.benchmark.config import Benchmark
 from vidmarl.benchmark.trials import Trials
 from vidmarl.metrics import Column
 from vidmarl.metrics.table import names
@@ -16,6 +15,9 @@ from vidmarl.utils.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Key = tuple[str, str]
+"""(victim, distortion), their names in the tables."""
 
 Row = dict[Any, Any]
 
@@ -49,30 +51,33 @@ def comparisons(reference: str) -> list[Column]:
 
 
 def write_tables(
-    benchmark: Benchmark, trials: Mapping[tuple[str, str], Mapping[str, Trials]], controls: Collection[str]
-) -> tuple[Path, pd.DataFrame]:
-    """Writes rows.csv, summary.csv, summary.md and report.html.
+    out: Path,
+    trials: Mapping[Key, Mapping[str, Trials]],
+    summaries: Mapping[Key, pd.DataFrame],
+    *,
+    budgets: Sequence[int],
+    reference: str,
+) -> pd.DataFrame:
+    """Writes rows.csv, summary.csv and summary.md.
 
     Args:
-        benchmark: whose.
+        out: the folder.
         trials: by (victim, distortion) and attack.
-        controls: the attacks among which the best is marked.
+        summaries: of `summarise`, by (victim, distortion).
+        budgets: queries per clip.
+        reference: the attack that the others are compared with.
 
     Returns:
-        The path of the report, and the summary.
+        The summaries below each other, as in summary.csv.
     """
     import pandas as pd
 
-    from vidmarl.benchmark.report import write_benchmark_report
-
-    out, reference = Path(benchmark.out), benchmark.reference_attack
-    rows, summaries = [], {}
+    rows = []
     for (victim, distortion), attacks in trials.items():
         for attack, of_attack in attacks.items():
-            table = of_attack.table(benchmark.points)
+            table = of_attack.table(budgets)
             known = {"victim": victim, "distortion": distortion, "attack": attack}
             rows.append(pd.DataFrame(known, index=table.index).join(table))
-        summaries[victim, distortion] = summarise(attacks, benchmark.points, reference, controls)
     parts = [table.assign(victim=v, distortion=d) for (v, d), table in summaries.items()]
     summary = pd.concat(parts, ignore_index=True)
     summary = summary[["victim", "distortion", *summary.columns.drop(["victim", "distortion"])]]
@@ -80,7 +85,7 @@ def write_tables(
     write_atomically(out / "summary.csv", summary.to_csv(index=False))
     text = "\n".join(f"## {v}, {d}\n\n{markdown(table, reference)}" for (v, d), table in summaries.items())
     write_atomically(out / "summary.md", text)
-    return write_benchmark_report(out / "report.html", trials, summaries, reference=reference), summary
+    return summary
 
 
 def summarise(
