@@ -153,12 +153,12 @@ class RLAttack(Attack):
         self._name = self.agents if isinstance(self.agents, str) else None
         self.agents = load_agents(self.agents)
         trained = self.agents.trained
-        cells = TubeletGrid(*trained["grid"]) if "grid" in trained else TubeletGrid()
         if isinstance(self.grid, Mapping):  # from YAML or JSON
             self.grid = TubeletGrid(**self.grid)
-        self.grid = self.grid or cells
+        own = TubeletGrid(*trained["grid"]) if "grid" in trained else self.grid or TubeletGrid()
+        self.grid = self.grid or own
         if self.search_cell is None:
-            self.search_cell = max(1, round(trained.get("search_cell", 1) * cells.height / self.grid.height))
+            self.search_cell = max(1, round(trained.get("search_cell", 1) * own.height / self.grid.height))
         self.coherence = self.coherence or trained.get("coherence", "static")
         if self.distortion is None:
             self.distortion = trained.get("distortion", "gaussian_noise")
