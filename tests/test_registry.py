@@ -192,7 +192,7 @@ def test_a_path_may_lead_into_a_class_and_its_end_is_corrected() -> None:
     with pytest.raises(UnknownNameError, match=r"did you mean vidmarl\.victims\.victim\.Victim"):
         object_at("vidmarl.victims.victim.Victm", "victim")
     with pytest.raises(UnknownNameError, match="did you mean square_tubes"):
-        object_at("square.tubes", "attack", attacks.list_attacks())
+        object_at("square.tubes", "attack", attacks.list_attacks)
 
 
 # --- settings ------------------------------------------------------------------------------------
@@ -202,8 +202,8 @@ CLASSES = [*ATTACKS.classes().values(), *DISTORTIONS.classes().values(), vidmarl
 
 @given(data=st.data())
 def test_a_misspelt_setting_names_the_class_and_the_nearest_setting(data: st.DataObject) -> None:
-    kind = data.draw(st.sampled_from([kind for kind in CLASSES if settings_of(kind)]))
-    name, wrong = data.draw(misspelt(list(settings_of(kind))))
+    kind = data.draw(st.sampled_from([kind for kind in CLASSES if any(len(name) > 2 for name in settings_of(kind))]))
+    name, wrong = data.draw(misspelt([name for name in settings_of(kind) if len(name) > 2]))
     with pytest.raises(SettingsError) as caught:
         kind(**{wrong: 1})
     assert str(caught.value).startswith(f"Making {kind.__name__}: there is no setting {wrong!r}; did you mean ")

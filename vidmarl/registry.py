@@ -99,7 +99,7 @@ class Registry(Generic[T]):
             UnknownNameError: nothing.
         """
         if "." in name:
-            return object_at(name, self.kind, self.names())
+            return object_at(name, self.kind, self._all_names)
         if name in self.names():
             return self._class_in(name)
         return self.find_class(name)
@@ -115,9 +115,7 @@ class Registry(Generic[T]):
         for file in self.names():
             if _folded(file) in likely and (found := self._class_in(file)).__name__ == name:
                 return found
-        if not name[:1].isupper():  # no class is called so
-            raise UnknownNameError(self.kind, name, self.names())
-        classes = self.classes()
+        classes = {} if name.islower() else self.classes()  # no class has a name of small letters
         if name not in classes:
             raise UnknownNameError(self.kind, name, [*self.names(), *classes])
         return classes[name]
@@ -147,6 +145,9 @@ class Registry(Generic[T]):
 
     def __repr__(self) -> str:
         return f"Registry({self.kind!r}, {self.names()})"
+
+    def _all_names(self) -> list[str]:
+        return [*self.names(), *self.classes()]
 
     def _class_in(self, file: str) -> type[T]:
         """The one class of the kind that a file defines."""
@@ -188,13 +189,13 @@ def read_description(description: Mapping[str, Any], doing: str) -> tuple[str, d
     return path, dict(arguments or {})
 
 
-def object_at(path: str, kind: str, known: Collection[str] = ()) -> Any:
+def object_at(path: str, kind: str, known: Callable[[], Collection[str]] = tuple) -> Any:
     """What the path "package.module.name" leads to, which may be a name within a class.
 
     Args:
         path: the path; its module is imported.
         kind: what is looked for, for the message of an error.
-        known: names to offer where there is no such module.
+        known: gives names to offer where the path leads nowhere.
 
     Raises:
         UnknownNameError: it leads nowhere.
@@ -202,7 +203,7 @@ def object_at(path: str, kind: str, known: Collection[str] = ()) -> Any:
     """
     parts = path.split(".")
     if not all(part.isidentifier() for part in parts):
-        raise UnknownNameError(kind, path, known)
+        raise UnknownNameError(kind, path, known())
     for length in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:length])
         try:
@@ -216,9 +217,9 @@ def object_at(path: str, kind: str, known: Collection[str] = ()) -> Any:
                 found = getattr(found, part)
             except AttributeError:
                 there = [".".join([*parts[:depth], name]) for name in dir(found) if not name.startswith("_")]
-                raise UnknownNameError(kind, path, there or known) from None
+                raise UnknownNameError(kind, path, [*there, *known()]) from None
         return found
-    raise UnknownNameError(kind, path, known)
+    raise UnknownNameError(kind, path, known())
 
 
 def _folded(name: str) -> str:

@@ -131,7 +131,7 @@ def _from_path(path: str, given: dict[str, Any]) -> Victim:
     are changed after it is made, everything else is a setting of that class or function."""
     doing = f"Loading the victim {path!r}"
     later = {name: given.pop(name) for name in ("spec", "device", "batch_size") if name in given}
-    made = object_at(path, "victim", list_victims())
+    made = object_at(path, "victim", list_victims)
     if not isinstance(made, Victim):
         made = call(made, doing, **given)
     if not isinstance(made, Victim):
