@@ -39,6 +39,9 @@ class Attacked:
     clean: Tensor
     adversarial: Tensor
     strength: Tensor
+    classes: Tensor
+    prediction: Tensor
+    adversarial_prediction: Tensor
     full_l2: Tensor
     history: dict[str, Tensor]
     settings: dict[str, Any]
@@ -61,6 +64,9 @@ def outcome(margins: list[list[float]], norms: list[list[float]], full: float = 
         clean=clips,
         adversarial=clips.flip(-1),
         strength=torch.ones(n, 1, 1, 1),
+        classes=torch.zeros(n, dtype=torch.int64),
+        prediction=torch.zeros(n, dtype=torch.int64),
+        adversarial_prediction=torch.ones(n, dtype=torch.int64),
         full_l2=torch.full((n,), full),
         history={"margin": margin, "l2": l2, "score": -margin},
         settings={"budget": longest},

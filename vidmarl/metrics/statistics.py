@@ -6,7 +6,7 @@ import math
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
 
 @runtime_checkable
@@ -44,10 +44,10 @@ def bootstrap(
     parts = np.array_split(draws, 1 + resamples * values.size // 2**22)  # to bound the memory
     statistics = np.concatenate([statistic(values[rows], axis=1) for rows in parts])
     low, high = np.quantile(statistics, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return low, high
+    return np.asarray(low), np.asarray(high)
 
 
-def wilcoxon(differences: Float[np.ndarray, " n"]) -> float:
+def wilcoxon(differences: Real[np.ndarray, " n"]) -> float:
     """Two-sided p of the Wilcoxon signed-rank test (Wilcoxon 1945), exact for any number of ties.
 
     Zeros are dropped, equal magnitudes share their mean rank, and the p is taken from the sum of
