@@ -642,3 +642,17 @@ def test_boxes_change_something_and_only_to_extremes(fraction: float, seed: int,
     assert changed.any()
     assert (after[changed] == -level).all()
     assert changed.float().mean() <= max(fraction * 2.5, 1 / 8)
+
+
+@pytest.mark.parametrize("grid", [8, (1, 8, 8), [1, 8, 8], {"height": 8, "width": 8}, TubeletGrid(1, 8, 8)])
+def test_a_grid_is_given_as_one_number_as_three_or_by_name(grid: Any) -> None:
+    attack = as_attack("grow_and_reduce", grid=grid)
+    assert attack.grid == TubeletGrid(1, 8, 8)
+    settings = attack.params()
+    assert as_attack(settings.pop("attack"), **settings).params() == attack.params()
+
+
+@pytest.mark.parametrize("grid", ["8", 8.0, (8, 8), None, True])
+def test_anything_else_is_no_grid(grid: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="grid of tubelets"):
+        as_attack("grow_and_reduce", grid=grid)

@@ -18,7 +18,7 @@ from vidmarl.attacks.result import AttackResult
 from vidmarl.data.spec import validate_clips
 from vidmarl.distortions import as_distortion
 from vidmarl.distortions.base import Distortion
-from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.perturbations.grid import GridLike, TubeletGrid, as_grid
 from vidmarl.perturbations.noise import Coherence
 from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.clip import ClipView
@@ -59,7 +59,7 @@ class Attack(_Settings):
         distortion: what is done to the clip: a `Distortion`, its name ("gaussian_noise"), class
             path and init_args, or a function `f(clips, strength, noise) -> clips`.
         budget: queries per clip, the clean prediction included.
-        grid: the tubelets.
+        grid: the tubelets, see `as_grid`.
         search_cell: width and height, in tubelets, of the cells that the search works with. The
             clean-up goes on down to single tubelets.
         coherence: how random patterns go on in time: "static", "flow" or "free".
@@ -77,7 +77,7 @@ class Attack(_Settings):
 
     distortion: DistortionLike = dataclasses.field(default="gaussian_noise", kw_only=False)
     budget: int = 200
-    grid: TubeletGrid = TubeletGrid()
+    grid: GridLike = TubeletGrid()
     search_cell: int = 1
     coherence: Coherence = "static"
     max_queries_after_success: int | None = None
@@ -90,8 +90,7 @@ class Attack(_Settings):
 
     def __post_init__(self) -> None:
         self.distortion = as_distortion(self.distortion)
-        if isinstance(self.grid, Mapping):  # from YAML or JSON
-            self.grid = TubeletGrid(**self.grid)
+        self.grid = as_grid(self.grid)
         self.grid.coarser(self.search_cell)  # checks it
         for name, value, least in (
             ("budget", self.budget, 1),
@@ -140,7 +139,7 @@ class Attack(_Settings):
     def _open(self, victim: Victim, clips: Tensor, goal: Goal | None) -> Session:
         """The books of some clips; asks for their clean predictions."""
         distortion = as_distortion(self.distortion)
-        renderer = Renderer(clips, distortion, self.grid, self.coherence, self.seed, self.search_cell)
+        renderer = Renderer(clips, distortion, as_grid(self.grid), self.coherence, self.seed, self.search_cell)
         return Session(victim, renderer, goal, self.budget, self.seed)
 
     def run(self, session: Session) -> Iterator[Tensor]:
@@ -167,5 +166,5 @@ class Attack(_Settings):
             if field.name not in ("clips_at_once", "progress")
         }
         settings["distortion"] = as_distortion(self.distortion).to_record()
-        settings["grid"] = [self.grid.frames, self.grid.height, self.grid.width]
+        settings["grid"] = list(dataclasses.astuple(as_grid(self.grid)))
         return {"attack": type(self).__name__, **settings}

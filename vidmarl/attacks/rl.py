@@ -20,7 +20,7 @@ from vidmarl.agents.networks import Agents
 from vidmarl.attacks.base import Attack, DistortionLike
 from vidmarl.attacks.search.minimize import minimize, refine
 from vidmarl.attacks.search.restarts import RESTART_SLACK
-from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.perturbations.grid import GridLike, TubeletGrid, as_grid
 from vidmarl.perturbations.noise import Coherence
 from vidmarl.queries.clip import ClipView
 from vidmarl.queries.scheduler import Request, Search
@@ -143,7 +143,7 @@ class RLAttack(Attack):
 
     agents: Agents | str | os.PathLike[str] = dataclasses.field(default="gaussian_noise", kw_only=False)
     distortion: DistortionLike | None = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
-    grid: TubeletGrid | None = None  # type: ignore[assignment]  # the agents' own, like the others with None
+    grid: GridLike | None = None  # type: ignore[assignment]  # the agents' own, like the others with None
     search_cell: int | None = None  # type: ignore[assignment]
     coherence: Coherence | None = None  # type: ignore[assignment]
     fallback_after: int | None = 20
@@ -153,12 +153,10 @@ class RLAttack(Attack):
         self._name = self.agents if isinstance(self.agents, str) else None
         self.agents = load_agents(self.agents)
         trained = self.agents.trained
-        if isinstance(self.grid, Mapping):  # from YAML or JSON
-            self.grid = TubeletGrid(**self.grid)
-        own = TubeletGrid(*trained["grid"]) if "grid" in trained else self.grid or TubeletGrid()
-        self.grid = self.grid or own
+        own = as_grid(trained.get("grid") or self.grid or TubeletGrid())
+        grid = self.grid = as_grid(self.grid or own)
         if self.search_cell is None:
-            self.search_cell = max(1, round(trained.get("search_cell", 1) * own.height / self.grid.height))
+            self.search_cell = max(1, round(trained.get("search_cell", 1) * own.height / grid.height))
         self.coherence = self.coherence or trained.get("coherence", "static")
         if self.distortion is None:
             self.distortion = trained.get("distortion", "gaussian_noise")

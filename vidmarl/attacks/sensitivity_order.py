@@ -15,6 +15,7 @@ from vidmarl.attacks.greedy_sensitivity import descending, shortest_beginning
 from vidmarl.attacks.result import AttackResult
 from vidmarl.attacks.search.minimize import minimize
 from vidmarl.distortions import as_distortion
+from vidmarl.perturbations.grid import as_grid
 from vidmarl.queries.budget import QueryBudget
 from vidmarl.queries.clip import ClipView
 from vidmarl.queries.goals import Goal
@@ -65,7 +66,7 @@ class SensitivityOrder(Attack):
         result = super().__call__(victim, clips, goal)
         signs = 2 if as_distortion(self.distortion).signed else 1
         result.settings["uncounted_probes_per_clip"] = signs * int(
-            self._boxes(self.grid.coarser(self.search_cell).shape(clips)).max() + 1
+            self._boxes(as_grid(self.grid).coarser(self.search_cell).shape(clips)).max() + 1
         )
         return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -66,3 +67,31 @@ class TubeletGrid:
         """The sides of a tubelet, which may be larger than the clip."""
         t, h, w = pixels.shape[-3:]
         return min(self.frames, t), min(self.height, h), min(self.width, w)
+
+
+GridLike = TubeletGrid | Mapping[str, int] | Sequence[int] | int
+"""A grid, or what stands for one, see `as_grid`."""
+
+
+def as_grid(thing: GridLike) -> TubeletGrid:
+    """Makes a grid of whatever stands for one.
+
+    Args:
+        thing: a `TubeletGrid`; its settings by name, as in YAML; frames, height and width; or one
+            number, the height and the width in px of tubelets of one frame.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: a size is below 1.
+    """
+    if isinstance(thing, TubeletGrid):
+        return thing
+    if isinstance(thing, Mapping):
+        return TubeletGrid(**thing)
+    sizes = [1, thing, thing] if type(thing) is int else thing
+    if isinstance(sizes, Sequence) and len(sizes) == 3 and all(type(size) is int for size in sizes):
+        return TubeletGrid(*sizes)
+    raise TypeError(
+        f"Making a grid of tubelets: expected a TubeletGrid, {{frames, height, width}}, three whole numbers or one, got"
+        f" {thing!r}."
+    )
