@@ -30,6 +30,7 @@ from vidmarl.data import (
     data_path,
     decode,
     paths,
+    write_lossless,
 )
 from vidmarl.data.base import find_videos
 from vidmarl.data.joined import Joined
@@ -449,6 +450,64 @@ def test_broken_videos_are_named_and_left_out(videos: Path) -> None:
         ClipDataset(Folder(videos), ClipSpec(frames=99, sampling="stride"))
     with pytest.raises(ClipError, match="holds no videos"):
         ClipDataset(ClipSource([]), spec)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("how", ["gone", "cut", "no permission"])
+def test_a_video_that_fails_later_is_left_out_and_the_run_goes_on(
+    videos: Path, monkeypatch: pytest.MonkeyPatch, augment: bool, how: str
+) -> None:
+    source = Folder(videos)
+    dataset = ClipDataset(source, SPEC, augment=augment, cache_bytes=0)
+    next_one = dataset[3]
+    if how == "gone":
+        source.paths[2].unlink()
+    elif how == "cut":
+        source.paths[2].write_bytes(source.paths[2].read_bytes()[:300])
+    else:
+        exists = Path.exists
+
+        def refuse(path: Path) -> bool:
+            if path == source.paths[2]:
+                raise PermissionError(13, "Permission denied", str(path))
+            return exists(path)
+
+        monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.warns(UserWarning, match=r"Leaving out a clip, and taking the next video instead: .*a/4\.mp4"):
+        clip, position = dataset[2]
+    assert position == 3
+    assert augment or torch.equal(clip, next_one[0])
+    with pytest.warns(UserWarning, match="Leaving out"):
+        again, _ = dataset[2]
+    assert torch.equal(again, clip)
+    with pytest.warns(UserWarning, match="Leaving out 1 of the 8 videos"):
+        assert ClipDataset(source, SPEC).videos == [0, 1, 3, 4, 5, 6, 7]
+
+
+def test_when_no_video_can_be_decoded_any_more_it_is_an_error(videos: Path) -> None:
+    dataset = ClipDataset(Folder(videos), SPEC)
+    shutil.rmtree(videos)
+    with (
+        pytest.warns(UserWarning, match="no such file"),
+        pytest.raises(ClipError, match=r"None of the 8 videos.*any more.*no such file"),
+    ):
+        dataset[0]
+
+
+def test_a_stream_without_a_container_is_a_video_like_others(make_video: MakeVideo, tmp_path: Path) -> None:
+    make_video("videos/raw.h264", codec="libx264", pix_fmt="yuv420p")
+    make_video("videos/x.mp4")
+    assert ClipDataset(Folder(tmp_path / "videos"), SPEC).videos == [0, 1]
+
+
+def test_saved_clips_are_used_as_they_are(tmp_path: Path) -> None:
+    clip = torch.randint(0, 256, (3, 4, 32, 32), dtype=torch.uint8)
+    write_lossless(tmp_path / "clip.webm", clip)
+    spec = ClipSpec(frames=4, size=(32, 32), sampling="stride", stride=7)
+    assert torch.equal(ClipDataset(Folder(tmp_path), spec)[0][0], clip)
+    for cache_bytes in (0, 2**20):
+        varied = ClipDataset(Folder(tmp_path), spec, augment=True, cache_bytes=cache_bytes)
+        assert varied[0][0].shape == (3, 4, 32, 32)
 
 
 # --- the data module

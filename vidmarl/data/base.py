@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,9 +16,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from vidmarl.data.resize import window
 from vidmarl.data.spec import ClipSpec
-from vidmarl.data.video import Footage, Timeline, crop, decode, probe
+from vidmarl.data.timeline import Timeline
+from vidmarl.data.video import Footage, decode, probe
 from vidmarl.errors import ClipError, DataError, UnknownNameError
+from vidmarl.registry import explain_settings
 from vidmarl.utils.files import PathLike, readable
 
 T = TypeVar("T")
@@ -54,6 +57,10 @@ class ClipSource(Sequence[ClipFile]):
         files: the videos.
         classes: the class names that the labels index.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        explain_settings(cls)
 
     def __init__(self, files: Iterable[ClipFile], classes: Sequence[str] = ()) -> None:
         self.files = [file._replace(name=readable(file.name)) for file in files]
@@ -203,6 +210,10 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
     item is asked for as `dataset[index]` (epoch 0) or `dataset[epoch, index]`, and is the same in
     every process, at every time, whatever was asked before.
 
+    Whether a file can be used is looked at once, by its packets. Where it then fails all the same
+    (damage inside it, a disk that is gone), a warning says so and the item is that of the next
+    video that does not: a training run goes on.
+
     Args:
         source: the videos.
         spec: what the victim wants.
@@ -218,7 +229,7 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
             with a warning.
 
     Raises:
-        ClipError: no video of the source can be used.
+        ClipError: no video of the source can be used, now or when an item is asked for.
         ValueError: `repeats` is below 1.
     """
 
@@ -253,6 +264,9 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
             short_side=None if spec.short_side is None else round(spec.short_side * (1 + self.MARGIN)),
         )
 
+    def __repr__(self) -> str:
+        return f"ClipDataset({len(self)} clips of {self.source!r}, {self.spec}, augment={self.augment})"
+
     def __len__(self) -> int:
         return len(self.videos) * self.repeats
 
@@ -260,8 +274,15 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
             raise IndexError(f"ClipDataset: item {index} of {len(self)}.")
-        video = self.videos[index % len(self.videos)]
-        return (self._varied(video, epoch, index) if self.augment else self._plain(video)), video
+        failed: Exception | None = None
+        for position in range(index, index + len(self.videos)):
+            video = self.videos[position % len(self.videos)]
+            try:
+                return (self._varied(video, epoch, index) if self.augment else self._plain(video)), video
+            except (ClipError, OSError) as error:
+                failed = error
+                warnings.warn(f"Leaving out a clip, and taking the next video instead: {error}", stacklevel=2)
+        raise ClipError(f"None of the {len(self.videos)} videos can be decoded any more: {failed}") from failed
 
     def _plain(self, video: int) -> Tensor:
         if video not in self._clips:
@@ -273,7 +294,9 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
 
     def _varied(self, video: int, epoch: int, index: int) -> Tensor:
         offset, down, right, mirror = np.random.default_rng([self.seed, epoch, index]).random(4)
-        clip = crop(self._window(video, float(offset)), self.spec.size, float(down), float(right))
+        clip = self._window(video, float(offset))
+        rows, columns = window(clip.shape[-2:], self.spec.size, float(down), float(right))
+        clip = clip[..., rows, columns]
         return (clip.flip(-1) if mirror < 0.5 else clip).contiguous()
 
     def _window(self, video: int, offset: float) -> Tensor:
@@ -282,10 +305,10 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
             footage = Footage(self.source[video].path)
             height, width = self._roomy.size
             if not self._takes(3 * len(footage.timeline) * height * width):
-                return footage.clip(self._roomy, offset)
+                return footage.frames(footage.sample(self.spec, offset), self._roomy)
             self._films[video] = footage.frames(range(len(footage.timeline)), self._roomy), footage.timeline
         frames, timeline = self._films[video]
-        return frames[:, timeline.sample(self._roomy, offset)]
+        return frames[:, timeline.sample(self.spec, offset)]
 
     def _takes(self, size: int) -> bool:
         """Sets `size` bytes of the cache aside, if there are so many left."""
@@ -302,7 +325,7 @@ def _usable(source: ClipSource, spec: ClipSpec, progress: bool) -> list[int]:
         try:
             _check(path, spec)
             usable.append(position)
-        except ClipError as error:
+        except (ClipError, OSError) as error:
             broken.append(str(error))
     if broken:
         more = f"\n- and {len(broken) - 10} more" if len(broken) > 10 else ""
@@ -319,7 +342,9 @@ def _check(path: Path, spec: ClipSpec) -> None:
     """Raises a ClipError unless the video makes a clip; decodes it only where a frame more or less
     matters."""
     timeline = probe(path)
-    sure = replace(timeline, times=timeline.times[:-1])  # the file's index may promise one frame too many
+    if timeline.is_clip_of(spec):
+        return
+    sure = replace(timeline, times=timeline.times[:-1])  # the packets may promise one frame too many
     try:
         sure.sample(spec)
     except (ClipError, IndexError):

@@ -18,6 +18,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from vidmarl.data.container import saved_clip_mark
 from vidmarl.errors import ClipError
 from vidmarl.utils.files import PathLike, write_atomically
 
@@ -50,7 +51,7 @@ def side_by_side(
     clean: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"],
     adversarial: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"],
     gain: float = 8.0,
-) -> UInt8[Tensor, "3 t h 3w"]:
+) -> UInt8[Tensor, "3 t h 3*w"]:
     """The original, the adversarial clip, and `gain` times their difference around mid grey, from
     left to right.
 
@@ -110,8 +111,10 @@ def write_mp4(
 def write_lossless(
     path: PathLike, clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"], fps: float = 10.0
 ) -> Path:
-    """Writes a clip so that reading it (`vidmarl.data.read_video`) gives back the same 8-bit RGB
-    values.
+    """Writes a clip so that reading it gives back the same 8-bit RGB values.
+
+    The file says that it is a clip: `vidmarl.load_clips` takes its frames as they are for every
+    victim that wants so many frames of this size, and does not sample them a second time.
 
     Args:
         path: ending in .webm, .mkv or .mp4.
@@ -123,13 +126,21 @@ def write_lossless(
         OSError: it cannot be written; no half file is left.
         ValueError: another ending, or `fps` is not above 0.
     """
+    import av
+
     container = LOSSLESS_CONTAINERS.get(Path(path).suffix.lower())
     if container is None:
         raise ValueError(
             f"Writing the lossless video {os.fspath(path)}: expected a name in {', '.join(LOSSLESS_CONTAINERS)}."
         )
-    options = {"lossless": "1", "cpu-used": "5", "row-mt": "1"}
-    return write_atomically(path, _encode(as_bytes(clip), fps, container, "libvpx-vp9", "gbrp", options))
+    pixels = as_bytes(clip)
+    mark = saved_clip_mark(*pixels.shape[1:])
+    options = {"lossless": "1", "lag-in-frames": "0", "row-mt": "1", "cpu-used": "5"}
+    try:
+        content = _encode(pixels, fps, container, "libvpx-vp9", "gbrp", options, mark)
+    except av.error.InvalidDataError:  # more noise than libvpx's buffer holds: a slower search codes it shorter
+        content = _encode(pixels, fps, container, "libvpx-vp9", "gbrp", options | {"cpu-used": "1"}, mark)
+    return write_atomically(path, content)
 
 
 def _encode(
@@ -139,6 +150,7 @@ def _encode(
     codec: str,
     pixel_format: str,
     options: dict[str, str],
+    metadata: dict[str, str] | None = None,
 ) -> bytes:
     """The bytes of a video file."""
     import av
@@ -149,6 +161,7 @@ def _encode(
     with tempfile.TemporaryDirectory() as folder:  # a file, because an index in front is written by reopening it
         target = Path(folder) / "video"
         with av.open(str(target), "w", format=container) as output:
+            output.metadata.update(metadata or {})
             rate = Fraction(fps).limit_denominator(1001)
             stream = cast("VideoStream", output.add_stream(codec, rate=rate, options=options))
             stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixel_format
