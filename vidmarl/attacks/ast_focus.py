@@ -40,7 +40,7 @@ class AstFocus(NESAttack):
     nothing for each clip and learn from these same queries by PPO: a frame is a step of an episode
     (gamma 0.7, 10 epochs, clip 0.2).
 
-    Their common reward is `r = (a' - a) / (2 |a|)`, with `a = e^p(rival) - e^p(own)` of the
+    Their common reward is `r = (a' - a) / (2 |a|)`, with `a = e^p(runner-up) - e^p(label)` of the
     probabilities before and after the step (for a target: `e^p(target) - e^p(strongest other)`),
     less its moving mean. The temporal agent gets `0.8 r - 0.2 ((k - 10) / 16)^2`, k being its
     frames. Besides, each frame has a reward of its own: for the window the share of what stands out
@@ -52,7 +52,7 @@ class AstFocus(NESAttack):
     What differs from the paper: its agents look at features of an ImageNet network and its windows
     are rewarded by an object detector; here, so that nothing is learnt elsewhere, the agents see
     each frame's colours and motion on a 7x7 grid, and what stands out are edges. Each agent is an
-    LSTM of 64 units. The gradient is that of the margin in log- probabilities, where the public
+    LSTM of 64 units. The gradient is that of the margin in log-probabilities, where the public
     code ranks differences of probabilities.
 
     Args:

@@ -64,8 +64,8 @@ class STDE(Attack):
     What differs from the paper: the details above that its abstract leaves open are choices made
     here; an offspring no smaller than its parent could not win, so it is not asked about, and after
     20 of them the best patch loses a frame or a strip. The result is the success of the smallest
-    L2, not of the smallest area. If no candidate succeeds the books of the session, not the search,
-    return the one of the lowest margin.
+    L2, not of the smallest area. If no candidate succeeds, the session, not the search,
+    returns the one of the lowest margin.
 
     The donors are by default the clips attacked side by side (`clips_at_once`), so here, and here
     alone, a clip's result depends on what it shares a batch with (though not on the order). Give

@@ -51,7 +51,7 @@ def estimate_flow(
     if direction not in ("forward", "backward"):
         raise ValueError(f"Estimating flow: direction must be 'forward' or 'backward', got {direction!r}.")
     b, _, t, h, w = clips.shape
-    zoom = max(1, -(-_SMALLEST // min(h, w)))
+    scale = max(1, -(-_SMALLEST // min(h, w)))
     luma = torch.einsum("bcthw,c->bthw", clips.detach().float(), clips.new_tensor(GREY, dtype=torch.float32))
     frames = (luma * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
@@ -61,12 +61,12 @@ def estimate_flow(
             here, there = (clip[i], clip[i + 1]) if direction == "forward" else (clip[i + 1], clip[i])
             if np.array_equal(here, there):
                 continue
-            if zoom == 1:
+            if scale == 1:
                 fields[i] = dis.calc(here, there, None)  # type: ignore[call-overload]
             else:
-                large = [cv2.resize(f, (w * zoom, h * zoom), interpolation=cv2.INTER_LINEAR) for f in (here, there)]
+                large = [cv2.resize(f, (w * scale, h * scale), interpolation=cv2.INTER_LINEAR) for f in (here, there)]
                 field = dis.calc(*large, None)  # type: ignore[call-overload]
-                fields[i] = cv2.resize(field, (w, h), interpolation=cv2.INTER_AREA) / zoom
+                fields[i] = cv2.resize(field, (w, h), interpolation=cv2.INTER_AREA) / scale
     return rearrange(torch.from_numpy(flow), "b t h w xy -> b t xy h w").to(clips.device)
 
 

@@ -32,7 +32,7 @@ class ClipView:
     """What a search knows of its clip. A view reads the session and changes nothing in it.
 
     Args:
-        session: the books.
+        session: the attack on a batch of clips.
         row: which clip.
 
     Attributes:
@@ -94,7 +94,7 @@ class ClipView:
     def best(self) -> Candidate:
         """The smallest success; before one, the candidate of the lowest margin."""
         session, row = self._session, self.row
-        strength = session.best_strength[row].to("cpu", copy=True)  # the books are written in place
+        strength = session.best_strength[row].to("cpu", copy=True)  # the session writes in place
         return Candidate(strength, float(session.best_l2[row]), float(session.best_margin[row]))
 
     def zeros(self) -> Float[Tensor, "t y x"]:

@@ -43,7 +43,7 @@ class Request(ABC):
         """Answers a batch of requests of this kind.
 
         Args:
-            session: the books.
+            session: the attack on a batch of clips.
             batch: by row of the session; this request is one of them.
 
         Returns:
@@ -117,7 +117,7 @@ def run_searches(session: Session, search: Callable[[ClipView], Search]) -> Iter
     finished.
 
     Args:
-        session: the books.
+        session: the attack on a batch of clips.
         search: makes the search of a clip.
 
     Yields:
