@@ -24,7 +24,7 @@ demo: $(USER_STAMP) ## Train two agents on a small victim, attack unseen clips, 
 
 quick: $(DEV_STAMP) lint ## Style, and the fast tests: a minute
 	@echo "== fast tests"
-	@$(PYTEST) -m "not slow and not browser" tests
+	@$(PYTEST) -m "not slow and not thorough and not browser" tests
 
 test: $(DEV_STAMP) lint typecheck ## Style, types, every test (slow ones too) with its coverage, and every notebook
 	@echo "== tests and notebooks"

@@ -92,6 +92,7 @@ def uncounted(result: AttackResult) -> int:
 # Every attack
 
 
+@pytest.mark.thorough
 @each_attack
 @each_direction
 def test_every_query_is_counted_and_a_success_is_one(name: str, distortion: Any, clips: Tensor) -> None:
@@ -126,6 +127,7 @@ def test_any_grid(name: str, shape: tuple[int, ...], distortion: Any) -> None:
     assert not result.success.any()
 
 
+@pytest.mark.thorough
 @each_attack
 @each_direction
 def test_a_search_works_with_cells_until_the_first_success(
@@ -147,6 +149,7 @@ def constant_on_cells(strength: Tensor) -> bool:
     return bool((cells == cells[..., :1]).all())
 
 
+@pytest.mark.thorough
 @each_attack
 def test_a_finished_session_is_not_asked_about_again(name: str, clips: Tensor) -> None:
     victim = Victim(Linear())
@@ -161,6 +164,7 @@ def test_a_finished_session_is_not_asked_about_again(name: str, clips: Tensor) -
     assert victim.queries == before
 
 
+@pytest.mark.thorough
 @each_control
 @each_direction
 def test_the_controls_fool_an_easy_victim(name: str, distortion: Any, clips: Tensor) -> None:
@@ -463,6 +467,7 @@ class Everywhere(RestartAttack):
         return (strength, float(response.l2)) if response.success else None
 
 
+@pytest.mark.thorough
 @each_restart_attack
 def test_restarts_spend_the_budget(name: str, clips: Tensor) -> None:
     result = make(name, budget=150)(Victim(Linear()), clips)

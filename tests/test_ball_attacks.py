@@ -93,6 +93,7 @@ def make(name: str, **kwargs: Any) -> BallAttack:
 # Every attack in a ball
 
 
+@pytest.mark.thorough
 @each_of_these
 def test_an_easy_victim_is_fooled(name: str, clips: Tensor) -> None:
     victim = Victim(Linear())
@@ -104,6 +105,7 @@ def test_an_easy_victim_is_fooled(name: str, clips: Tensor) -> None:
     assert result.success.any()
 
 
+@pytest.mark.thorough
 @each_attack
 @pytest.mark.parametrize("pattern", ["sign_noise", "sign_bands"])
 def test_the_ball_and_the_range_are_kept_in_8_bits(name: str, pattern: str, clips: Tensor) -> None:
@@ -117,6 +119,7 @@ def test_the_ball_and_the_range_are_kept_in_8_bits(name: str, pattern: str, clip
         assert torch.equal(found, (found * 255).round() / 255)
 
 
+@pytest.mark.thorough
 @each_attack
 def test_the_first_success_is_the_end(name: str, clips: Tensor) -> None:
     result = make(name)(Victim(Linear()), clips)
@@ -125,6 +128,7 @@ def test_the_first_success_is_the_end(name: str, clips: Tensor) -> None:
         assert holds == ([int(queries) - 1] if success else [])
 
 
+@pytest.mark.thorough
 @each_attack
 def test_only_a_clip_in_8_bits_can_be_a_success(name: str, clips: Tensor) -> None:
     """A victim that is fooled by every clip that is not in 8 bits, and by no other."""
@@ -142,6 +146,7 @@ def test_only_a_clip_in_8_bits_can_be_a_success(name: str, clips: Tensor) -> Non
     assert torch.equal(score.isfinite(), asked), "but its score is there"
 
 
+@pytest.mark.thorough
 @each_attack
 @pytest.mark.parametrize("budget", [1, 2, 3, 20, 50, 53, 63])
 def test_a_budget_that_ends_within_an_iteration(name: str, budget: int, clips: Tensor) -> None:
@@ -207,6 +212,7 @@ def test_an_iteration_costs_what_the_table_says(
     assert [count for count, _ in asks] == 3 * iteration
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "kwargs", "iteration"), ITERATIONS)
 def test_the_margin_falls_on_a_linear_victim(
     name: str, kwargs: dict[str, Any], iteration: list[int], clips: Tensor

@@ -108,6 +108,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     signal.signal(signal.SIGTERM, handler)
 
 
+@pytest.mark.thorough
 def test_the_small_configuration_through_the_command_line(
     here: Path, capsys: pytest.CaptureFixture[str], asked: list[int]
 ) -> None:
@@ -243,6 +244,7 @@ def test_more_attacks_and_clips_only_add_work(tmp_path: Path, asked: list[int]) 
     assert sum(asked) == new["queries"].sum()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "change",
     [

@@ -89,6 +89,7 @@ def text_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.thorough
 def test_an_attack_leaves_results_clips_and_a_report(tmp_path: Path, videos: list[Path]) -> None:
     done = command("attack", *videos, *QUICK, "--out", "deep/er/results", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -282,6 +283,7 @@ def test_a_folder_with_something_in_it_is_only_replaced_on_request_and_if_it_is_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results", "thesis"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_being_stopped_leaves_nothing_half(tmp_path: Path, videos: list[Path], how: signal.Signals) -> None:
     (tmp_path / "endless.py").write_text(

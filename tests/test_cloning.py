@@ -188,6 +188,7 @@ def learnt() -> tuple[Agents, list[float]]:
     return learn(probe(session(n=24), 40, generator()), 80)
 
 
+@pytest.mark.thorough
 def test_the_team_learns_which_tubelet_matters_before_success(learnt) -> None:
     team, losses = learnt
     assert sum(losses[-10:]) < sum(losses[:10])

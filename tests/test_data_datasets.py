@@ -404,6 +404,7 @@ def test_clips_are_what_decode_gives_whether_cached_or_not(videos: Path) -> None
             assert torch.equal(clip, decode(source.paths[index], SPEC))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sampling", ["stride", "fps", "uniform"])
 @pytest.mark.parametrize("fit", ["crop", "letterbox", "squash"])
 def test_augmented_clips_follow_from_seed_epoch_and_index_alone(videos: Path, sampling: str, fit: str) -> None:
@@ -527,6 +528,7 @@ def test_loaders_give_float_batches(videos: Path) -> None:
         assert torch.equal(batches[1][0][0], decode(source.paths[7], SPEC).float() / 255)
 
 
+@pytest.mark.thorough
 def test_epochs_differ_and_come_again_the_same_with_workers(videos: Path) -> None:
     source = Folder(videos)
 

@@ -417,6 +417,7 @@ def test_a_long_thin_frame_costs_no_more_than_what_is_kept_of_it(
     assert max(sizes) == 3 * 4096 * 176  # of 3 * 4096 * 176 * 176
 
 
+@pytest.mark.thorough
 @settings(max_examples=200)
 @given(
     h=st.integers(1, 40), w=st.integers(1, 40), height=st.integers(1, 50), width=st.integers(1, 50),

@@ -58,6 +58,7 @@ def test_the_cache_is_where_the_variable_says(tmp_path):
     assert demo.default_path().parent == cache_root()
 
 
+@pytest.mark.thorough
 def test_training_is_reused_only_with_the_same_settings(tmp_path):
     path = tmp_path / "victim.pt"
     options = {"epochs": 1, "clips": 32, "progress": False}
@@ -70,6 +71,7 @@ def test_training_is_reused_only_with_the_same_settings(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["victim.pt"]  # nothing half-written is left
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_victim_and_leaves_other_randomness_alone(tmp_path):
     torch.manual_seed(5)
     state = torch.get_rng_state()
@@ -81,6 +83,7 @@ def test_the_same_seed_gives_the_same_victim_and_leaves_other_randomness_alone(t
     assert all(torch.equal(one["state_dict"][key], two["state_dict"][key]) for key in one["state_dict"])
 
 
+@pytest.mark.thorough
 def test_without_a_path_it_is_trained_for_load_victim():
     train(epochs=1, clips=32, progress=False)
     assert load_victim("demo").labels == list(CLASSES)
@@ -91,6 +94,7 @@ def test_too_few_clips_are_refused(tmp_path):
         train(tmp_path / "victim.pt", clips=31, progress=False)
 
 
+@pytest.mark.thorough
 def test_a_damaged_file_is_trained_anew(tmp_path):
     path = tmp_path / "victim.pt"
     path.write_bytes(b"not a network")

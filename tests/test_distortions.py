@@ -469,6 +469,7 @@ def test_ladder_meets_its_rungs_and_is_linear_between_them() -> None:
         assert torch.allclose(out * 255, torch.tensor(level), atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_heavy_libraries_stay_out_until_a_distortion_needs_them() -> None:
     code = (
         "import sys, vidmarl.distortions as d; [d.as_distortion(n) for n in d.list_distortions()];"

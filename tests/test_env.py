@@ -250,6 +250,7 @@ def test_counts_beyond_the_cells_are_masked() -> None:
 # --- removals
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("search_cell", [1, 2])
 @pytest.mark.parametrize("distortion", ["brightness", DEAD])
 def test_once_fooled_the_strength_stays_a_success_and_never_grows(distortion, search_cell: int) -> None:
@@ -338,6 +339,7 @@ def test_a_success_of_one_cell_ends_the_episode() -> None:
     assert td["done"].all()
 
 
+@pytest.mark.thorough
 def test_the_rewards_of_an_episode_sum_to_what_was_saved_less_its_queries() -> None:
     weights = Reward(margin=0, size=0.7, query=0.01)
     for distortion, fools in (("brightness", True), (FAINT, False)):
@@ -441,6 +443,7 @@ def test_settings_are_checked(wrong: dict[str, float], message: str) -> None:
 # --- what is learnt from the responses
 
 
+@pytest.mark.thorough
 def test_credit_finds_the_cells_that_matter() -> None:
     weight = torch.zeros(3, 4, 32, 32)
     weight[:, 1, 8:16, 16:24] = 16 * 4  # one tubelet: frame 1, row 1, column 2
@@ -491,6 +494,7 @@ def test_a_restart_begins_from_the_clean_clip_with_all_that_was_learnt() -> None
         assert torch.equal(end[key], kept[key]), key
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("distortion", ["brightness", DEAD])
 @pytest.mark.parametrize("search_cell", [1, 2])
 def test_an_episode_stays_below_its_bound(distortion, search_cell: int) -> None:
@@ -624,6 +628,7 @@ class Replayed(nn.Module):
         return next(self.left)
 
 
+@pytest.mark.thorough
 def test_observations_follow_from_the_clips_and_the_answers_alone() -> None:
     """A victim that only replays what another has answered brings about the same observations,
     rewards and ends."""

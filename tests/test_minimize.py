@@ -125,6 +125,7 @@ def asked_by(session: Session, search: Callable[[ClipView], Search]) -> list[Ten
     return asked
 
 
+@pytest.mark.thorough
 @given(needed=st.sets(st.integers(0, 47), min_size=1, max_size=8), extra=st.sets(st.integers(0, 47)))
 @settings(max_examples=30)
 def test_minimizing_finds_exactly_what_is_needed(needed: set[int], extra: set[int]) -> None:

@@ -333,6 +333,7 @@ class TestBall:
             assert (gap <= 12.75 / 255 + 6e-3).all()  # and the reach of a probe, a few sigma
         assert (result.adversarial - clips).abs().max() <= 12.75 / 255
 
+    @pytest.mark.thorough
     @each_ball_attack
     def test_a_clip_alone_or_in_a_batch(self, kind: type[Attack]) -> None:
         def model(clips: Tensor) -> Tensor:
@@ -432,6 +433,7 @@ class TestAstFocus:
         steps = margin[margin.isfinite()]
         assert (steps.diff() < 0).all()
 
+    @pytest.mark.thorough
     def test_agents_learn_from_the_common_reward(self) -> None:
         """The common reward depends on one choice in the middle frame: the agent comes to make
         it."""
@@ -446,6 +448,7 @@ class TestAstFocus:
             agent.learn(seen, actions, torch.zeros(3), team)
         assert agent(seen)[0].probs[1, 2] > 0.6
 
+    @pytest.mark.thorough
     def test_agents_learn_their_own_rewards(self) -> None:
         torch.manual_seed(0)
         seen = torch.eye(4)

@@ -60,6 +60,7 @@ def test_importing_it_brings_in_nothing_heavy() -> None:
     assert imported_by("import vidmarl, vidmarl.data.paths, vidmarl.utils.files", (*HEAVY, "torch")) == []
 
 
+@pytest.mark.thorough
 def test_the_names_that_need_no_training_bring_in_nothing_heavy() -> None:
     names = "Victim ClipSpec Misclassify Target TubeletGrid Attack AttackResult RandomCells GrowAndReduce distortions"
     code = f"import vidmarl\nfor name in {names.split()!r}: getattr(vidmarl, name)"
@@ -78,6 +79,7 @@ except SystemExit as stop:
     assert imported_by(code, (*HEAVY, "torch")) == []
 
 
+@pytest.mark.thorough
 def test_listing_attacks_and_distortions_needs_no_training_library() -> None:
     code = "from vidmarl.cli import main\nmain(['list', 'attacks'])\nmain(['list', 'distortions'])"
     assert imported_by(code, WITHOUT_TRAINING) == []

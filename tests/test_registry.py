@@ -62,6 +62,7 @@ def test_a_misspelt_name_is_answered_with_near_ones(registry: Registry[Any], dat
         assert {name.replace("_", "").lower()} & {near.replace("_", "").lower() for near in offered}
 
 
+@pytest.mark.thorough
 @each_registry
 @given(name=st.text(max_size=12) | st.from_regex(r"[a-z.]{1,8}\.[a-z._]{1,8}", fullmatch=True))
 def test_any_other_text_is_an_unknown_name_or_no_such_thing(registry: Registry[Any], name: str) -> None:

@@ -523,6 +523,7 @@ class TestInABrowser:
         )
         assert unlabelled == 0
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_text_has_enough_contrast_in_both_schemes(self, browser: Any, report: Path, scheme: str) -> None:
         """At least 4.5 to 1 (WCAG 2.2, criterion 1.4.3) for every colour of text on what lies

@@ -173,6 +173,7 @@ def test_a_map_of_another_shape_is_an_error(clips: Tensor) -> None:
         asked_by(open_session(clips), lambda clip: iter([torch.zeros(1, 2, 3)]))  # type: ignore[arg-type,return-value]
 
 
+@pytest.mark.thorough
 @given(
     sizes=st.lists(st.lists(st.integers(1, 40), max_size=4), min_size=1, max_size=6),
     probe=st.booleans(),

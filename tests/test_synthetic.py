@@ -42,6 +42,7 @@ def flow(clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return -(x * t).sum(-1) / x.square().sum(-1), -(y * t).sum(-1) / y.square().sum(-1)
 
 
+@pytest.mark.thorough
 def test_shapes_dtypes_and_range(drawn):
     clips, labels = drawn
     assert clips.shape == (CLIPS, 3, 8, 64, 64)

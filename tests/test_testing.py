@@ -46,6 +46,7 @@ def families() -> list[ModuleType]:
 # --- everything that ships ----------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", list_attacks())
 def test_every_attack_keeps_its_promises(name: str) -> None:
     check_attack(name)
@@ -56,6 +57,7 @@ def test_every_distortion_keeps_its_promises(name: str) -> None:
     check_distortion(name)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", [family.__name__.rpartition(".")[2] for family in families()])
 def test_every_family_of_victims_keeps_its_promises(family: str) -> None:
     module = importlib.import_module(f"vidmarl.victims.{family}")

@@ -95,6 +95,7 @@ def test_the_first_ratio_of_every_rollout_is_one(tmp_path, precision):
     assert log.rows[-1]["charts/frames"] == 2 * 8 * 8
 
 
+@pytest.mark.thorough
 def test_logged_queries_are_those_that_reached_the_model(tmp_path):
     team = module()
     trainer(tmp_path, 2).fit(team, batches())
@@ -117,6 +118,7 @@ def test_cloning_comes_before_play_and_its_queries_count(tmp_path):
     assert all(group["lr"] == team.ppo.lr for group in team.optimizers().param_groups)
 
 
+@pytest.mark.thorough
 def test_validation_probes_held_out_clips_once_and_the_correlation_grows(tmp_path):
     class Held(lightning.Callback):
         def __init__(self) -> None:
@@ -140,6 +142,7 @@ def test_validation_probes_held_out_clips_once_and_the_correlation_grows(tmp_pat
     assert team.victim.model.seen == seen + 8 * 2, "without a fit nothing is probed"
 
 
+@pytest.mark.thorough
 def test_cloning_changes_the_actors_and_follows_from_the_seed(tmp_path):
     settings = {"cloning": Cloning(epochs=1, probes=40, updates=3, minibatch=4)}
     one, two, other = module(**settings), module(**settings), module(seed=1, **settings)
@@ -173,6 +176,7 @@ def test_training_finds_the_cell_that_matters(tmp_path):
     assert first(after) < 0.7 * first(before)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("distortion", ["brightness", "gaussian_noise"])
 @pytest.mark.parametrize("cloning_epochs", [0, 1])
 def test_a_resumed_run_goes_on_exactly(tmp_path, cloning_epochs, distortion):

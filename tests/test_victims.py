@@ -109,6 +109,7 @@ def test_clips_as_loaded_get_the_probabilities_of_the_reference(
     assert np.median(errors) < usual
 
 
+@pytest.mark.thorough
 @needs_data
 def test_the_light_network_says_what_its_reference_says() -> None:
     victim = vidmarl.load_victim("r2plus1d_light")
@@ -116,6 +117,7 @@ def test_the_light_network_says_what_its_reference_says() -> None:
         assert_agrees(probabilities(victim, letterboxed(data_root() / entry["file"])), entry[LIGHT], 0.0002)
 
 
+@pytest.mark.thorough
 @needs_data
 @pytest.mark.parametrize("name", ["movinet_a0", "r2plus1d_light"])
 def test_the_named_victims_are_fit_for_an_attack(name: str) -> None:
@@ -321,6 +323,7 @@ SMALL = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SMALL)
 def test_the_models_of_the_libraries_take_small_clips(name: str) -> None:
     spec = SMALL[name]
