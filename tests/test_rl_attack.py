@@ -16,7 +16,8 @@ from vidmarl.agents.checkpoint import fresh, list_agents, load_agents, save_agen
 from vidmarl.agents.episodes import MAPS, STATE
 from vidmarl.agents.features import CHANNELS
 from vidmarl.agents.networks import Agents, AgentsConfig
-from vidmarl.attacks.rl import Propose, RLAttack
+from vidmarl.agents.propose import Propose
+from vidmarl.attacks.rl import RLAttack
 from vidmarl.attacks.search.restarts import RESTART_SLACK
 from vidmarl.errors import UnknownNameError
 from vidmarl.perturbations.grid import TubeletGrid
@@ -173,6 +174,7 @@ def test_a_success_holds_for_the_clip_as_returned():
     assert torch.equal((result.adversarial * 255).round() / 255, result.adversarial)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "settings",
     [
@@ -193,6 +195,7 @@ def test_a_clip_alone_gives_what_it_gives_in_a_batch(model, settings):
         assert torch.equal(together.history["l2"][row, :spent], alone.history["l2"][0, :spent])
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_result():
     one, other, another = (attack(70, seed=seed)(Victim(Weighed()), clips(2)) for seed in (1, 1, 2))
     assert torch.equal(one.adversarial, other.adversarial)
@@ -230,6 +233,7 @@ def test_so_many_queries_are_spent_after_the_first_success(limit):
     assert (result.queries == first + limit)[result.success].any()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize("model", [OneCell, Weighed, Unmoved])
 def test_it_ends_with_any_budget(budget, model):
@@ -246,6 +250,7 @@ def test_a_victim_that_is_never_fooled_is_asked_until_the_budget_is_spent(fallba
     assert bounds == [], "the first round never gives up"
 
 
+@pytest.mark.thorough
 def test_where_there_is_one_tubelet_it_ends_too():
     result = attack(60, search_cell=4)(Victim(OneCell()), clips(2))
     assert result.success.any()
@@ -255,6 +260,7 @@ def test_where_there_is_one_tubelet_it_ends_too():
     assert (single.queries <= 60).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("grey", [0.0, 1.0, 0.5])
 @pytest.mark.parametrize("distortion", ["gaussian_blur", "brightness"])
 def test_where_the_full_distortion_changes_nothing_it_ends_too(distortion, grey):
@@ -267,6 +273,7 @@ def test_where_the_full_distortion_changes_nothing_it_ends_too(distortion, grey)
 # --- from full strength
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("distortion", ["brightness", DEAD])
 @pytest.mark.parametrize(
     ("grid", "frames"), [(TubeletGrid(1, 8, 8), 4), (TubeletGrid(1, 4, 4), 3), (TubeletGrid(2, 8, 8), 4)]
@@ -351,6 +358,7 @@ def test_the_fallback_ends_with_its_first_success_and_the_agents_go_on():
     assert int(victim.shown[7].sum()) < 32
 
 
+@pytest.mark.thorough
 def test_the_fallback_does_not_come_to_a_clip_that_is_fooled():
     late, never = (attack(80, fallback_after=after)(Victim(OneCell()), clips(6)) for after in (40, None))
     early = late.history["margin"][:, :40].lt(0).any(1)
@@ -393,6 +401,7 @@ def noted(monkeypatch) -> dict[int, list[tuple[Tensor, bool]]]:
     return asked
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("distortion", ["brightness", DEAD])
 def test_agents_work_on_search_cells_and_successes_are_minimized_to_tubelets(distortion, monkeypatch):
     asked = noted(monkeypatch)
@@ -415,6 +424,7 @@ def constant_on_cells(strength: Tensor) -> bool:
     return bool((cells == cells[..., :1]).all())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("search_cell", [1, 2])
 @pytest.mark.parametrize("distortion", ["brightness", DEAD])
 def test_further_rounds_look_for_no_more_than_a_little_above_the_smallest_success(distortion, search_cell, bounds):
@@ -433,6 +443,7 @@ def test_further_rounds_look_for_no_more_than_a_little_above_the_smallest_succes
     assert max(rounds) > 2, "the case is meant to have several rounds"
 
 
+@pytest.mark.thorough
 def test_further_rounds_make_successes_smaller():
     short, long = (attack(budget, search_cell=2)(Victim(Weighed()), clips(6)) for budget in (40, 160))
     both = short.success & long.success

@@ -47,7 +47,7 @@ class VideoAttackEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
     Reward and done are the team's, at the root. Rows that have ended cost nothing more.
 
     Args:
-        session: the books.
+        session: the attack on a batch of clips; it answers the queries and counts them.
         next_clips: where fresh clips come from at a reset. A row that has been asked about nothing
             but the clean clip keeps its clip. Without it every clip has one episode.
         reward: the weights of the reward's terms.
@@ -80,7 +80,7 @@ class VideoAttackEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
 
     @property
     def session(self) -> Session:
-        """The books."""
+        """Answers the queries and counts them."""
         return self.episodes.session
 
     def _make_specs(self) -> None:

@@ -74,7 +74,7 @@ class Episodes:
     - "queries" int64[n]: spent on the clip.
 
     Attributes:
-        session: the books, which answer and count the queries.
+        session: answers the queries and counts them.
         step_size: how far an accepted addition moves the strength of a cell, in (0, 2]; 2 turns a
             tubelet round at once.
         proposal_size: of the first proposal, in [0, `PROPOSAL_SIZES`).

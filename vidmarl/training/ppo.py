@@ -243,7 +243,7 @@ class TwoAgentPPO(L.LightningModule):
         return hash((self.seed, int(self.counts[0]), self.global_rank)) & 0x7FFFFFFF
 
     def _session(self, clips: Tensor, budget: int, seed: int) -> Session:
-        """The books of some clips; asks for their clean predictions."""
+        """A session on some clips; opening it asks for their clean predictions."""
         self.victim.to(self.device)
         renderer = Renderer(clips, self.distortion, self.grid, self.coherence, seed, self.search_cell)
         return Session(self.victim, renderer, budget=budget, seed=seed)
