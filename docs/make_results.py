@@ -40,7 +40,7 @@ LABELS = {
     "square_tubes": "SquareTubes",
     "greedy_sensitivity": "GreedySensitivity",
     "random_cells": "RandomCells",
-    "sensitivity_order": "SensitivityOrder (oracle)",
+    "sensitivity_order": "SensitivityOrder (bound)",
     "stde": "STDE",
     "vbad": "VBAD",
     "vbad_image_prior": "VBAD, image model",
