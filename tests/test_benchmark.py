@@ -355,7 +355,7 @@ def test_the_tables_for_people_are_those_of_the_summary(whole: Path) -> None:
             assert [float(cell.split()[0]) for cell in others[0]] == pytest.approx(rows["L2 ratio"].tolist(), abs=6e-3)
         heads = next(line for line in lines if line[0] == "At 10 queries")
         assert end[heads.index(of["ssim"].heading) - 1] == of["ssim"].text(rows["ssim"].iloc[-1])
-    assert lines[-1] == [f"{CLIPS} clips, 0 skipped."]
+    assert lines[-1] == [f"Clips attacked: {CLIPS}; skipped: 0."]
 
 
 def test_the_best_control_is_marked_and_agents_are_none(tmp_path: Path, whole: Path) -> None:

@@ -210,10 +210,10 @@ class VictimRunner:
         self.identity = self._identity()
 
     def _classes(self) -> list[int | None]:
-        """The class of each clip's goal, or None where it is the victim's to say."""
+        """The class of each clip's goal; None: the victim's clean prediction."""
         if self.benchmark.goal != "untargeted":
-            # one look at each clip to know its classes, which no attack is charged with: each pays
-            # for its own
+            # one query of each clip, outside of every attack's budget: each attack asks for its
+            # own clean prediction
             with self._autocast():
                 said = [self.victim(as_floats(clip.pixels[None]))[0].topk(2).indices.tolist() for clip in self.clips]
             if self.benchmark.goal == "runner_up":

@@ -187,7 +187,7 @@ def markdown(table: pd.DataFrame, reference: str) -> str:
     end = table[table["budget"] == table["budget"].max()]
     lines = [[row["attack"], *(column.cell(row) for column in columns)] for row in end.to_dict("records")]
     parts.append(_lines([f"At {end['budget'].max()} queries", *(column.heading for column in columns)], lines))
-    parts.append(f"{table['clips'].max()} clips, {table['skipped'].max()} skipped.\n")
+    parts.append(f"Clips attacked: {table['clips'].max()}; skipped: {table['skipped'].max()}.\n")
     return "\n".join(parts)
 
 
