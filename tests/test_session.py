@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from vidmarl import Misclassify, Target, TubeletGrid, Victim
 from vidmarl.distortions.base import FunctionDistortion
 from vidmarl.errors import BudgetError
 from vidmarl.perturbations.renderer import Renderer
-from vidmarl.queries.session import Session
+from vidmarl.queries.session import Session, _l2
 
 DARKER = FunctionDistortion(lambda clips, strength, noise: clips * (1 - 0.5 * strength))
 GRID = TubeletGrid(1, 8, 8)
@@ -277,3 +278,31 @@ def test_a_query_after_probes_is_booked_behind_them(clips: Tensor) -> None:
     assert session.history["margin"][0].isnan().tolist() == [False, True, True, False] + [True] * 6
     torch.testing.assert_close(session.history["margin"][0, 3], response.margin[0])
     assert session.fooled.all()
+
+
+class WithoutFloat64(TorchFunctionMode):
+    """Refuses double precision, as Apple's MPS does, of what has not been brought to the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused, self.brought = 0, 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.brought += function is Tensor.cpu
+        if function is Tensor.double and not self.brought:
+            self.refused += 1
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
+            )
+        return function(*args, **kwargs or {})
+
+
+def test_norms_are_the_same_on_a_device_without_double_precision(clips: Tensor) -> None:
+    delta = clips - 0.3 * torch.rand(clips.shape)
+    wanted = _l2(delta)
+    torch.testing.assert_close(wanted, delta.flatten(1).norm(dim=1))
+    with WithoutFloat64() as device:
+        norms = _l2(delta)
+    assert (device.refused, device.brought) == (1, 1)
+    assert torch.equal(norms, wanted)
+    assert norms.dtype == torch.float32

@@ -14,6 +14,10 @@ from torch import Tensor
 
 from vidmarl.registry import explain_settings
 
+RULED_OUT = -1e4
+"""Log-probability that a class with a score of -inf counts with: margins and their differences
+stay finite."""
+
 
 @explain_settings
 class Goal(ABC):
@@ -59,10 +63,11 @@ class Goal(ABC):
     def label_and_runner_up(
         log_probs: Float[Tensor, "n k"], classes: Int64[Tensor, " n"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Log-probability of each clip's class, and of the strongest other class."""
-        label = log_probs.gather(1, classes[:, None])
+        """Log-probability of each clip's class, and of the strongest other class; at least
+        `RULED_OUT` where the victim rules a class out."""
+        label = log_probs.gather(1, classes[:, None]).squeeze(1)
         runner_up = log_probs.scatter(1, classes[:, None], -torch.inf).amax(1)
-        return label.squeeze(1), runner_up
+        return label.where(~label.isneginf(), RULED_OUT), runner_up.where(~runner_up.isneginf(), RULED_OUT)
 
     @abstractmethod
     def margin(self, log_probs: Float[Tensor, "n k"], rows: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:

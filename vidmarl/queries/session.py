@@ -1,7 +1,7 @@
 """A session: one attack on one batch of clips, from the clean prediction to the last query.
 
-The session keeps the books that every attack needs and none may keep for itself: the budget of
-queries, the goal, the best perturbation found, the history. Every candidate is rendered, clamped
+The session records what every attack needs and none may record for itself: the budget of queries,
+the goal, the best perturbation found, the history. Every candidate is rendered, clamped
 and rounded to 8 bits before the victim sees it, so a success is always the success of the clip as
 it is returned, seen by a query that was counted.
 """
@@ -46,7 +46,7 @@ class Response:
 
 
 class Session:
-    """The books of one attack on one batch.
+    """One attack on one batch of clips, and the record of it.
 
     Opening it asks for the clean predictions: one counted query per clip.
 
@@ -109,7 +109,7 @@ class Session:
         return len(self.renderer.clips)
 
     def _begin(self, rows: Tensor) -> None:
-        """Sets the books of `rows` to the state after their clean prediction."""
+        """Sets the record of `rows` to the state after their clean prediction."""
         own_class = self.goal.classes.to(rows.device)[rows]
         margin = self.goal.margin(self.clean[rows], rows)
         self.skipped[rows] = margin < 0
@@ -220,8 +220,8 @@ class Session:
         gradients.
 
         Steps of 1e-3 vanish in 8 bits. What is asked here could not be returned as a file, so it
-        never counts as a success: the query is counted, the books show its score, and NaN for its
-        margin and its norm.
+        never counts as a success: the query is counted, and the history holds its score, and NaN
+        for its margin and its norm.
 
         Args:
             candidates: float[n 3 t h w].
@@ -233,7 +233,7 @@ class Session:
         return response
 
     def _answer(self, candidates: Tensor, rows: Tensor) -> tuple[Response, Tensor, Tensor]:
-        """Asks the victim: its response, each clip's first column in the books, and the score of
+        """Asks the victim: its response, each clip's first column in the history, and the score of
         the goal's class."""
         on_cpu = rows.cpu()
         column = self.query_budget.count[on_cpu].to(rows.device)
@@ -286,11 +286,16 @@ def _l2(delta: Float[Tensor, "n c t h w"]) -> Float[Tensor, " n"]:
     """The norm of each clip, as the norm of its lines' norms in double precision.
 
     One long float32 sum is split among threads by the size of the batch, and a clip's norm must not
-    depend on the clips beside it; one in double precision is many times slower.
+    depend on the clips beside it; one in double precision is many times slower. Devices without
+    double precision (Apple's MPS) leave the last sum, of few numbers, to the CPU.
     """
     lines = torch.linalg.vector_norm(delta, dim=-1)
-    norm: Tensor = torch.linalg.vector_norm(lines.flatten(1).double(), dim=1)
-    return norm.float()
+    try:
+        exact = lines.flatten(1).double()
+    except (TypeError, RuntimeError):  # what MPS raises, and what other accelerators raise
+        exact = lines.flatten(1).cpu().double()
+    norm: Tensor = torch.linalg.vector_norm(exact, dim=1)
+    return norm.float().to(delta.device)
 
 
 def _turns(rows: Tensor) -> Tensor:
