@@ -204,8 +204,17 @@ class Uncounted(Victim):
         return scores
 
 
+class Writes(Victim):
+    def __call__(self, clips: Tensor) -> Tensor:
+        return super().__call__(clips.mul_(0.99))
+
+
 def writes(clips: Tensor) -> Tensor:
     return bright(clips.mul_(0.99))
+
+
+def test_a_model_may_write_to_what_it_is_given() -> None:
+    check_victim(Victim(writes), drawn_clips())
 
 
 @pytest.mark.parametrize(
@@ -214,7 +223,7 @@ def writes(clips: Tensor) -> Tensor:
         (Victim(lambda clips: bright(clips) + torch.randn(len(clips), 3), name="random"), "determinism"),
         (Victim(lambda clips: bright(clips * len(clips)), name="statistics"), "batch independence"),
         (Victim(Stream(), name="stream", batch_size=8), "order of the clips"),
-        (Victim(writes, name="writes"), "not written to"),
+        (Writes(bright, name="writes"), "not written to"),
         (Uncounted(bright, name="uncounted"), "every clip counts"),
     ],
     ids=lambda value: value.name if isinstance(value, Victim) else "",

@@ -30,7 +30,7 @@ from vidmarl.attacks.base import Attack, DistortionLike
 from vidmarl.attacks.result import AttackResult
 from vidmarl.distortions import as_distortion
 from vidmarl.distortions.base import Distortion, FunctionDistortion, State
-from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.perturbations.grid import TubeletGrid, as_grid
 from vidmarl.perturbations.noise import clip_seeds, draw_noise
 from vidmarl.perturbations.renderer import Renderer, to_8bit
 from vidmarl.queries.goals import Goal, Misclassify, Target
@@ -281,7 +281,7 @@ def check_victim(victim: Victim, clips: Float[Tensor, "b 3 t h w"]) -> None:
         who,
         "the clips are not written to",
         "other values in the clips after the call",
-        "let the model work on a copy: `x = x - mean` in place of `x -= mean`",
+        "let __call__ work on a copy: `x = x - mean` in place of `x -= mean`",
     )
     _promise(
         scores.ndim == 2
@@ -302,7 +302,7 @@ def check_victim(victim: Victim, clips: Float[Tensor, "b 3 t h w"]) -> None:
     )
     for finding in victim.check(clips):
         _promise(
-            finding.ok or finding.check == "confidence",  # weights are not the contract's business
+            finding.ok or finding.check in ("confidence", "dependence"),  # weights are not the contract's business
             who,
             f"it is fit for an attack ({finding.check})",
             finding.detail,
@@ -501,7 +501,7 @@ class _AttackTrial:
             renderer = Renderer(
                 result.clean,
                 as_distortion(self.attack.distortion),
-                self.attack.grid,
+                as_grid(self.attack.grid),
                 self.attack.coherence,
                 self.attack.seed,
             )

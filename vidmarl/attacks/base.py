@@ -26,6 +26,7 @@ from vidmarl.queries.goals import Goal
 from vidmarl.queries.scheduler import Search, run_searches
 from vidmarl.queries.session import Session
 from vidmarl.registry import explain_settings
+from vidmarl.utils.precision import default_dtype
 from vidmarl.victims.victim import Victim
 
 DistortionLike = Distortion | str | Mapping[str, Any] | Callable[..., Any]
@@ -100,6 +101,7 @@ class Attack(_Settings):
             if value is not None and value < least:
                 raise ValueError(f"{type(self).__name__}: {name} must be at least {least}, got {value}.")
 
+    @default_dtype(torch.float32)
     def __call__(self, victim: Victim, clips: Float[Tensor, "b 3 t h w"], goal: Goal | None = None) -> AttackResult:
         """Attacks every clip.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sized
 from typing import TYPE_CHECKING
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,6 +23,17 @@ SAME_CLIPS = 1e-3
 SAME_CLIP_ALONE = 1e-2
 """Most nats by which the scores of a clip may differ in another batch; more than `SAME_CLIPS`,
 because batches of another size are computed by other kernels."""
+LEAST_CONFIDENCE = 0.05
+"""Mean top probability below which a victim of many classes as good as guesses."""
+SAME_ANSWER = 0.3
+"""Answers whose probabilities differ by less, all classes together (2 at most), say the same. A
+network for values in 0..255 answers clips in [0, 1] about as it answers a black one: 0.0003 to 0.3
+were seen, and 1.8 to 2 of networks for [0, 1]."""
+
+PROBABILITIES_AS_LOGITS = (
+    "scores with nothing below 0 that sum to 1 for each clip: probabilities, taken for logits. Its confidence and all"
+    " margins are wrong, and attacks that go by them spend other queries. Say Victim(..., outputs='probabilities')."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +71,9 @@ class CheckReport(list[Finding]):
 def check(victim: Victim, clips: Float[Tensor, "b 3 t h w"]) -> CheckReport:
     """See `Victim.check`."""
     validate_clips(clips, "checking the victim")
-    return CheckReport([*_look_at_clips(victim, clips), _look_at_mode(victim), *_ask(victim, clips)])
+    return CheckReport(
+        [*_look_at_clips(victim, clips), _look_at_mode(victim), *_look_at_normalisation(victim), *_ask(victim, clips)]
+    )
 
 
 def _look_at_clips(victim: Victim, clips: Tensor) -> Iterator[Finding]:
@@ -74,6 +89,14 @@ def _look_at_clips(victim: Victim, clips: Tensor) -> Iterator[Finding]:
             " perturbation: load them with vidmarl.load_clips, or set ClipSpec(size=...)"
         )
         yield Finding("size", same, f"clips of {size} px{'' if same else advice}")
+        frames = clips.shape[2]
+        if victim.spec.frames is not None:
+            same = frames == victim.spec.frames
+            advice = (
+                f", but the spec says {victim.spec.frames}: load them with vidmarl.load_clips, or set"
+                f" ClipSpec(frames={frames}) if the model is made for that"
+            )
+            yield Finding("frames", same, f"clips of {frames} frames{'' if same else advice}")
 
 
 def _look_at_mode(victim: Victim) -> Finding:
@@ -82,10 +105,39 @@ def _look_at_mode(victim: Victim) -> Finding:
     return Finding("train mode", not training, advice if training else "eval")
 
 
+def _look_at_normalisation(victim: Victim) -> Iterator[Finding]:
+    """Whether both the victim and a layer of its model subtract a mean and divide by a std."""
+    if not isinstance(victim.model, nn.Module) or (victim.mean is None and victim.std is None):
+        return
+    layers = [
+        f"{path or 'the model itself'} ({type(module).__name__})"
+        for path, module in victim.model.named_modules()
+        if _has_channels(module, "mean") and _has_channels(module, "std")
+    ]
+    advice = f"once by Victim and once more by {', '.join(layers)}: leave out mean and std of the Victim"
+    yield Finding("normalisation", not layers, advice if layers else "once, by Victim")
+
+
+def _has_channels(module: nn.Module, name: str) -> bool:
+    """Whether a module has three numbers by such a name (`mean`, `pixel_mean`)."""
+    own = {**vars(module), **dict(module.named_buffers(recurse=False)), **dict(module.named_parameters(recurse=False))}
+    values = [value for key, value in own.items() if key.endswith(name)]
+    return any(value.numel() == 3 if isinstance(value, Tensor) else _length(value) == 3 for value in values)
+
+
+def _length(value: object) -> int | None:
+    return len(value) if isinstance(value, Sized) else None
+
+
 def _ask(victim: Victim, clips: Tensor) -> Iterator[Finding]:
-    """What only answers tell; `2 b + 1` queries."""
-    first = victim(clips)
+    """What only answers tell; `2 b + 2` queries."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of what is reported here
+        first = victim(clips)
     yield Finding("shape", True, f"{len(clips)} clips give {tuple(first.shape)} scores")
+
+    wrong = victim.outputs == "logits" and bool(victim.scores_are_distributions)
+    yield Finding("outputs", not wrong, f"it returns {PROBABILITIES_AS_LOGITS}" if wrong else victim.outputs)
 
     drift = float((victim(clips) - first).abs().amax())
     same = drift < SAME_CLIPS
@@ -98,6 +150,19 @@ def _ask(victim: Victim, clips: Tensor) -> Iterator[Finding]:
     yield Finding("batch independence", same, f"a clip asked alone differs by {drift:.2g} nats{advice}")
 
     top = float(first.exp().amax(1).mean())
-    clear = top > 1.5 / first.shape[1]
-    advice = "" if clear else ": near uniform; wrong normalisation or no weights?"
+    clear = top > max(1.5 / first.shape[1], LEAST_CONFIDENCE)
+    advice = "" if clear else ": near uniform; wrong normalisation, no weights, or probabilities taken for logits?"
     yield Finding("confidence", clear, f"mean top probability {top:.2f}{advice}")
+
+    black = victim(torch.zeros_like(clips[:1]))
+    farthest = float((first.exp() - black.exp()).abs().sum(1).amax())
+    sees = farthest > SAME_ANSWER
+    advice = (
+        ": it does not see them; are mean and std those of values in 0..255, or does the model normalise by itself?"
+        " One that wants values in 0..255 needs std=(1/255, 1/255, 1/255)"
+    )
+    yield Finding(
+        "dependence",
+        sees,
+        f"probabilities differ by up to {farthest:.2g} from those of a black clip{'' if sees else advice}",
+    )

@@ -7,7 +7,11 @@ queries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -20,13 +24,18 @@ from vidmarl.data.spec import ClipSpec, validate_clips
 from vidmarl.errors import UnknownNameError, VictimError
 from vidmarl.registry import explain_settings
 from vidmarl.utils.devices import usable_device
-from vidmarl.victims.check import CheckReport, check
+from vidmarl.utils.precision import default_dtype
+from vidmarl.victims.check import PROBABILITIES_AS_LOGITS, CheckReport, check
+from vidmarl.victims.outputs import are_probabilities, find_scores
 
 CLIP_AXES = "b c t h w"
 
 PIXELS_AT_ONCE = 2**25
 """Pixels of a forward pass on an accelerator, all clips and frames together: 64 clips of 16 frames
 of 181 px."""
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What a model may compute in; one with parameters in anything else (8 bits) gets float32."""
 
 
 @explain_settings
@@ -37,16 +46,19 @@ class Victim:
     and std, size, axis order, device, batch size) happens in here and nowhere else.
 
     Args:
-        model: callable from a batch of clips to scores [b, k]. An `nn.Module` is moved to `device`
-            and put in eval mode.
-        mean: per-channel mean that is subtracted, or None.
-        std: per-channel std by which it is divided, or None.
+        model: callable from a batch of clips to scores [b, k], or to a tuple, dict or `ModelOutput`
+            with such scores in it (see `vidmarl.victims.outputs`). An `nn.Module` is moved to
+            `device`, put in eval mode, and given clips in the precision of its parameters; any
+            other callable gets float32.
+        mean: per-channel mean that is subtracted, for values in [0, 1], or None.
+        std: per-channel std by which it is divided, for values in [0, 1], or None.
         spec: how `load_clips` makes clips for this victim. Its size is also enforced here:
             clips of another size are resized (bilinear) before they reach the model.
         layout: axis order that the model wants, a permutation of "b c t h w", such as "b t c h w"
             or "b t h w c". "(b t) c h w" gives frame-wise models one long batch.
         outputs: what the scores are: "logits" or "probabilities".
-        labels: class names in the order of the scores.
+        labels: class names in the order of the scores, or a dict from each index to its name, such
+            as `model.config.id2label`.
         name: how the victim is called in results.
         device: where the model runs; "auto" is a GPU where there is one. None: where its parameters
             are, or else the clips.
@@ -56,6 +68,8 @@ class Victim:
     Attributes:
         queries: clips that have gone through the model since this victim was made, all askers
             together.
+        scores_are_distributions: whether the first scores had nothing below 0 and rows that sum to
+            1, as probabilities do; None before the first query.
     """
 
     def __init__(
@@ -67,7 +81,7 @@ class Victim:
         spec: ClipSpec | None = None,
         layout: str = CLIP_AXES,
         outputs: Literal["logits", "probabilities"] = "logits",
-        labels: Sequence[str] | None = None,
+        labels: Sequence[str] | Mapping[Any, str] | None = None,
         name: str | None = None,
         device: torch.device | str | None = None,
         batch_size: int | None = None,
@@ -79,27 +93,26 @@ class Victim:
         axes = layout.replace("(", " ").replace(")", " ").split()
         if sorted(axes) != sorted(CLIP_AXES.split()):
             raise ValueError(f"Victim: layout must order the axes of {CLIP_AXES!r}, got {layout!r}.")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"Victim: batch_size must be at least 1, got {batch_size}.")
-        for what, values in (("mean", mean), ("std", std)):
-            if values is not None and len(values) != 3:
-                raise ValueError(f"Victim: {what} needs one value for each of R, G and B, got {list(values)}.")
-        if std is not None and min(std) <= 0:
-            raise ValueError(f"Victim: std must be positive, got {list(std)}.")
+        if spec is not None and not isinstance(spec, ClipSpec):
+            raise TypeError(f"Victim: spec must be a ClipSpec, such as ClipSpec(frames=16, size=112), got {spec!r}.")
         self.model = model
-        self.mean = None if mean is None else tuple(mean)
-        self.std = None if std is None else tuple(std)
+        self.mean = None if mean is None else _per_channel("mean", mean)
+        self.std = None if std is None else _per_channel("std", std)
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"Victim: std must be positive, got {list(self.std)}.")
         self.spec = spec
         self.layout = layout
         self.outputs = outputs
-        self.labels = None if labels is None else list(labels)
+        self.labels = None if labels is None else _in_order(labels)
         self.name = name or getattr(model, "__name__", type(model).__name__)
         self.batch_size = batch_size
         self.queries = 0
-        self.n_classes: int | None = None if labels is None else len(self.labels or ())
+        self.scores_are_distributions: bool | None = None
+        self.n_classes: int | None = None if self.labels is None else len(self.labels)
+        self._default_dtype = torch.get_default_dtype()  # the model's own tensors go with it; an attack has float32
         self._device = None if device is None else usable_device(device, "Making a Victim")
         if isinstance(model, nn.Module):
-            model.eval()
+            _put_in_eval_mode(model)
             if self._device is not None:
                 model.to(self._device)
 
@@ -122,6 +135,21 @@ class Victim:
         return self
 
     @property
+    def batch_size(self) -> int | None:
+        """Clips per forward pass; None: what suits the device.
+
+        Raises:
+            ValueError: it is set to anything but None or a whole number of at least 1.
+        """
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: int | None) -> None:
+        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"Victim: batch_size must be a whole number of at least 1, or None, got {value!r}.")
+        self._batch_size = None if value is None else int(value)
+
+    @property
     def device(self) -> torch.device | None:
         """Where the model runs; None: wherever the clips are."""
         if self._device is not None:
@@ -129,6 +157,14 @@ class Victim:
         if isinstance(self.model, nn.Module):
             return next((p.device for p in self.model.parameters()), None)
         return None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision in which the model gets its clips: that of its parameters."""
+        if isinstance(self.model, nn.Module):
+            kept = itertools.chain(self.model.parameters(), self.model.buffers())
+            return next((tensor.dtype for tensor in kept if tensor.dtype in DTYPES), torch.float32)
+        return torch.float32
 
     def label(self, index: int) -> str:
         """The name of a class, or its number where the victim has no names."""
@@ -162,32 +198,48 @@ class Victim:
             clips: float[b 3 t h w] in [0, 1].
 
         Returns:
-            Log-probabilities, float32[b k], on the clips' device.
+            Log-probabilities, float32[b k], on the clips' device; -inf for a class that the model
+            rules out with a score of -inf.
 
         Raises:
             ClipError: the clips have another shape, dtype or range.
-            VictimError: the model raised, or its scores have the wrong shape or are not finite.
+            VictimError: the model raised, or its scores have the wrong shape, or are NaN or +inf.
+
+        Warns:
+            UserWarning: at the first query, if scores that are said to be logits are probabilities.
         """
         validate_clips(clips, "asking the victim")
         on_cpu = (self.device or clips.device).type == "cpu"
         height, width = self.spec.size if self.spec is not None else clips.shape[-2:]
         size = self.batch_size or (2 if on_cpu else max(1, PIXELS_AT_ONCE // (clips.shape[2] * height * width)))
-        answers = [self._forward(chunk) for chunk in clips.split(size)]
+        first = self.scores_are_distributions is None
+        answers = [self._forward(chunk, first) for chunk in clips.split(size)]
+        if first and self.scores_are_distributions and self.outputs == "logits":
+            warnings.warn(f"The victim {self.name!r} returned {PROBABILITIES_AS_LOGITS}", UserWarning, stacklevel=2)
         return torch.cat(answers).to(clips.device)
 
-    def _forward(self, clips: Tensor) -> Tensor:
+    def _forward(self, clips: Tensor, first: bool) -> Tensor:
+        """Asks about one chunk; `first`: looks at what kind of scores come back."""
         device = self.device or clips.device
         with torch.no_grad():
-            batch = self._preprocess(clips.to(device, torch.float32))
+            batch = self._preprocess(clips.to(device, torch.float32)).to(self.dtype)
+            if batch.untyped_storage().data_ptr() == clips.untyped_storage().data_ptr():
+                batch = batch.clone()  # models may normalise in place
             self.queries += len(clips)  # before the call: a model that raises has been asked all the same
             try:
-                scores = self.model(batch)
+                with default_dtype(self._default_dtype):
+                    returned = self.model(batch)
             except Exception as error:
                 raise VictimError(
-                    f"Asked the victim {self.name!r} about {len(clips)} clips, given to it as"
+                    f"Asked the victim {self.name!r} about {len(clips)} clips, given to it as {batch.dtype} of shape"
                     f" {tuple(batch.shape)} ({self.layout}): it raised {type(error).__name__}: {error}"
                 ) from error
-        return self._log_probs(scores, len(clips))
+            who = f"The victim {self.name!r}"
+            scores = find_scores(returned, len(clips), self.outputs, self.n_classes, who).detach().float()
+            self.n_classes = scores.shape[1]
+            if first:
+                self.scores_are_distributions = self.scores_are_distributions is not False and are_probabilities(scores)
+            return self._log_probs(scores)
 
     def _preprocess(self, clips: Tensor) -> Tensor:
         if self.spec is not None and tuple(clips.shape[-2:]) != self.spec.size:
@@ -202,28 +254,14 @@ class Victim:
             clips = clips / clips.new_tensor(self.std).view(3, 1, 1, 1)
         return clips if self.layout == CLIP_AXES else rearrange(clips, f"{CLIP_AXES} -> {self.layout}").contiguous()
 
-    def _log_probs(self, scores: Any, clips: int) -> Tensor:
+    def _log_probs(self, answers: Tensor) -> Tensor:
         who = f"The victim {self.name!r}"
-        if not isinstance(scores, Tensor):
-            try:
-                scores = torch.as_tensor(scores)
-            except Exception as error:
-                raise VictimError(f"{who} returned {type(scores).__name__}: expected scores [b, k].") from error
-        if scores.ndim != 2 or len(scores) != clips or scores.shape[1] < 2:
-            raise VictimError(
-                f"{who} returned scores of shape {tuple(scores.shape)} for {clips} clips: expected [{clips}, k] with"
-                " k >= 2 classes. Wrap the model so that it returns one row of class scores per clip."
-            )
-        if self.n_classes is None:
-            self.n_classes = scores.shape[1]
-        elif scores.shape[1] != self.n_classes:
-            raise VictimError(f"{who} returned {scores.shape[1]} scores per clip: expected {self.n_classes}.")
-        answers: Tensor = scores.detach().float()
-        bad = ~answers.isfinite().all(1)
+        bad = ~(answers < torch.inf).all(1) | (answers == -torch.inf).all(1)  # NaN is not below anything
         if bad.any():
             raise VictimError(
-                f"{who} returned NaN or infinite scores for {int(bad.sum())} of {clips} clips. Check its weights, its"
-                " precision (half precision overflows) and its normalisation."
+                f"{who} returned NaN or infinite scores for {int(bad.sum())} of {len(answers)} clips. Check its"
+                " weights, its precision (half precision overflows) and its normalisation. A class that is ruled out"
+                " may have -inf, but not all classes of a clip."
             )
         if self.outputs == "logits":
             return answers.log_softmax(1)
@@ -235,17 +273,69 @@ class Victim:
         return answers.clamp_min(1e-12).log()
 
     def check(self, clips: Float[Tensor, "b 3 t h w"]) -> CheckReport:
-        """Looks whether the model is fit for a black-box attack. Costs `2 b + 1` queries.
+        """Looks whether the model is fit for a black-box attack. Costs `2 b + 2` queries.
 
         Args:
             clips: a few clips as the attack will get them, float[b 3 t h w] in [0, 1].
 
         Returns:
-            Findings on range, size, train mode, shape, determinism, independence of the batch and
-            confidence.
+            Findings on range, size, number of frames, train mode, shape, kind of scores,
+            determinism, independence of the batch, confidence, and whether the scores depend on the
+            clips at all.
 
         Raises:
             ClipError: the clips are unusable for any victim.
             VictimError: the model cannot be asked at all.
         """
         return check(self, clips)
+
+
+def _per_channel(name: str, values: Sequence[float]) -> tuple[float, float, float]:
+    """A mean or std, one number for each of R, G and B.
+
+    Raises:
+        ValueError: they are not three finite numbers, or belong to pixels in 0..255.
+    """
+    try:
+        red, green, blue = (float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Victim: {name} needs one value for each of R, G and B, got {values!r}.") from error
+    if not all(map(math.isfinite, (red, green, blue))):
+        raise ValueError(f"Victim: {name} must be finite, got {[red, green, blue]}.")
+    if max(red, green, blue) > 1:
+        raise ValueError(
+            f"Victim: {name} must be that of values in [0, 1], as clips hold them, got {[red, green, blue]}, which is"
+            " that of values in 0..255. Divide both mean and std by 255: a model that wants values in 0..255 as they"
+            " are has mean=(0, 0, 0), std=(1/255, 1/255, 1/255)."
+        )
+    return red, green, blue
+
+
+def _in_order(labels: Sequence[str] | Mapping[Any, str]) -> list[str]:
+    """Class names as a list.
+
+    Raises:
+        ValueError: they are one text, or a dict whose keys are not the indices from 0 on.
+    """
+    if isinstance(labels, str):
+        raise ValueError(f"Victim: labels must be a list of class names, got the text {labels!r}.")
+    if not isinstance(labels, Mapping):
+        return [str(label) for label in labels]
+    try:
+        by_index = {int(index): str(label) for index, label in labels.items()}
+    except (TypeError, ValueError):
+        by_index = {}
+    if sorted(by_index) != list(range(len(labels))):
+        raise ValueError(
+            "Victim: labels as a dict must give the name of every index from 0 on, such as {0: 'run', 1: 'walk'}"
+            f" (id2label, not label2id), got the keys {list(labels)[:5]}."
+        )
+    return [by_index[index] for index in range(len(labels))]
+
+
+def _put_in_eval_mode(model: nn.Module) -> None:
+    try:
+        model.eval()
+    except NotImplementedError:  # by torch.export: a part whose mode is that of its export, and stays it
+        for module in model.modules():
+            module.training = False

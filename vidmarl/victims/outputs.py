@@ -1,0 +1,85 @@
+"""The scores in what a model returns: a tensor, or a tuple, dict or `ModelOutput` around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from vidmarl.errors import VictimError
+
+SUM_TOLERANCE = 5e-3
+"""Most by which the sum of probabilities in half precision misses 1."""
+ADVICE = (
+    "Wrap the model so that it returns its scores alone: model.eval() and Victim(lambda clips: model(clips)[0], ...),"
+    " with what leads to them in the place of [0]."
+)
+
+
+def find_scores(
+    returned: Any, clips: int, outputs: Literal["logits", "probabilities"], n_classes: int | None, who: str
+) -> Tensor:
+    """The scores [clips, k] in what a model has returned.
+
+    In a dict, or an object with attributes, they are what is named "logits" or "probabilities", as
+    `outputs` says. Otherwise they are the only tensor of the shape [clips, k]; of several of one
+    shape (as with auxiliary heads) the first.
+
+    Args:
+        returned: by the model.
+        clips: number of clips that it was asked about.
+        outputs: what the scores are, and their name where they have one.
+        n_classes: k, where it is known.
+        who: opens the message of an error.
+
+    Raises:
+        VictimError: there are none, or it is not clear which tensor they are.
+    """
+    named = returned.get(outputs) if isinstance(returned, Mapping) else getattr(returned, outputs, None)
+    if isinstance(named, Tensor):
+        returned = named
+    if isinstance(returned, Mapping):
+        returned = tuple(returned.values())
+    if isinstance(returned, Sequence) and any(isinstance(part, Tensor) and part.ndim > 0 for part in returned):
+        returned = _only_scores([part for part in returned if isinstance(part, Tensor)], clips, n_classes, who)
+    if isinstance(returned, Tensor):
+        scores = returned
+    else:
+        try:
+            scores = torch.as_tensor(returned)
+        except Exception as error:
+            raise VictimError(
+                f"{who} returned {type(returned).__name__}: expected scores [{clips}, k]. {ADVICE}"
+            ) from error
+    if scores.ndim != 2 or len(scores) != clips or scores.shape[1] < 2:
+        raise VictimError(
+            f"{who} returned scores of shape {tuple(scores.shape)} for {clips} clips: expected [{clips}, k] with"
+            f" k >= 2 classes, one row for each clip. {ADVICE}"
+        )
+    if n_classes is not None and scores.shape[1] != n_classes:
+        raise VictimError(
+            f"{who} returned {scores.shape[1]} scores per clip: expected {n_classes}, as many as there are labels"
+            " or as it returned before."
+        )
+    return scores
+
+
+def _only_scores(parts: list[Tensor], clips: int, n_classes: int | None, who: str) -> Tensor:
+    fit = [part for part in parts if part.ndim == 2 and len(part) == clips and part.shape[1] > 1]
+    if n_classes is not None:
+        fit = [part for part in fit if part.shape[1] == n_classes]
+    if len({part.shape for part in fit}) != 1:
+        shapes = ", ".join(str(tuple(part.shape)) for part in parts)
+        wanted = f"[{clips}, {'k' if n_classes is None else n_classes}]"
+        raise VictimError(
+            f"{who} returned {len(parts)} tensors, of shape {shapes}: expected one of scores {wanted}, found"
+            f" {len(fit)}. {ADVICE}"
+        )
+    return fit[0]
+
+
+def are_probabilities(scores: Tensor) -> bool:
+    """Whether every row [b, k] is a distribution: nothing below 0, and a sum of 1."""
+    return bool((scores >= 0).all() & ((scores.sum(1) - 1).abs() < SUM_TOLERANCE).all())
