@@ -152,7 +152,7 @@ def test_a_step_starts_from_its_tensordict_and_leaves_it_as_it_is() -> None:
     again = step(env, start)
     for key in kept.keys(include_nested=True, leaves_only=True):
         assert torch.equal(start[key], kept[key]), key
-    counted = {("episode", "queries"), "state"}  # the books know how many queries both have spent
+    counted = {("episode", "queries"), "state"}  # the session counts the queries of both
     for key in once.keys(include_nested=True, leaves_only=True):
         assert key in counted or torch.equal(once[key], again[key]), key
 
@@ -525,7 +525,7 @@ def test_a_success_beyond_the_bound_is_taken_back() -> None:
     assert strength_of(td).eq(0).all()
     assert not td["episode", "fooled"].any()
     assert told(td, "failures") == pytest.approx(1 / 8)
-    assert env.session.best_strength.count_nonzero() == 4, "the books know the smaller one still"
+    assert env.session.best_strength.count_nonzero() == 4, "the session still knows the smaller one"
     td = step(env, act(td, 4, 1, EIGHT[4:]))
     assert td["episode", "fooled"].all()
     assert strength_of(td).count_nonzero() == 4

@@ -1,4 +1,4 @@
-"""The attack by the agents: a search on one clip that keeps the books of every other attack."""
+"""The attack by the agents: a search on one clip that keeps to the rules of every attack."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_unknown_agents_are_answered_with_the_nearest():
         RLAttack("gausian_noise")
 
 
-# --- the books
+# --- queries and results
 
 
 @pytest.mark.parametrize("budget", [1, 2, 25])

@@ -137,6 +137,7 @@ def test_validation_probes_held_out_clips_once_and_the_correlation_grows(tmp_pat
     probed = 8 * (1 + 48)  # four times as many probes a held-out clip, once
     attacked = 3 * 8 * 2
     assert int(team.counts[2]) == 3 * 16 * (1 + 12) + probed == team.victim.model.seen - attacked
+    assert team.agents.trained["training_queries"] == int(team.counts[2])
     seen = team.victim.model.seen
     trainer(tmp_path, 3).validate(team, loader)
     assert team.victim.model.seen == seen + 8 * 2, "without a fit nothing is probed"

@@ -443,6 +443,7 @@ class TwoAgentPPO(L.LightningModule):
         spent = torch.tensor(self._held_out_queries, device=self.device)
         self.counts[2] += self.trainer.strategy.reduce(spent, reduce_op="sum")
         self._held_out_queries = 0
+        self._note(self.counts)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> str:
         """Attacks a batch; gives the folder that its `AttackResult` is saved in."""
