@@ -252,6 +252,19 @@ def test_a_model_gets_clips_in_its_own_precision(dtype: torch.dtype) -> None:
     torch.testing.assert_close(answers, wanted, atol=0.02, rtol=0)
 
 
+def test_a_callable_of_another_precision_is_told_how_to_cast() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 2 * 8 * 8, 5)).half()
+    with pytest.raises(VictimError, match=r"given to it as torch.float32 .*nn.Module itself.*model\(clips.half\(\)\)"):
+        Victim(lambda clips: model(clips))(make_clips())
+    with pytest.raises(VictimError, match="ValueError: too dark$"):
+        Victim(lambda clips: raises("too dark"))(make_clips())
+    assert Victim(lambda clips: model(clips.half()))(make_clips()).dtype == torch.float32
+
+
+def raises(words: str) -> Tensor:
+    raise ValueError(words)
+
+
 def test_everything_is_float32_whatever_the_default_precision() -> None:
     wanted = GrowAndReduce("gaussian_noise", budget=20, grid=TubeletGrid(1, 4, 4))(Victim(Counting()), make_clips())
     clips = make_clips()
@@ -497,6 +510,7 @@ def test_a_model_must_be_callable() -> None:
         (torch.randint(256, (1, 3, 2, 8, 8), dtype=torch.uint8), r"got torch.uint8.*clips.float\(\) / 255"),
         (torch.full((1, 3, 2, 8, 8), 255.0), r"values in \[255, 255\].*Divide 8-bit values by 255"),
         (torch.full((1, 3, 2, 8, 8), -0.1), "do not normalise"),
+        (torch.full((1, 3, 2, 8, 8), 1.0000001), r"values in \[1.00000012, 1.00000012\].*clips.clamp\(0, 1\)"),
         (torch.full((1, 3, 2, 8, 8), math.nan), r"expected clips in \[0, 1\]"),
         ([[0.5]], "expected a tensor of clips .* got list"),
     ],

@@ -12,6 +12,9 @@ from torch import Tensor
 from vidmarl.errors import ClipError
 from vidmarl.registry import explain_settings
 
+ROUNDING = 0.01
+"""Values so near to [0, 1] are taken for numbers that were not clamped, not for another range."""
+
 
 @explain_settings
 @dataclasses.dataclass(frozen=True)
@@ -114,4 +117,6 @@ def validate_clips(clips: Tensor, doing: str) -> None:
     low, high = clips.aminmax()
     if not (low >= 0 and high <= 1):  # also catches NaN
         hint = " Divide 8-bit values by 255; do not normalise: mean and std belong to the Victim."
-        raise ClipError(f"While {doing}: expected clips in [0, 1], got values in [{low:.4g}, {high:.4g}].{hint}")
+        if low > -ROUNDING and high < 1 + ROUNDING:
+            hint = " That much comes from rounding or resizing: clips.clamp(0, 1)."
+        raise ClipError(f"While {doing}: expected clips in [0, 1], got values in [{low:.9g}, {high:.9g}].{hint}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
@@ -233,6 +234,7 @@ class Victim:
                 raise VictimError(
                     f"Asked the victim {self.name!r} about {len(clips)} clips, given to it as {batch.dtype} of shape"
                     f" {tuple(batch.shape)} ({self.layout}): it raised {type(error).__name__}: {error}"
+                    f"{self._advice_on(error)}"
                 ) from error
             who = f"The victim {self.name!r}"
             scores = find_scores(returned, len(clips), self.outputs, self.n_classes, who).detach().float()
@@ -253,6 +255,17 @@ class Victim:
         if self.std is not None:
             clips = clips / clips.new_tensor(self.std).view(3, 1, 1, 1)
         return clips if self.layout == CLIP_AXES else rearrange(clips, f"{CLIP_AXES} -> {self.layout}").contiguous()
+
+    def _advice_on(self, error: Exception) -> str:
+        """What to write where a callable has not got its precision, which only a module shows."""
+        if isinstance(self.model, nn.Module) or not re.search(
+            r"dtype|scalar type|\b(Half|BFloat16|Double)\b", str(error)
+        ):
+            return ""
+        return (
+            " If the model computes in another precision, give the nn.Module itself to Victim, which then casts, or"
+            " cast in the callable: Victim(lambda clips: model(clips.half()), ...)."
+        )
 
     def _log_probs(self, answers: Tensor) -> Tensor:
         who = f"The victim {self.name!r}"
