@@ -256,7 +256,7 @@ def test_a_callable_of_another_precision_is_told_how_to_cast() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 2 * 8 * 8, 5)).half()
     with pytest.raises(VictimError, match=r"given to it as torch.float32 .*nn.Module itself.*model\(clips.half\(\)\)"):
         Victim(lambda clips: model(clips))(make_clips())
-    with pytest.raises(VictimError, match="ValueError: too dark$"):
+    with pytest.raises(VictimError, match=r"ValueError: too dark$"):
         Victim(lambda clips: raises("too dark"))(make_clips())
     assert Victim(lambda clips: model(clips.half()))(make_clips()).dtype == torch.float32
 
