@@ -651,16 +651,16 @@ def test_the_fault_in_the_middle_is_found(faults: Path) -> None:
         Footage(faults / "zeroed_middle.mp4", strict=True)
 
 
-@pytest.mark.parametrize(("codec", "name"), [("libx264", "x.mp4"), ("mpeg4", "x.avi"), ("libvpx-vp9", "x.webm")])
-def test_damaged_videos_decode_alike_each_time(make_video: MakeVideo, codec: str, name: str) -> None:
+def test_damaged_videos_decode_alike_each_time(make_video: MakeVideo) -> None:
     """With frame threads, what is shown in place of lost parts depends on which was faster."""
-    options = {"g": "12", "bf": "2"} if "mp4" in name else {"g": "12"}
-    path = make_video(name, frames=36, size=(96, 128), codec=codec, pix_fmt="yuv420p", options=options)
-    path = damaged(path, {4: 0.4, 17: 0.6, 29: 0.5})
+    options = {"g": "12", "bf": "2", "qp": "1"}
+    path = make_video(frames=36, size=(96, 128), codec="libx264", pix_fmt="yuv420p", options=options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        first = read_video(path)[0]
-        assert all(torch.equal(read_video(path)[0], first) for _ in range(8))
+        for number in range(1, 36, 2):
+            copy = damaged(path, {number: 0.4})
+            first = read_video(copy)[0]
+            assert all(torch.equal(read_video(copy)[0], first) for _ in range(4))
 
 
 def test_the_decoders_log_stops_nothing(make_video: MakeVideo) -> None:

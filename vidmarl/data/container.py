@@ -114,6 +114,15 @@ class Video:
         rate = self.stream.average_rate or self.stream.guessed_rate
         return Timeline.of(stamps, self.stream.time_base, rate, self.size if marked else None)
 
+    def undecodable(self, which: str) -> ClipError:
+        """The error of a file of which nothing can be decoded."""
+        if all(self.size):
+            return ClipError(f"{which} can be decoded: the file is damaged. Get it anew.")
+        return ClipError(  # of a size beyond the bound the decoder says nothing
+            f"{which} can be decoded: the file is damaged, or its frames have more than {max_pixels():,} px, which is"
+            " the bound if the environment variable VIDMARL_MAX_PIXELS sets no other."
+        )
+
     def damage(self, stamps: Sequence[int | None]) -> str:
         """What is wrong with the file, once all its frames have been decoded; "" if nothing is.
 
@@ -176,14 +185,6 @@ class Video:
         if self.container.duration and len(self.container.streams) == 1:
             return ((self.container.start_time or 0) + self.container.duration) / 1e6
         return 0.0
-
-
-def undecodable(which: str) -> ClipError:
-    """The error of a file of which nothing can be decoded."""
-    return ClipError(
-        f"{which} can be decoded: the file is damaged, or its frames have more than {max_pixels():,} px (a bound that"
-        " the environment variable VIDMARL_MAX_PIXELS sets). Get it anew."
-    )
 
 
 @contextmanager

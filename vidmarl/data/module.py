@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from vidmarl.data.base import ClipDataset, ClipSource
 from vidmarl.data.spec import ClipSpec
-from vidmarl.data.video import as_floats
+from vidmarl.data.video import as_batch
 from vidmarl.errors import ClipError
 
 Batch = tuple[Float[Tensor, "b 3 t h w"], Int64[Tensor, " b"]]
@@ -199,7 +199,7 @@ def _sha256(path: Path) -> str:
 
 
 def _clips(items: list[tuple[Tensor, int]]) -> Tensor:
-    return as_floats(torch.stack([clip for clip, _ in items]))
+    return as_batch([clip for clip, _ in items])
 
 
 def _clips_and_index(items: list[tuple[Tensor, int]]) -> Batch:

@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vidmarl.data.container import about, open_video, rgb, undecodable
+from vidmarl.data.container import about, open_video, rgb
 from vidmarl.data.resize import fit
 from vidmarl.data.spec import ClipSpec, HasSpec
 from vidmarl.data.timeline import Timeline
@@ -64,7 +64,7 @@ class Footage:
                 if self._held is not None:
                     self._held.append(frame)
             if not stamps:
-                raise undecodable("none of its frames")
+                raise video.undecodable("none of its frames")
             self.timeline = video.timeline(stamps)
             self.damage = video.damage(stamps)
             if self.damage and strict:
@@ -174,7 +174,7 @@ def probe(path: PathLike) -> Timeline:
         for packet in video.packets():
             opens = opens or bool(video.decode(packet))
         if not opens:
-            raise undecodable("not even its first frame")
+            raise video.undecodable("not even its first frame")
         # Packets come in the order of decoding.
         known = [stamp for stamp in video.stamps if stamp is not None]
         return video.timeline(sorted(known) if len(known) == len(video.stamps) else video.stamps)
