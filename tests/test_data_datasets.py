@@ -529,6 +529,12 @@ def test_loaders_give_float_batches(videos: Path) -> None:
 
 
 @pytest.mark.thorough
+def test_whole_videos_of_different_length_make_no_batch(videos: Path) -> None:
+    data = ClipData(test=Folder(videos), spec=ClipSpec(frames=None, size=(32, 32)), eval_batch_size=2)
+    with pytest.raises(ClipError, match=r"Putting 2 clips in one batch: they have 12 to 14 frames.*frames=None"):
+        next(iter(data.test_dataloader()))
+
+
 def test_epochs_differ_and_come_again_the_same_with_workers(videos: Path) -> None:
     source = Folder(videos)
 
