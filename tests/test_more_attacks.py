@@ -238,7 +238,7 @@ class TestSensitivityOrder:
         assert result.queries.tolist() == [5]
         assert victim.queries == len(model.asked) == 5 + 96
         assert result.settings["uncounted_probes_per_clip"] == 96
-        assert "no attack" in result.settings["bound"]
+        assert "no attack" in result.settings["oracle"]
 
     def test_a_skipped_clip_is_not_probed(self) -> None:
         victim = Victim(Effects(effects()))
@@ -639,7 +639,7 @@ class TestSTDE:
     def test_params_tell_donors_apart(self, tmp_path: Path) -> None:
         assert make(STDE).params()["donors"] == "batch"
         given = (BRIGHT, DARK, torch.cat([BRIGHT, DARK]), [tmp_path / "a.webm"], [tmp_path / "b.webm"])
-        named = [make(STDE, donors=donors).params()["donors"] for donors in given]
+        named = [str(make(STDE, donors=donors).params()["donors"]) for donors in given]
         assert len(set(named)) == len(given)
         assert named[0] == make(STDE, donors=BRIGHT.clone()).params()["donors"]
 

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from vidmarl.agents.checkpoint import fingerprint, fresh, list_agents, load_agents, save_agents
+from vidmarl.agents.checkpoint import fresh, list_agents, load_agents, save_agents
 from vidmarl.attacks.result import AttackResult
 from vidmarl.attacks.rl import RLAttack
 from vidmarl.errors import CheckpointError, UnknownNameError
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.training.behaviour_cloning import Cloning
 from vidmarl.training.ppo import PPO, TwoAgentPPO
+from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.victims.victim import Victim
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -88,14 +87,6 @@ def fresh(agents: Agents, seed: int = 0, only: Collection[str] = ACTORS) -> Agen
     if everything:
         team.trained |= {"training_frames": 0, "training_queries": 0}
     return team
-
-
-def fingerprint(agents: Agents) -> str:
-    """What tells teams apart that have no name: a hash of their weights."""
-    hashed = hashlib.sha256()
-    for key, value in agents.state_dict().items():
-        hashed.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return f"sha256:{hashed.hexdigest()[:16]}"
 
 
 def _find(name_or_path: str | os.PathLike[str]) -> Path:

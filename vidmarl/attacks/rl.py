@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidmarl.agents.checkpoint import fingerprint, load_agents
+from vidmarl.agents.checkpoint import load_agents
 from vidmarl.agents.networks import Agents
 from vidmarl.agents.propose import Propose
 from vidmarl.attacks.base import Attack, DistortionLike
@@ -24,6 +24,7 @@ from vidmarl.perturbations.noise import Coherence
 from vidmarl.queries.clip import ClipView
 from vidmarl.queries.scheduler import Search
 from vidmarl.queries.session import Session
+from vidmarl.utils.fingerprints import fingerprint
 
 REFINEMENT = 30
 """Queries of refinement between two rounds of the agents."""
@@ -117,7 +118,7 @@ class RLAttack(Attack):
         yield from minimize(clip)
 
     def params(self) -> dict[str, Any]:
-        return super().params() | {"agents": self._name or fingerprint(self._team)}
+        return super().params() | {"agents": self._name or f"sha256:{fingerprint(self._team)[:16]}"}
 
     @property
     def _team(self) -> Agents:

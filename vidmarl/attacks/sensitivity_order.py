@@ -1,4 +1,4 @@
-"""The bound: what an attack could do that knew the victim's sensitivity for free. It is no
+"""The oracle: what an attack could do that knew the victim's sensitivity for free. It is no
 attack."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AT_ONCE = 32
 
 
 class SensitivityOrder(Attack):
-    """A BOUND, NO ATTACK: its probes are asked of the victim, but not counted in any clip's budget.
+    """An oracle, no attack: its probes are asked of the victim, but not counted in any clip's budget.
 
     Every tubelet is distorted alone at full strength, in both directions where the distortion has
     two. Then the tubelets are added in the order of what their probe has shown, the largest fall of
@@ -73,7 +73,7 @@ class SensitivityOrder(Attack):
     def params(self) -> dict[str, Any]:
         return super().params() | {
             "box": list(self.box),
-            "bound": "no attack: the probes are not counted in the queries",
+            "oracle": "no attack: the probes are not counted in the queries",
         }
 
     def search(self, clip: ClipView) -> Search:

@@ -4,7 +4,6 @@ labels alone."""
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from vidmarl.perturbations.renderer import to_8bit
 from vidmarl.queries.clip import ClipView
 from vidmarl.queries.scheduler import Pixels, Search, run_searches
 from vidmarl.queries.session import Session
+from vidmarl.utils.fingerprints import fingerprint
 
 REDRAWS = 20
 """Offspring that are thrown away unasked, being no smaller than their parent, before the best patch
@@ -109,8 +109,9 @@ class STDE(Attack):
         return self.donors is not None
 
     def params(self) -> dict[str, Any]:
-        donors = "batch" if self.donors is None else fingerprint(self.donors)
-        return super().params() | {"donors": donors}
+        if isinstance(self.donors, Tensor):
+            return super().params() | {"donors": f"sha256:{fingerprint(self.donors)[:16]}"}
+        return super().params() | {"donors": "batch" if self.donors is None else [str(path) for path in self.donors]}
 
     def run(self, session: Session) -> Iterator[Tensor]:
         """Runs the searches side by side.
@@ -235,10 +236,3 @@ def _span(ends: Tensor, length: int) -> slice:
     """From and to, as fractions, in px: at least one."""
     start = min(int(ends[0] * length), length - 1)
     return slice(start, max(start + 1, math.ceil(float(ends[1]) * length)))
-
-
-def fingerprint(donors: Tensor | Sequence[str | Path]) -> str:
-    """A hash that tells donors apart: of their bytes, or of the names of their files."""
-    if isinstance(donors, Tensor):
-        return hashlib.sha256((donors.cpu() * 255).round().byte().numpy().tobytes()).hexdigest()[:12]
-    return hashlib.sha256("\n".join(map(str, donors)).encode()).hexdigest()[:12]

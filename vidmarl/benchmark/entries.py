@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vidmarl.agents.checkpoint import ACTORS, fresh, load_agents
@@ -19,6 +17,7 @@ from vidmarl.distortions import Distortion
 from vidmarl.errors import SettingsError
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.registry import settings_of
+from vidmarl.utils.fingerprints import fingerprint
 
 COMMON = ("distortion", "budget", "coherence", "seed", "clips_at_once", "progress")
 """Settings that are the benchmark's, the same for all attacks."""
@@ -160,10 +159,8 @@ def plain(value: Any, what: str) -> Any:
         return value
     if isinstance(value, Distortion):
         return value.to_record()
-    if isinstance(value, nn.Module):
+    if isinstance(value, nn.Module | Tensor):
         return fingerprint(value)
-    if isinstance(value, Tensor):
-        return _hash_of({"": value})
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
@@ -177,16 +174,3 @@ def plain(value: Any, what: str) -> Any:
         f"Benchmark: expected {what} to be plain data, tensors, networks or dataclasses, by which trials are told"
         f" apart, got {value!r}."
     )
-
-
-def fingerprint(network: nn.Module) -> str:
-    """A hash of all parameters and buffers of a network."""
-    return _hash_of(network.state_dict())
-
-
-def _hash_of(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

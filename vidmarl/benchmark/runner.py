@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from vidmarl import metrics
 from vidmarl.benchmark.clips import Clip, load_clips, short_hash
 from vidmarl.benchmark.config import Benchmark, VictimChoice, label_of
-from vidmarl.benchmark.entries import Entry, fingerprint, identity, make_entries
+from vidmarl.benchmark.entries import Entry, identity, make_entries
 from vidmarl.benchmark.report import write_benchmark_report
 from vidmarl.benchmark.tables import Key, summarise, write_tables
 from vidmarl.benchmark.trials import FORMAT, SUFFIX, Trials, Wanted, is_done, save_trials
@@ -39,6 +39,7 @@ from vidmarl.data.video import as_floats
 from vidmarl.errors import CheckpointError, ClipError
 from vidmarl.queries.goals import Goal, Misclassify, Target
 from vidmarl.utils.files import write_atomically
+from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.victims.victim import Victim
 
 if TYPE_CHECKING:

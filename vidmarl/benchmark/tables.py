@@ -98,7 +98,7 @@ def summarise(
         attacks: the trials of each attack, on the same clips.
         budgets: queries per clip.
         reference: the attack that the others are compared with.
-        controls: the attacks among which the best is marked; bounds are left out.
+        controls: the attacks among which the best is marked; oracles are left out.
 
     Returns:
         "attack", the columns of `vidmarl.metrics.summary_table`, those of `comparisons` (NaN for
@@ -116,8 +116,8 @@ def summarise(
     compared = [_compared(attacks, reference, row["attack"], int(row["budget"])) for row in table.to_dict("records")]
     training = table.pop(TRAINING.name)
     table = table.join(pd.DataFrame(compared, columns=[n for c in comparisons(reference) for n in names(c)]))
-    bounds = {attack for attack, trials in attacks.items() if "bound" in trials.settings}
-    is_control = table["attack"].isin(set(controls) - bounds)
+    oracles = {attack for attack, trials in attacks.items() if "oracle" in trials.settings}
+    is_control = table["attack"].isin(set(controls) - oracles)
     best = table["L2"].where(is_control).groupby(table["budget"]).transform("min")
     table[BEST] = is_control & (table["L2"] == best)
     table[TRAINING.name] = training
