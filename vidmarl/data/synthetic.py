@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -182,8 +182,8 @@ class Synthetic(Dataset[tuple[Tensor, int]]):
 
 
 def transform(
-    clip: UInt8[Tensor, "3 t h w"], label: int, rng: np.random.Generator
-) -> tuple[UInt8[Tensor, "3 t h w"], int]:
+    clip: Shaped[Tensor, "3 t h w"], label: int, rng: np.random.Generator
+) -> tuple[Shaped[Tensor, "3 t h w"], int]:
     """One of the symmetries of this world, at random: another clip that could have been drawn, with
     its label.
 
