@@ -35,6 +35,8 @@ CONTAINERS = (
     "rm", "vc1", "vvc", "wtv", "yuv4mpegpipe",
 )  # fmt: skip
 
+_TURNS = {90: (0, -1, 1, 0), -90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), -180: (-1, 0, 0, -1)}
+
 _SAVED_CLIP = "vidmarl clip of {frames} frames, {height} x {width} px"
 
 
@@ -249,17 +251,31 @@ def rgb(frame: VideoFrame, reformatter: VideoReformatter) -> UInt8[Tensor, "3 h 
     """
     pixels = torch.from_numpy(reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
     pixels = rearrange(pixels, "h w c -> c h w")
-    matrix = cast("SideData | None", frame.side_data.get("DISPLAYMATRIX"))
-    if matrix is not None:
-        # A pixel at (x, y) is shown at (a x + c y, b x + d y).
-        a, b, _, c, d = struct.unpack("=9i", bytes(matrix))[:5]
-        if a * d != b * c:  # else it would be shown as a line or a point
-            turned = abs(b * c) > abs(a * d)
-            if turned:
-                pixels = rearrange(pixels, "c h w -> c w h")
-            leftwards, upwards = (c < 0, b < 0) if turned else (a < 0, d < 0)
-            pixels = pixels.flip([axis for axis, mirrored in ((1, upwards), (2, leftwards)) if mirrored])
+    # A pixel at (x, y) is shown at (a x + c y, b x + d y).
+    a, b, c, d = _display_matrix(frame)
+    if a * d != b * c:  # else it would be shown as a line or a point
+        turned = abs(b * c) > abs(a * d)
+        if turned:
+            pixels = rearrange(pixels, "c h w -> c w h")
+        leftwards, upwards = (c < 0, b < 0) if turned else (a < 0, d < 0)
+        pixels = pixels.flip([axis for axis, mirrored in ((1, upwards), (2, leftwards)) if mirrored])
     return pixels.contiguous()
+
+
+def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
+    """The linear part (a, b, c, d) of a frame's display matrix."""
+    from av.sidedata.sidedata import SideDataContainer
+
+    try:
+        # Made anew: the container that a frame keeps of its own keeps the frame in turn, and memory
+        # is not given back until the garbage collector comes.
+        data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
+    except ValueError:  # PyAV does not know all kinds of data, such as EXIF; then the angle alone can be had
+        return _TURNS.get(frame.rotation, (1, 0, 0, 1))
+    if data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = struct.unpack_from("=5i", cast("SideData", data))
+    return a, b, c, d
 
 
 def _numbers(numbers: Sequence[int]) -> str:
