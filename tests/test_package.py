@@ -172,6 +172,7 @@ def test_an_unknown_setting_of_a_named_victim_is_answered_with_the_nearest() -> 
         (lambda: vidmarl.Misclassify([3, 4]), "3, 4"),
         (lambda: vidmarl.Target([3, 4]), "3, 4"),
         (lambda: vidmarl.Victim(torch.nn.Flatten(), name="flat"), "'flat'"),
+        (lambda: vidmarl.load_agents("dead_pixels"), "trained for DeadPixels against movinet_a0"),
     ],
 )
 def test_the_repr_says_what_it_is_and_how_it_is_set(make: Callable[[], Any], words: str) -> None:

@@ -221,3 +221,11 @@ class Agents(nn.Module):
             **common,
         )
         self.critic = TensorDictModule(ValueNet(config), in_keys=OBSERVATION, out_keys=["state_value"])
+
+    def __repr__(self) -> str:
+        distortion = self.trained.get("distortion", {})
+        what = distortion.get("class_path", "").rpartition(".")[2] if isinstance(distortion, dict) else distortion
+        trained = f"trained for {what or 'nothing yet'}"
+        if "victim" in self.trained:
+            trained += f" against {self.trained['victim']}"
+        return f"Agents({trained}, {sum(p.numel() for p in self.parameters()):,} parameters)"
