@@ -4,6 +4,7 @@ written reads back."""
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from conftest import MakeVideo, pattern
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 import vidmarl
 from vidmarl import ClipSpec, Victim
@@ -327,6 +328,41 @@ def test_a_display_matrix_turns_and_mirrors(make_video: MakeVideo, linear: tuple
 def test_what_a_front_camera_mirrors_is_mirrored(faults: Path) -> None:
     plain, mirrored = (read_video(faults / name)[0] for name in ("bframes.mp4", "matrix_hflip.mp4"))
     assert torch.equal(mirrored, plain.flip(-1))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_pictures_that_a_camera_marks_as_turned_are_turned(tmp_path: Path, orientation: int) -> None:
+    """Motion JPEG has its turn in EXIF, a kind of data that PyAV does not know."""
+    import av
+
+    exif = Image.Exif()
+    exif[274] = orientation
+    smooth = Image.fromarray(pattern(1, (48, 64))[0])
+    smooth.save(tmp_path / "picture.jpeg", exif=exif, quality=95)
+    with av.open(str(tmp_path / "pictures.avi"), "w") as output:
+        stream = output.add_stream("mjpeg", rate=5)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p"
+        for number in range(2):
+            packet = av.Packet((tmp_path / "picture.jpeg").read_bytes())
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 5), stream, True
+            output.mux(packet)
+    shown = read_video(tmp_path / "pictures.avi")[0][:, 1].permute(1, 2, 0).numpy()
+    expected = np.array(ImageOps.exif_transpose(Image.open(tmp_path / "picture.jpeg")))
+    assert np.abs(shown.astype(int) - expected).mean() < 3
+
+
+def test_decoded_frames_are_given_back_at_once(make_video: MakeVideo) -> None:
+    import av
+
+    path = make_video(frames=4)
+    gc.collect()
+    gc.disable()
+    try:
+        decode(path, NATIVE)
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, av.VideoFrame)]
+    finally:
+        gc.enable()
 
 
 MATRICES = {
