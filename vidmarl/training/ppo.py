@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -397,7 +398,7 @@ class TwoAgentPPO(L.LightningModule):
         with torch.autocast(self.device.type, enabled=False):  # figures that are reported do not depend on precision
             return self.attack()(self.victim, clips)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Attacks held-out clips with the agents as they are: `val/fooling_rate`, `val/queries`,
         `val/l2`.
 
@@ -445,7 +446,7 @@ class TwoAgentPPO(L.LightningModule):
         self._held_out_queries = 0
         self._note(self.counts)
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> str:
+    def predict_step(self, batch: Sequence[Tensor], batch_idx: int) -> str:
         """Attacks a batch; gives the folder that its `AttackResult` is saved in."""
         clips, index = batch
         result = self._evaluate(clips)
