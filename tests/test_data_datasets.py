@@ -228,14 +228,18 @@ def test_the_split_archive_is_read_without_unpacking_anything(tmp_path: Path) ->
     )
     common = {"root": root, "labels": labels}
     before = set(tmp_path.rglob("*"))
-    train, test = (HMDB51(**common, split=1, train=side, archive=archive) for side in (True, False))
+    with pytest.warns(UserWarning, match="no label"):
+        train, test = (HMDB51(**common, split=1, train=side, archive=archive) for side in (True, False))
     assert [file.name for file in train] == [stem + "1"]
     assert [file.name for file in test] == [stem + "2"]
     assert train.labels == [1]
     assert dict(zip(HMDB51(**common).names, HMDB51(**common).labels, strict=True))["holiday"] is None
     assert set(tmp_path.rglob("*")) == before
     archive.write_bytes(archive.read_bytes()[:60])
-    with pytest.raises(DataError, match="Reading the HMDB-51 split archive"):
+    with (
+        pytest.warns(UserWarning, match="no label"),
+        pytest.raises(DataError, match="Reading the HMDB-51 split archive"),
+    ):
         HMDB51(**common, split=1, archive=archive)
 
 
