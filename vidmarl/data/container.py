@@ -224,6 +224,8 @@ def open_video(path: PathLike) -> Iterator[Video]:
                 metadata_errors="ignore",
                 options={"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS), **bound},
             )
+        except PermissionError as error:
+            raise ClipError(f"it cannot be opened ({error.strerror}).") from error
         except (av.FFmpegError, OSError) as error:
             raise ClipError(
                 f"it cannot be opened ({error.strerror}). It is no video file (playlists and pictures are none), or it"
