@@ -27,7 +27,7 @@ AT_ONCE = 32
 
 
 class SensitivityOrder(Attack):
-    """An oracle, no attack: its probes are asked of the victim, but not counted in any clip's budget.
+    """An oracle, no attack: its probes are asked of the victim, but no clip is charged with them.
 
     Every tubelet is distorted alone at full strength, in both directions where the distortion has
     two. Then the tubelets are added in the order of what their probe has shown, the largest fall of

@@ -100,14 +100,6 @@ class Renderer:
         """The strength map of no distortion."""
         return self.clips.new_zeros(len(self.clips), *self.shape)
 
-    def alternating(self) -> Float[Tensor, "gt y x"]:
-        """A map of search cells at full strength whose sign alternates from layer to layer in time.
-
-        Every second layer is 0 where the distortion has one direction.
-        """
-        t, y, x = self.coarse_shape
-        return self.clips.new_tensor([1.0, self.min_strength]).repeat(-(-t // 2))[:t, None, None].expand(t, y, x)
-
     def energy(self, row: int) -> Float[Tensor, "gt gh gw"]:
         """What each tubelet of a clip adds to the squared L2 norm at full strength.
 

@@ -20,6 +20,7 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
+from torchrl.collectors import Collector
 from torchrl.modules import PopArtValueNorm
 from torchrl.objectives import MAPPOLoss
 from torchrl.objectives.value import MultiAgentGAE
@@ -302,8 +303,20 @@ class TwoAgentPPO(L.LightningModule):
         )
         env.set_seed(seed)
         torch.manual_seed(seed)
-        actors = TensorDictSequential(self.agents.temporal, self.agents.spatial)
-        rollout: TensorDict = env.rollout(self.steps, actors, break_when_any_done=False)
+        frames = len(clips) * self.steps
+        collector = Collector(
+            env,
+            TensorDictSequential(self.agents.temporal, self.agents.spatial),
+            frames_per_batch=frames,
+            total_frames=frames,
+            device=self.device,
+            storing_device=self.device,
+            trust_policy=True,
+            auto_register_policy_transforms=False,
+            use_buffers=False,  # preallocated ones disagree with the policy about the groups' batch sizes
+        )
+        rollout: TensorDict = next(iter(collector))
+        collector.shutdown()
         return rollout
 
     def _advantages(self, rollout: TensorDict) -> TensorDict:
