@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import lightning
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -75,14 +76,14 @@ class DemoTraining(lightning.LightningModule):
         logits: Tensor = self.network((clips / 255 - self.mean) / self.std)
         return logits
 
-    def training_step(self, batch: tuple[Tensor, Int64[Tensor, " b"]], index: int) -> Tensor:
+    def training_step(self, batch: Sequence[Tensor], index: int) -> Tensor:
         clips, labels = batch
         logits = self(clips)
         self.train_accuracy(logits, labels)
         self.log("accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
         return F.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)
 
-    def test_step(self, batch: tuple[Tensor, Int64[Tensor, " b"]], index: int) -> None:
+    def test_step(self, batch: Sequence[Tensor], index: int) -> None:
         clips, labels = batch
         self.test_accuracy(self(clips), labels)
         self.log("accuracy", self.test_accuracy)
