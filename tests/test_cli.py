@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+import vidmarl
 from vidmarl import AttackResult
 from vidmarl.cli import SPEC_FIELDS, _as_options, main
 from vidmarl.data.encode import write_mp4
@@ -381,3 +382,17 @@ def test_a_list_can_be_cut_short_by_its_reader(tmp_path: Path) -> None:
     line = f"{sys.executable} -m vidmarl --help | true"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.stderr == ""
+
+
+def test_a_file_name_that_is_not_utf_8_has_results_with_an_escaped_name(tmp_path: Path) -> None:
+    clip = os.path.join(os.fsencode(tmp_path), b"\xff\xe9.mp4")
+    write_mp4(tmp_path / "clip.mp4", torch.rand(3, 4, 32, 32))
+    try:
+        os.replace(tmp_path / "clip.mp4", clip)
+    except OSError as error:
+        pytest.skip(f"this file system has no such names: {error}")
+    victim = vidmarl.load_victim("demo", "random", spec={"frames": 4, "size": (32, 32)})
+    attack = vidmarl.GrowAndReduce(budget=4, progress=False)
+    vidmarl.attack_files([os.fsdecode(clip)], victim, attack, tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
+    assert record["clips"][0]["file"].endswith(r"\xff\xe9.mp4")

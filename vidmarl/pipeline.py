@@ -21,7 +21,7 @@ from vidmarl.data.video import load_clips
 from vidmarl.errors import ClipError
 from vidmarl.queries.goals import Misclassify, Target
 from vidmarl.report.html import write_report
-from vidmarl.utils.files import new_directory
+from vidmarl.utils.files import new_directory, readable, write_atomically
 from vidmarl.victims import Victim, load_victim
 
 RESULTS = "results.json"
@@ -102,10 +102,10 @@ def write_result(
     for i, name in enumerate(tqdm(names, unit="clip", desc="Writing clips", disable=not progress)):
         write_lossless(folder / "clips" / f"{name}.webm", result.adversarial[i], rate)
         write_mp4(folder / "clips" / f"{name}.mp4", side_by_side(result.clean[i], result.adversarial[i]), rate)
-    record = to_record(result, files) | {"left_out": {str(path): why for path, why in (bad or {}).items()}}
-    (folder / RESULTS).write_text(json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
+    record = to_record(result, files) | {"left_out": {readable(path): why for path, why in (bad or {}).items()}}
+    write_atomically(folder / RESULTS, json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
     title = f"{result.settings['attack']} against {result.settings['victim']}"
-    write_report(folder / "report.html", result, title=title, names=[file.name for file in files], fps=rate)
+    write_report(folder / "report.html", result, title=title, names=[readable(file.name) for file in files], fps=rate)
 
 
 def to_record(result: AttackResult, files: Sequence[Path]) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def to_record(result: AttackResult, files: Sequence[Path]) -> dict[str, Any]:
     records = []
     for file, clip, row in zip(files, _clip_names(files), result.records(), strict=True):
         row["goal"] = ("say " if result.settings["targeted"] else "not ") + row["goal"]
-        of_clip = {"file": str(file), "lossless": f"clips/{clip}.webm", "side_by_side": f"clips/{clip}.mp4"}
+        of_clip = {"file": readable(file), "lossless": f"clips/{clip}.webm", "side_by_side": f"clips/{clip}.mp4"}
         records.append(of_clip | {key: value for key, value in row.items() if key != "clip"})
     attacked = int((~result.skipped).sum())
     return {

@@ -38,7 +38,7 @@ from vidmarl.data.spec import ClipSpec
 from vidmarl.data.video import as_floats
 from vidmarl.errors import CheckpointError, ClipError
 from vidmarl.queries.goals import Goal, Misclassify, Target
-from vidmarl.utils.files import write_atomically
+from vidmarl.utils.files import sweep, write_atomically
 from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.victims.victim import Victim
 
@@ -266,6 +266,7 @@ class VictimRunner:
         name = f"{_safe(entry.label)}-{short_hash(text.encode())}"
         folder = Path(self.benchmark.out) / "trials" / _safe(self.label) / _safe(entry.distortion) / name
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)  # what a killed run has left half written
         if not (folder / "settings.json").exists():
             write_atomically(folder / "settings.json", text + "\n")
         paths = [folder / self._file(clip, goal) for clip, goal in zip(self.clips, self.classes, strict=True)]

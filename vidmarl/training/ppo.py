@@ -1,8 +1,8 @@
-"""Training of the two agents: a LightningModule that rolls them out with TorchRL.
+"""Training of the two agents: a LightningModule fed by TorchRL collectors.
 
-A training step takes a batch of clips from the data module, rolls both agents out on it, and makes
-some epochs of PPO over the rollout: one `MAPPOLoss` per agent, one centralised critic (Yu et al.
-2022). Lightning shares the clips out between ranks and resumes the epoch; every rollout starts from
+A training step takes a batch of clips from the data module, rolls both agents out on it (the
+collector), and makes some epochs of PPO over the rollout: one `MAPPOLoss` per agent, one
+centralised critic (Yu et al. 2022). Lightning shares the clips out between ranks and resumes the epoch; every rollout starts from
 fresh episodes and from a seed of its own, so nothing outside the checkpoint is needed to go on
 exactly.
 """
