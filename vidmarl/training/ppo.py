@@ -2,9 +2,9 @@
 
 A training step takes a batch of clips from the data module, rolls both agents out on it (the
 collector), and makes some epochs of PPO over the rollout: one `MAPPOLoss` per agent, one
-centralised critic (Yu et al. 2022). Lightning shares the clips out between ranks and resumes the epoch; every rollout starts from
-fresh episodes and from a seed of its own, so nothing outside the checkpoint is needed to go on
-exactly.
+centralised critic (Yu et al. 2022). Lightning shares the clips out between ranks and resumes the
+epoch; every rollout starts from fresh episodes and from a seed of its own, so nothing outside the
+checkpoint is needed to go on exactly.
 """
 
 from __future__ import annotations
