@@ -320,6 +320,13 @@ class DoesNotStop(Grows):
         yield rows
 
 
+class PlansForTheStop(Grows):
+    def search(self, clip: ClipView) -> Search:
+        if self.max_queries_after_success is not None:
+            yield clip.zeros()
+        yield from super().search(clip)
+
+
 class AttacksAll(Grows):
     def run(self, session: Session) -> Iterator[Tensor]:
         if session.budget > 1:
@@ -354,6 +361,7 @@ class KeepsObjects(Grows):
         (WrongMap, "the strength map renders"),
         (Unrounded, "8-bit values"),
         (DoesNotStop, "max_queries_after_success=0"),
+        (PlansForTheStop, "changes nothing up to the first success"),
         (AttacksAll, "from the start costs one query"),
         (ChangesItself, "does not change its settings"),
         (WritesToCaller, "clips of the caller"),

@@ -408,7 +408,8 @@ class _AttackTrial:
 
     def __init__(self, attack: Attack, clips: Tensor, budget: int) -> None:
         self.who = f"The attack {type(attack).__name__}"
-        self.attack = dataclasses.replace(attack, budget=budget, progress=False)
+        # whatever it would stop after
+        self.attack = dataclasses.replace(attack, budget=budget, progress=False, max_queries_after_success=None)
         self.clips = clips
         self.budget = budget
         self.makes_pixels = _watch_for_pixels(self.attack)
@@ -621,13 +622,15 @@ class _AttackTrial:
                 f"{cut.queries.tolist()} queries, the first successes at {first.tolist()}",
                 "yield after every query, and ask only about active clips",
             )
-            if self.attack.max_queries_after_success is None:
-                self._promise(
-                    torch.equal(cut.success, whole.success),
-                    "max_queries_after_success only cuts an attack short",
-                    f"success {cut.success.tolist()}, without it {whole.success.tolist()}",
-                    "leave max_queries_after_success to the scheduler",
-                )
+            before = [r.history["margin"][:, : int(first.max())] for r in (cut, whole)]
+            upto = torch.arange(before[0].shape[1]) < torch.where(cut.success, first, 0)[:, None]
+            self._promise(
+                torch.equal(cut.success, whole.success)
+                and torch.allclose(*(margin[upto].nan_to_num(-1e9) for margin in before), atol=1e-4),
+                "max_queries_after_success changes nothing up to the first success",
+                f"success {cut.success.tolist()}, without it {whole.success.tolist()}, or other candidates before it",
+                "leave max_queries_after_success to the scheduler",
+            )
 
     def _same(self, one: AttackResult, other: AttackResult, promise: str, mend: str) -> None:
         names = ("success", "skipped", "queries", "clean", "adversarial", "strength", "classes", "prediction")
