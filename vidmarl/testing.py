@@ -622,15 +622,19 @@ class _AttackTrial:
                 f"{cut.queries.tolist()} queries, the first successes at {first.tolist()}",
                 "yield after every query, and ask only about active clips",
             )
-            before = [r.history["margin"][:, : int(first.max())] for r in (cut, whole)]
-            upto = torch.arange(before[0].shape[1]) < torch.where(cut.success, first, 0)[:, None]
             self._promise(
-                torch.equal(cut.success, whole.success)
-                and torch.allclose(*(margin[upto].nan_to_num(-1e9) for margin in before), atol=1e-4),
+                torch.allclose(self._until_success(cut), self._until_success(whole), atol=1e-4),
                 "max_queries_after_success changes nothing up to the first success",
                 f"success {cut.success.tolist()}, without it {whole.success.tolist()}, or other candidates before it",
                 "leave max_queries_after_success to the scheduler",
             )
+
+    def _until_success(self, result: AttackResult) -> Float[Tensor, "b q"]:
+        """The margins up to the first success of each clip; 0 beyond, up to the budget."""
+        margin = result.history["margin"]
+        fooled = (margin < 0).long()
+        later = fooled.cumsum(1) > fooled
+        return F.pad(margin.masked_fill(later, 0).nan_to_num(0), (0, self.budget - margin.shape[1]))
 
     def _same(self, one: AttackResult, other: AttackResult, promise: str, mend: str) -> None:
         names = ("success", "skipped", "queries", "clean", "adversarial", "strength", "classes", "prediction")
