@@ -7,13 +7,14 @@ queries.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,9 @@ from vidmarl.utils.devices import usable_device
 from vidmarl.utils.precision import default_dtype
 from vidmarl.victims.check import PROBABILITIES_AS_LOGITS, CheckReport, check
 from vidmarl.victims.outputs import are_probabilities, find_scores
+
+if TYPE_CHECKING:
+    from vidmarl.victims.journal import Journal
 
 CLIP_AXES = "b c t h w"
 
@@ -71,6 +75,7 @@ class Victim:
             together.
         scores_are_distributions: whether the first scores had nothing below 0 and rows that sum to
             1, as probabilities do; None before the first query.
+        journal: what answers what was asked before, see `vidmarl.victims.journal`; None: nothing.
     """
 
     def __init__(
@@ -108,6 +113,7 @@ class Victim:
         self.name = name or getattr(model, "__name__", type(model).__name__)
         self.batch_size = batch_size
         self.queries = 0
+        self.journal: Journal | None = None
         self.scores_are_distributions: bool | None = None
         self.n_classes: int | None = None if self.labels is None else len(self.labels)
         self._default_dtype = torch.get_default_dtype()  # the model's own tensors go with it; an attack has float32
@@ -214,7 +220,10 @@ class Victim:
         height, width = self.spec.size if self.spec is not None else clips.shape[-2:]
         size = self.batch_size or (2 if on_cpu else max(1, PIXELS_AT_ONCE // (clips.shape[2] * height * width)))
         first = self.scores_are_distributions is None
-        answers = [self._forward(chunk, first) for chunk in clips.split(size)]
+        ask = functools.partial(self._forward, first=first)
+        if self.journal is not None:
+            ask = functools.partial(self.journal.answer, ask)
+        answers = [ask(chunk) for chunk in clips.split(size)]
         if first and self.scores_are_distributions and self.outputs == "logits":
             warnings.warn(f"The victim {self.name!r} returned {PROBABILITIES_AS_LOGITS}", UserWarning, stacklevel=2)
         return torch.cat(answers).to(clips.device)
