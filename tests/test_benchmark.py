@@ -25,9 +25,10 @@ from vidmarl.agents.checkpoint import save_agents
 from vidmarl.agents.environment import MAPS, STATE
 from vidmarl.agents.features import CHANNELS
 from vidmarl.agents.networks import Agents, AgentsConfig
+from vidmarl.attacks.identity import identity
 from vidmarl.benchmark import Benchmark, BenchmarkResult, VictimChoice, run_benchmark
 from vidmarl.benchmark.config import read_shard
-from vidmarl.benchmark.entries import identity, make_entries
+from vidmarl.benchmark.entries import make_entries
 from vidmarl.benchmark.tables import pays_after
 from vidmarl.benchmark.trials import Trials, Wanted, is_done
 from vidmarl.cli import main

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-
 from vidmarl.agents.checkpoint import ACTORS, fresh, load_agents
 from vidmarl.attacks import ATTACKS, as_attack
 from vidmarl.attacks.base import Attack
@@ -17,7 +15,6 @@ from vidmarl.distortions import Distortion
 from vidmarl.errors import SettingsError
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.registry import settings_of
-from vidmarl.utils.fingerprints import fingerprint
 
 COMMON = ("distortion", "budget", "coherence", "seed", "clips_at_once", "progress")
 """Settings that are the benchmark's, the same for all attacks."""
@@ -113,64 +110,3 @@ def _grid(common: TubeletGrid | None, own: TubeletGrid | Mapping[str, int] | Non
     if unknown := set(own) - known:
         raise ValueError(f"a grid may have {sorted(known)}, got {sorted(unknown)}.")
     return dataclasses.replace(common or TubeletGrid(), **own)
-
-
-def identity(attack: Attack) -> dict[str, Any]:
-    """All that decides what an attack does to a clip, as plain data: its class, every setting, and
-    the weights of its networks.
-
-    Raises:
-        ValueError: a setting cannot be told as plain data.
-    """
-    told = attack.params()
-    settings = {
-        field.name: plain(told.get(field.name, getattr(attack, field.name)), f"{type(attack).__name__}.{field.name}")
-        for field in dataclasses.fields(attack)
-        if field.name not in ("clips_at_once", "progress")  # these change no result
-    }
-    networks = {
-        key: _network(value)
-        for key, value in vars(attack).items()
-        if isinstance(value, nn.Module) and not isinstance(value, Distortion)
-    }
-    kind = type(attack)
-    return {"attack": f"{kind.__module__}.{kind.__qualname__}", "settings": settings, "networks": networks}
-
-
-def _network(network: nn.Module) -> dict[str, Any]:
-    """The weights of a network; of agents also what they were trained for, but for what it cost."""
-    trained = getattr(network, "trained", {})
-    kept = {key: value for key, value in trained.items() if not key.startswith("training_")}
-    return {"weights": fingerprint(network), "trained": plain(kept, "trained")}
-
-
-def plain(value: Any, what: str) -> Any:
-    """A setting as plain data, whatever it is made of; networks and tensors as a hash of their
-    content.
-
-    Args:
-        value: the setting.
-        what: its name, for the message of an error.
-
-    Raises:
-        ValueError: it is made of something else.
-    """
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Distortion):
-        return value.to_record()
-    if isinstance(value, nn.Module | Tensor):
-        return fingerprint(value)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item, f"{what}[{key!r}]") for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        items = sorted(value) if isinstance(value, set | frozenset) else value
-        return [plain(item, f"{what}[{i}]") for i, item in enumerate(items)]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name), f"{what}.{f.name}") for f in dataclasses.fields(value)}
-    raise ValueError(
-        f"Benchmark: expected {what} to be plain data, tensors, networks or dataclasses, by which trials are told"
-        f" apart, got {value!r}."
-    )

@@ -28,9 +28,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from vidmarl import metrics
+from vidmarl.attacks.identity import identity
 from vidmarl.benchmark.clips import Clip, load_clips, short_hash
 from vidmarl.benchmark.config import Benchmark, VictimChoice, label_of
-from vidmarl.benchmark.entries import Entry, identity, make_entries
+from vidmarl.benchmark.entries import Entry, make_entries
 from vidmarl.benchmark.report import write_benchmark_report
 from vidmarl.benchmark.tables import Key, summarise, write_tables
 from vidmarl.benchmark.trials import FORMAT, SUFFIX, Trials, Wanted, is_done, save_trials
