@@ -92,12 +92,7 @@ def new_directory(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))
     sweep(path.parent)
-    replaceable = _identity(path) if overwrite else None
-    if not overwrite and os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(
-            f"Writing the folder {readable(path)}: it is there and not empty, or is a file. Give another folder, or"
-            " allow replacing all of it (overwrite=True)."
-        )
+    replaceable = _replaceable(path, overwrite)
     made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     workshop, lock = _claim(path, folder=True)
@@ -105,12 +100,7 @@ def new_directory(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
         new = workshop / "new"
         new.mkdir()
         yield new
-        if not _put(new, path, replaceable):
-            beside = _put_beside(new, path)
-            raise FileExistsError(
-                f"Writing the folder {readable(path)}: while it was being written, something else has appeared there,"
-                f" which is left alone. What was written is in {readable(beside)}."
-            )
+        _take_place(new, path, replaceable)
     except BaseException:
         if (workshop / "old").exists() and not os.path.lexists(path):
             raise  # the old one has lost its place and could not be put back: that is left to `sweep`
@@ -123,6 +113,55 @@ def new_directory(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(workshop, ignore_errors=True)
     finally:
         os.close(lock)
+
+
+@contextlib.contextmanager
+def resumable_directory(path: PathLike, overwrite: bool = False) -> Iterator[Path]:
+    """As `new_directory`, for long work: what the block has made outlives its end.
+
+    Gives a visible folder, `unfinished(path)`. Its folder `new` takes the place of `path` when the
+    block ends well, and the rest vanishes. When the block fails or the process is killed, all of it
+    stays, and is given again the next time; only where `new` is empty does it vanish.
+
+    Args:
+        path: see `new_directory`.
+        overwrite: see `new_directory`.
+
+    Raises:
+        BlockingIOError: another process is at work there.
+        FileExistsError, OSError: see `new_directory`.
+    """
+    path = Path(os.path.realpath(path))
+    workshop = unfinished(path)
+    made = [parent for parent in path.parents if not parent.exists()]
+    lock = _claim_again(workshop)
+    new = workshop / "new"
+    try:
+        for old in (workshop / "old").glob("*"):
+            _put(old, path, None)
+        replaceable = _replaceable(path, overwrite)
+        if not new.exists():  # it is fresh, or has taken its place just before a kill
+            for left in workshop.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            new.mkdir()
+        yield workshop
+        _take_place(new, path, replaceable)
+        shutil.rmtree(workshop, ignore_errors=True)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if not new.is_dir() or not any(new.iterdir()):
+                shutil.rmtree(workshop)
+            for parent in made:
+                parent.rmdir()
+        raise
+    finally:
+        os.close(lock)
+
+
+def unfinished(path: PathLike) -> Path:
+    """Where `resumable_directory` makes a folder."""
+    path = Path(os.path.realpath(path))
+    return path.with_name(path.name + ".unfinished")
 
 
 def sweep(folder: PathLike) -> None:
@@ -141,6 +180,61 @@ def sweep(folder: PathLike) -> None:
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
                 finally:
                     os.close(lock)
+
+
+def _replaceable(path: Path, overwrite: bool) -> tuple[int, ...] | None:
+    """What is at `path` and may be replaced; None where nothing is or may be.
+
+    Raises:
+        FileExistsError: something is there that may not be replaced.
+    """
+    if not overwrite and os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(
+            f"Writing the folder {readable(path)}: it is there and not empty, or is a file. Give another folder, or"
+            " allow replacing all of it (overwrite=True)."
+        )
+    return _identity(path) if overwrite else None
+
+
+def _take_place(new: Path, path: Path, replaceable: tuple[int, ...] | None) -> None:
+    """Renames `new` to `path`; if something else is there by now, to another name.
+
+    Raises:
+        FileExistsError: something else is there, and the message tells the other name.
+    """
+    if not _put(new, path, replaceable):
+        beside = _put_beside(new, path)
+        raise FileExistsError(
+            f"Writing the folder {readable(path)}: while it was being written, something else has appeared there,"
+            f" which is left alone. What was written is in {readable(beside)}."
+        )
+
+
+def _claim_again(workshop: Path) -> int:
+    """Makes a folder, if it is not there, and locks it until the descriptor is closed or the
+    process ends.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+    """
+    while True:
+        workshop.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # the other process has just ended well: again
+            lock = os.open(workshop, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                raise BlockingIOError(
+                    f"Writing the folder {readable(workshop)}: another process is at work there. Wait for its end, or"
+                    " give another folder."
+                ) from None
+            except OSError:  # a file system without locks
+                return lock
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock), workshop.stat()):
+                    return lock
+            os.close(lock)
 
 
 def _claim(target: Path, folder: bool) -> tuple[Path, int]:
