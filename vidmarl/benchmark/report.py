@@ -54,8 +54,8 @@ def write_benchmark_report(
         results = {name: of_attack.to_result(shown) for name, of_attack in attacks.items()} if shown else {}
         first = next(iter(attacks.values()))
         names = [first.facts[i]["clip"] for i in shown]
-        prefix, rows = f"{number}-", range(len(shown))
-        pictured.append((results, rows, prefix))
+        keys = [f"{number}-{i}" for i in range(len(shown))]
+        pictured.append((results, keys))
         sections.append(
             {
                 "victim": key[0],
@@ -68,15 +68,15 @@ def write_benchmark_report(
                     for name, table in summary.groupby("attack", sort=False)
                     for row in summary_rows(str(name), table, columns, bold="L2")
                 ],
-                "articles": articles(results, rows, names, prefix) if shown else [],
+                "articles": articles(results, keys, names) if shown else [],
                 "settings": {name: setting_rows(of_attack) for name, of_attack in attacks.items()},
             }
         )
-    gain = common_gain([(results, rows) for results, rows, _ in pictured])
+    gain = common_gain([results for results, _ in pictured])
     clips: dict[str, Any] = {}
-    for results, rows, prefix in pictured:
-        if rows:
-            clips |= clip_data(results, rows, gain, prefix)
+    for results, keys in pictured:
+        if keys:
+            clips |= clip_data(results, keys, gain)
     return write_page(
         path,
         Path(__file__).with_name("report.html.j2"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,27 +26,26 @@ def attacked_clips(results: Mapping[str, metrics.Outcome]) -> list[int]:
     return [i for i, left_out in enumerate(skipped.tolist()) if not left_out]
 
 
-def articles(results: Results, shown: Sequence[int], names: Sequence[str], prefix: str = "") -> list[dict[str, Any]]:
+def articles(results: Results, keys: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
     """What a page says about the clips that it shows, for the macro `clips`.
 
     Args:
-        results: by attack.
-        shown: the clips.
-        names: of all clips.
-        prefix: of the clips' keys, where a page shows several groups of clips.
+        results: by attack, of these clips alone.
+        keys: of the clips on the page, one for each.
+        names: of the clips.
     """
     first = next(iter(results.values()))
     said = {attack: _runs(attack, result) for attack, result in results.items()}
     predictions = metrics.class_names(first, first.prediction)
     return [
         {
-            "key": f"{prefix}{i}",
+            "key": key,
             "name": names[i],
             "prediction": predictions[i],
             "frames": first.clean.shape[2],
             "runs": [runs[i] for runs in said.values()],
         }
-        for i in shown
+        for i, key in enumerate(keys)
     ]
 
 
@@ -68,38 +67,32 @@ def _runs(attack: str, result: ClipOutcome) -> list[dict[str, Any]]:
     ]
 
 
-def common_gain(groups: Sequence[tuple[Results, Sequence[int]]]) -> int:
+def common_gain(groups: Iterable[Results]) -> int:
     """One factor for all differences on a page, so that clips and attacks can be compared by
     eye."""
-    gains = [
-        pictures.gain(result.clean[list(shown)], result.adversarial[list(shown)])
-        for results, shown in groups
-        for result in results.values()
-        if shown
-    ]
+    gains = [pictures.gain(result.clean, result.adversarial) for results in groups for result in results.values()]
     return min(gains, default=1)
 
 
-def clip_data(results: Results, shown: Sequence[int], gain: int, prefix: str = "") -> dict[str, Any]:
+def clip_data(results: Results, keys: Sequence[str], gain: int) -> dict[str, Any]:
     """Pictures and charts of the clips that a page shows, by the clips' keys.
 
     Args:
-        results: by attack.
-        shown: the clips.
+        results: by attack, of these clips alone.
+        keys: as for `articles`.
         gain: factor on the differences.
-        prefix: of the clips' keys, as in `articles`.
     """
     first = next(iter(results.values()))
     frames, height, width = first.clean.shape[2:]
     return {
-        f"{prefix}{i}": {
+        key: {
             "frames": frames,
             "height": height,
             "width": width,
             "clean": _picture(pictures.to_frames(first.clean[i])),
             "runs": [_run(result, i, gain) for result in results.values()],
         }
-        for i in shown
+        for i, key in enumerate(keys)
     }
 
 

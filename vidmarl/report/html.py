@@ -6,23 +6,35 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from vidmarl import metrics
-from vidmarl.metrics import Column
+from vidmarl.metrics import ClipOutcome, Column
 from vidmarl.metrics.attack import own_budget
 from vidmarl.metrics.column import percent
 from vidmarl.report import figures, pictures
-from vidmarl.report.clips import Results, articles, attacked_clips, clip_data, common_gain
+from vidmarl.report.clips import articles, attacked_clips, clip_data, common_gain
 from vidmarl.report.page import FOLDER, setting_rows, summary_rows, write_page
+
+
+@runtime_checkable
+class ClipTable(metrics.Outcome, Protocol):
+    """An outcome that gives a table of all its clips, and some of them with their pixels."""
+
+    def metrics(self) -> pd.DataFrame:
+        """See `vidmarl.metrics.clip_table`."""
+
+    def __getitem__(self, rows: list[int]) -> ClipOutcome:
+        """The outcome of some of the clips."""
 
 
 def write_report(
     path: str | Path,
-    results: metrics.ClipOutcome | Results,
+    results: ClipTable | Mapping[str, ClipTable],
     *,
     title: str = "Robustness report",
     names: Sequence[str] | None = None,
@@ -33,9 +45,12 @@ def write_report(
     """Writes what came of one attack, or of several on the same clips, as one self-contained HTML
     file.
 
+    Of the clips that are not shown no pixel is read.
+
     Args:
         path: the file; it appears whole or not at all.
-        results: a result, or results by the name to show.
+        results: a result (`vidmarl.AttackResult`, or `SavedResult` for many clips), or results by
+            the name to show.
         title: of the page.
         names: of the clips, such as their file names; default "clip 0" and so on.
         budgets: the query budgets of the summary.
@@ -56,10 +71,15 @@ def write_report(
     names = _validated(results, names)
     attacked = attacked_clips(results)
     shown = attacked[:max_clips]
-    summaries = {name: metrics.summarise(result, [*budgets, own_budget(result)]) for name, result in results.items()}
-    tables = {name: metrics.clip_table(result) for name, result in results.items()}
+    pictured = {name: result[shown] for name, result in results.items()} if shown else {}
+    keys = [str(i) for i in shown]
+    tables = {name: result.metrics() for name, result in results.items()}
+    summaries = {
+        name: metrics.summary_table(result, _of_fooled(tables[name]), [*budgets, own_budget(result)])
+        for name, result in results.items()
+    }
     columns = [*metrics.SUCCESS_COLUMNS, *metrics.shown_metrics(next(iter(tables.values())))]
-    gain = common_gain([(results, shown)])
+    gain = common_gain([pictured])
     return write_page(
         path,
         FOLDER / "report.html.j2",
@@ -69,7 +89,7 @@ def write_report(
             "colours": [pictures.MORE, pictures.LESS],
             "gain": gain,
             "curves": [json.loads(figures.budget_curves(results).to_json())],
-            "clips": clip_data(results, shown, gain),
+            "clips": clip_data(pictured, keys, gain) if shown else {},
         },
         headlines=[_headline(name, result, summaries[name]) for name, result in results.items()],
         figures=metrics.FIGURES,
@@ -77,25 +97,32 @@ def write_report(
         several=len(results) > 1,
         columns=columns,
         rows=[row for name, table in tables.items() for row in _rows(name, table, columns, names, shown)],
-        clips=articles(results, shown, names),
+        clips=articles(pictured, keys, [names[i] for i in shown]) if shown else [],
         unshown=len(attacked) - len(shown),
         settings={name: setting_rows(result) for name, result in results.items()},
     )
 
 
-def _validated(results: Results, names: Sequence[str] | None) -> list[str]:
+def _of_fooled(table: pd.DataFrame) -> dict[str, Tensor]:
+    """What was measured of the fooled clips, float64[n], by column."""
+    fooled = table[table["success"] & ~table["skipped"]]
+    measured = [column.name for column in metrics.columns(slow=True) if column.name in table]
+    return {name: torch.tensor(fooled[name].to_numpy(float)) for name in measured}
+
+
+def _validated(results: Mapping[str, ClipTable], names: Sequence[str] | None) -> list[str]:
     """The names of the clips, if the results can be shown side by side."""
     if not results or any(len(result.success) == 0 for result in results.values()):
         raise ValueError("Writing a report: expected at least one result with at least one clip.")
     first, *others = results.values()
+    clips = len(first.success)
     for other in others:
-        if other.clean.shape != first.clean.shape or not torch.equal(other.clean, first.clean):
+        same = len(other.success) == clips
+        if not same or not all(torch.equal(first[[i]].clean, other[[i]].clean) for i in range(clips)):
             raise ValueError(
                 "Writing a report on several attacks: expected results on the same clips in the same order, got"
-                f" {tuple(first.clean.shape)} and {tuple(other.clean.shape)}, or clips of different content. Write a"
-                " report for each."
+                f" {clips} and {len(other.success)}, or clips of different content. Write a report for each."
             )
-    clips = len(first.success)
     if names is not None and len(names) != clips:
         raise ValueError(f"Writing a report on {clips} clips: got {len(names)} names.")
     return [f"clip {i}" for i in range(clips)] if names is None else [str(name) for name in names]
