@@ -82,23 +82,35 @@ def l2(row: pd.Series) -> str:
     return f"{row['L2']:.2f} ({row['FR']:.0%})"
 
 
-def interval(row: pd.Series, key: str) -> str:
-    """A ratio with its 95 % interval and its p-value, which is missing where all pairs are ties."""
+def interval(row: pd.Series, key: str, digits: str) -> str:
+    """A figure with its 95 % interval; a dash where the clips are too few or too alike for one."""
+    low, high = (row[f"{key} {end}"] for end in ("low", "high"))
+    known = "—" if math.isnan(low) else f"{low:{digits}}, {high:{digits}}"
+    return f"{row[key]:{digits}} [{known}]"
+
+
+def ratio(row: pd.Series, key: str) -> str:
+    """A ratio with its interval and its p-value, which is missing where all pairs are ties."""
     if math.isnan(row[key]):
         return ""
     p = row[f"{key.split()[0]} p"]
-    text = f"{row[key]:.2f} [{row[f'{key} low']:.2f}, {row[f'{key} high']:.2f}]"
+    text = interval(row, key, ".2f")
     return text if math.isnan(p) else f"{text}, {p:.2g}"
 
 
 def l2_ratio(row: pd.Series) -> str:
     """L2 of the reference over that of this attack on the same clip."""
-    return interval(row, "L2 ratio")
+    return ratio(row, "L2 ratio")
 
 
 def first(row: pd.Series) -> str:
     """Mean queries until the first success, with their interval."""
-    return f"{row['AQ first']:.0f} [{row['AQ first low']:.0f}, {row['AQ first high']:.0f}]"
+    return interval(row, "AQ first", ".0f")
+
+
+def fooled(row: pd.Series) -> str:
+    """The share of clips fooled, with its interval."""
+    return interval(row, "FR", ".0%")
 
 
 def best_control(table: pd.DataFrame, budget: int) -> pd.Series:
@@ -111,7 +123,7 @@ def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A table in Markdown."""
     head = list(head)
     lines = [head, ["---"] * len(head), *(list(row) for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 # -- the tables
@@ -187,7 +199,7 @@ def in_short() -> str:
     """The larger ball for the README: attacks by the queries that they need."""
     data = read("linf_12.75").xs(500, level="budget").sort_values("AQ first")
     data = data.drop(["rl_smaller", "rl_smallest", "rl_without_opening"])
-    rows = ([label(str(attack)), f"{row['AQ first']:.0f}", f"{row['FR']:.0%}"] for attack, row in data.iterrows())
+    rows = ([label(str(attack)), first(row), fooled(row)] for attack, row in data.iterrows())
     return markdown(["", "mean queries", "fooled"], rows)
 
 
@@ -201,10 +213,8 @@ def in_ball(name: str) -> str:
     """What the first success cost with a cap of 500, and how visible the clips are."""
     rows = []
     for attack, row in read(name).xs(500, level="budget").iterrows():
-        ratio = interval(row, "AQ ratio")
-        rows.append(
-            [label(str(attack)), first(row), f"{row['FR']:.0%}", ratio, f"{row['map']:.1f}", f"{row['ssim']:.2f}"]
-        )
+        seen = f"{row['map']:.1f}", f"{row['ssim']:.2f}"
+        rows.append([label(str(attack)), first(row), fooled(row), ratio(row, "AQ ratio"), *seen])
     return markdown(["", "queries", "fooled", "agents / this, queries", "MAP", "SSIM"], rows)
 
 
@@ -235,7 +245,7 @@ def targets() -> str:
         for attack in data.index.unique("attack"):
             row = data.loc[attack, budget]
             size = f"{row['L2']:.2f}"
-            rows.append([f"{title}: {label(attack)}", str(budget), f"{row['FR']:.0%}", first(row), size])
+            rows.append([f"{title}: {label(attack)}", str(budget), fooled(row), first(row), size])
     return markdown(["", "budget", "fooled", "queries to the first success", "median L2"], rows)
 
 

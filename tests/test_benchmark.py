@@ -348,15 +348,40 @@ def test_the_tables_for_people_are_those_of_the_summary(whole: Path) -> None:
     lines = [line.strip("| ").split(" | ") for line in (whole / "summary.md").read_text("utf-8").splitlines()]
     of = {column.name: column for column in (*metrics.FIGURES, *metrics.columns())}
     for name, rows in summary.groupby("attack"):
-        sizes, *others, end = ([cell.strip("*") for cell in line[1:]] for line in lines if line[0] == name)
+        sizes, shares, *others, end = ([cell.strip("*") for cell in line[1:]] for line in lines if line[0] == name)
         assert sizes == [f"{of['L2'].text(row['L2'])} ({of['FR'].text(row['FR'])})" for row in rows.to_dict("records")]
+        assert shares == [of["FR"].cell(row) for row in rows.to_dict("records")]
         assert others[-1] == [of["AQ first"].cell(row) for row in rows.to_dict("records")]
         assert len(others) == (1 if name == "grow_and_reduce" else 2)  # the reference is compared with nothing
         if len(others) == 2:
             assert [float(cell.split()[0]) for cell in others[0]] == pytest.approx(rows["L2 ratio"].tolist(), abs=6e-3)
         heads = next(line for line in lines if line[0] == "At 10 queries")
         assert end[heads.index(of["ssim"].heading) - 1] == of["ssim"].text(rows["ssim"].iloc[-1])
-    assert lines[-1] == [f"Clips attacked: {CLIPS}; skipped: 0."]
+    assert lines[-1] == [f"Clips attacked: {CLIPS}; skipped: 0. {metrics.INTERVALS}."]
+
+
+def test_names_run_no_formula_and_break_no_table(tmp_path: Path) -> None:
+    evil = "=1+1|\r\n| \\| <b>"
+    benchmark = tiny(
+        tmp_path,
+        victims=[Victim(Brightness(), labels=["@dark", "-grey", "+bright"], name=evil)],
+        attacks={evil: {"class_path": "random_cells"}, "b": {"class_path": "random_cells"}},
+        distortions=[{"name": evil, "class_path": "gaussian_noise"}],
+        max_clips=2,
+    )
+    done = run_benchmark(benchmark, progress=False)
+    assert done is not None
+    for name in ("rows.csv", "summary.csv"):
+        table = pd.read_csv(tmp_path / name)
+        texts = table.select_dtypes(["object", "string"]).stack().map(str)
+        assert texts.str.contains("1+1", regex=False).any()
+        assert not texts.str.match(r"[=+\-@\t\r]").any()
+    assert len(pd.read_csv(tmp_path / "rows.csv")) == 4
+    lines = (tmp_path / "summary.md").read_text("utf-8").splitlines()
+    assert lines[0] == r"## =1+1\| \| \\\| \<b>, =1+1\| \| \\\| \<b>"
+    cells = [len(re.sub(r"\\.", "", line).split("|")) - 2 for line in lines if line.startswith("|")]
+    assert set(cells[:-4]) == {3}  # a name and two budgets
+    assert len(set(cells[-4:])) == 1
 
 
 def test_the_best_control_is_marked_and_agents_are_none(tmp_path: Path, whole: Path) -> None:

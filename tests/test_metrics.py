@@ -7,6 +7,7 @@ import itertools
 import math
 import warnings
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -329,17 +330,26 @@ class TestOfAttacks:
         assert (curve["FR"] <= curve["FR high"]).all()
         assert curve.equals(metrics.curves(HAND, [1, 2, 6], resamples=200, seed=3))
 
-    def test_an_interval_has_about_its_level(self) -> None:
-        """Of many samples of coin throws, the 90 % interval holds the truth about nine times in
-        ten."""
+    def test_intervals_have_about_their_level(self) -> None:
+        """Of many samples, the 90 % intervals of a share, a median and a mean hold the truth about
+        nine times in ten; that of the median is on the safe side."""
         random = np.random.default_rng(0)
+        share, full = 0.4, 9.0
         held = []
         for seed in range(200):
-            wins = random.random(60) < 0.4
-            clips = outcome([[1.0, -1.0 if win else 1.0] for win in wins], [[0.0, 1.0]] * 60)
-            point = metrics.curves(clips, [2], resamples=200, level=0.9, seed=seed).iloc[0]
-            held.append(point["FR low"] <= 0.4 <= point["FR high"])
-        assert 0.82 <= np.mean(held) <= 0.97
+            wins, sizes = random.random(60) < share, random.uniform(0, 2, 60)
+            clips = outcome(
+                [[1.0, -1.0 if win else 1.0, -1.0] for win in wins], [[0.0, size, size] for size in sizes], full
+            )
+            early, late = metrics.curves(clips, [2, 3], resamples=200, level=0.9, seed=seed).to_dict("records")
+            held.append(
+                [
+                    early["FR low"] <= share <= early["FR high"],
+                    late["L2 low"] <= 1 <= late["L2 high"],
+                    late["AQ first low"] <= 2 * share + 3 * (1 - share) <= late["AQ first high"],
+                ]
+            )
+        assert ((np.mean(held, axis=0) >= 0.84) & (np.mean(held, axis=0) <= 0.97)).all(), np.mean(held, axis=0)
 
     def test_nothing_attacked_gives_nan_and_no_error(self) -> None:
         nothing = outcome([[-1.0], [-2.0]], [[0.0], [0.0]])
@@ -396,6 +406,14 @@ class TestPaired:
         assert compared.clips == 6
         assert metrics.size_ratio(large, small).ratio == 2
 
+    def test_infinite_ratios_have_an_interval_too(self) -> None:
+        """A distortion that leaves some clips as they are has a norm of 0."""
+        some = outcome([[1.0, 1.0]] * 8, [[0.0, 1.0]] * 8)
+        none = dataclasses.replace(some, full_l2=torch.tensor([0.0] * 4 + [9.0] * 4))
+        compared = metrics.size_ratio(some, none)
+        assert (compared.ratio, compared.low, compared.high) == (math.inf, 1.0, math.inf)
+        assert compared.p == pytest.approx(2 / 2**4)
+
     def test_equal_attacks_and_clips_that_either_skipped(self) -> None:
         compared = metrics.size_ratio(HAND, HAND)
         assert compared.ratio == 1
@@ -409,13 +427,13 @@ class TestPaired:
         assert metrics.size_ratio(never, fooled, budget=1).ratio == 1
 
     def test_queries_compare_by_their_means_and_a_failure_counts_what_it_spent(self) -> None:
-        quick = outcome([[1.0, -1.0, 1.0]] * 3, [[0.0, 1.0, 1.0]] * 3)  # fooled with query 2, goes on
-        slow = outcome([[1.0, 1.0, 1.0, -1.0]] * 2 + [[1.0] * 5], [[0.0, 1.0, 1.0, 1.0]] * 2 + [[0.0] + [1.0] * 4])
+        quick = outcome([[1.0, -1.0, 1.0]] * 6, [[0.0, 1.0, 1.0]] * 6)  # fooled with query 2, goes on
+        slow = outcome([[1.0, 1.0, 1.0, -1.0]] * 3 + [[1.0] * 5] * 3, [[0.0, *[1.0] * 3]] * 3 + [[0.0, *[1.0] * 4]] * 3)
         compared = metrics.query_ratio(quick, slow)
-        assert compared.ratio == pytest.approx((2 + 2 + 2) / (4 + 4 + 5))
-        assert (compared.low, compared.high) == pytest.approx((2 / 5, 2 / 4))
-        assert compared.p == pytest.approx(2 / 2**3)
-        assert compared.clips == 3
+        assert compared.ratio == pytest.approx(2 / 4.5)
+        assert 2 / 5 <= compared.low < compared.ratio < compared.high <= 2 / 4
+        assert compared.p == pytest.approx(2 / 2**6)
+        assert compared.clips == 6
         assert metrics.query_ratio(quick, slow, budget=2).ratio == 1
 
     @settings(max_examples=40)
@@ -445,6 +463,71 @@ class TestPaired:
         """n = 8, rank sum 3: two-sided p = 0.0391 in the tables (5 of 256 sign patterns,
         doubled)."""
         assert metrics.wilcoxon(np.array([-1, -2, 3, 4, 5, 6, 7, 8.0])) == pytest.approx(2 * 5 / 256)
+
+
+class TestIntervals:
+    @pytest.mark.parametrize(
+        ("fooled", "clips", "low", "high"),
+        [(3, 3, 0.4385, 1), (0, 6, 0, 0.390), (15, 20, 0.531, 0.888), (1, 1, 0.207, 1), (0, 1000, 0, 0.0038)],
+    )
+    def test_a_share_has_wilsons(self, fooled: int, clips: int, low: float, high: float) -> None:
+        found = metrics.wilson(np.array([fooled]), clips)
+        assert found[0] == pytest.approx(low, abs=5e-4)
+        assert found[1] == pytest.approx(high, abs=5e-4)
+
+    @given(st.integers(1, 300), st.floats(0.5, 0.999), st.data())
+    def test_the_ends_of_a_share_are_where_its_test_turns(self, clips: int, level: float, data: st.DataObject) -> None:
+        """The interval is all shares that a score test does not reject (Wilson 1927)."""
+        fooled = data.draw(st.integers(0, clips))
+        low, high = (float(end) for end in metrics.wilson(np.array(fooled), clips, level=level))
+        assert 0 <= low <= fooled / clips <= high <= 1
+        assert high - low > 0
+        z = NormalDist().inv_cdf((1 + level) / 2)
+        for end in {low, high} - {0.0, 1.0}:
+            assert abs(fooled / clips - end) == pytest.approx(z * math.sqrt(end * (1 - end) / clips), rel=1e-6)
+
+    @pytest.mark.parametrize(("clips", "rank"), [(5, 0), (6, 1), (8, 1), (9, 2), (20, 6), (35, 12), (64, 24)])
+    def test_a_median_lies_between_order_statistics(self, clips: int, rank: int) -> None:
+        """The ranks are those of the published critical values of the sign test, and 1."""
+        values = np.random.default_rng(0).permutation(clips) + 1.0
+        low, high = metrics.median_interval(values)
+        if rank == 0:
+            assert np.isnan([low, high]).all()
+        else:
+            assert (low, high) == (rank, clips + 1 - rank)
+
+    def test_a_median_of_clips_that_are_all_alike_is_known(self) -> None:
+        assert metrics.median_interval(np.full(6, 2.0)) == (2.0, 2.0)
+        assert metrics.median_interval(np.array([1.0] * 10 + [np.inf] * 10)) == (1.0, np.inf)
+
+    @pytest.mark.parametrize("values", [[], [4.0], [1.0, 2.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0, 5.0], [7.0] * 20])
+    def test_a_mean_of_clips_too_few_or_too_alike_has_none(self, values: list[float]) -> None:
+        with warnings.catch_warnings(action="error"):
+            assert np.isnan(metrics.bootstrap(np.array(values), np.mean)).all()
+
+    def test_of_several_figures_each_has_its_own(self) -> None:
+        values = np.stack([np.arange(8.0), np.full(8, 0.1)], axis=1)
+        low, high = metrics.bootstrap(values, np.mean)
+        assert 0 < low[0] < 3.5 < high[0] < 7
+        assert np.isnan([low[1], high[1]]).all()
+
+    @pytest.mark.parametrize("clips", range(1, 10))
+    @pytest.mark.parametrize("fooled", ["none", "all", "first"])
+    def test_no_figure_of_an_attack_has_a_point_for_an_interval(self, clips: int, fooled: str) -> None:
+        """But for a median: that of six clips of one size is known."""
+        wins = [fooled == "all" or (fooled == "first" and i == 0) for i in range(clips)]
+        result = outcome([[1.0, -1.0 if win else 1.0] for win in wins], [[0.0, 1.0]] * clips)
+        table = metrics.summarise(result, [1, 2])
+        compared = metrics.query_ratio(result, result)
+        assert (table["FR low"] < table["FR high"]).all()
+        assert not (table["AQ first low"] == table["AQ first high"]).any()
+        assert math.isnan(compared.low)
+        assert table["L2 low"].isna().all() == (clips < 6)
+
+    def test_a_dash_stands_where_there_is_none(self) -> None:
+        column = Column("x", "X", "a size", format=".1f", interval=True)
+        assert column.cell({"x": 2.0, "x low": math.nan, "x high": math.nan}) == "2.0 (—)"
+        assert column.range({"x": 2.0, "x low": 1.0, "x high": math.inf}) == "1.0 to ∞"
 
 
 class TestColumns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,11 +82,28 @@ def write_tables(
     parts = [table.assign(victim=v, distortion=d) for (v, d), table in summaries.items()]
     summary = pd.concat(parts, ignore_index=True)
     summary = summary[["victim", "distortion", *summary.columns.drop(["victim", "distortion"])]]
-    write_atomically(out / "rows.csv", pd.concat(rows).to_csv(index=False))
-    write_atomically(out / "summary.csv", summary.to_csv(index=False))
-    text = "\n".join(f"## {v}, {d}\n\n{markdown(table, reference)}" for (v, d), table in summaries.items())
+    write_atomically(out / "rows.csv", to_csv(pd.concat(rows)))
+    write_atomically(out / "summary.csv", to_csv(summary))
+    text = "\n".join(
+        f"## {one_line(f'{v}, {d}')}\n\n{markdown(table, reference)}" for (v, d), table in summaries.items()
+    )
     write_atomically(out / "summary.md", text)
     return summary
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """A table as CSV that spreadsheets and parsers read as it is meant.
+
+    Text that begins with =, +, -, @ or a tab would be run as a formula
+    (https://owasp.org/www-community/attacks/CSV_Injection), so an apostrophe comes before it; a
+    carriage return, which would end the row, is written as `\\r`.
+    """
+
+    def plain(value: Any) -> Any:
+        return re.sub(r"^(?=[=+\-@\t])", "'", value.replace("\r", "\\r")) if isinstance(value, str) else value
+
+    text: str = table.assign(**table.select_dtypes(["object", "string"]).map(plain)).to_csv(index=False)
+    return text
 
 
 def summarise(
@@ -159,11 +177,8 @@ def pays_after(row: pd.Series, controls: pd.DataFrame) -> float:
 
 
 def markdown(table: pd.DataFrame, reference: str) -> str:
-    """A summary for people, as Markdown: sizes, comparisons and queries by budget, then what else
-    is known at the end.
-
-    What stands in brackets are 95 % bootstrap intervals over clips. All columns and intervals are
-    in the CSV.
+    """A summary for people, as Markdown: sizes, shares, comparisons and queries by budget, then
+    what else is known at the end. All columns and intervals are in the CSV.
 
     Args:
         table: of `summarise`.
@@ -178,7 +193,7 @@ def markdown(table: pd.DataFrame, reference: str) -> str:
     def ratio(row: Row) -> str:
         return f"{of['L2 ratio'].cell(row)}, p = {of['L2 p'].text(row['L2 p'])}"
 
-    parts = [_by_budget(table, "Median L2 (fooled)", size)]
+    parts = [_by_budget(table, "Median L2 (fooled)", size), _by_budget(table, "Fooled", of["FR"].cell)]
     others = table[table["attack"] != reference]
     if len(others):
         parts.append(_by_budget(others, of["L2 ratio"].label, ratio))
@@ -186,8 +201,8 @@ def markdown(table: pd.DataFrame, reference: str) -> str:
     columns = [of["AQ"], of["AQ+"], of["AQ ratio"], of["AQ p"], *metrics.shown_metrics(table), TRAINING]
     end = table[table["budget"] == table["budget"].max()]
     lines = [[row["attack"], *(column.cell(row) for column in columns)] for row in end.to_dict("records")]
-    parts.append(_lines([f"At {end['budget'].max()} queries", *(column.heading for column in columns)], lines))
-    parts.append(f"Clips attacked: {table['clips'].max()}; skipped: {table['skipped'].max()}.\n")
+    parts.append(markdown_table([f"At {end['budget'].max()} queries", *(column.heading for column in columns)], lines))
+    parts.append(f"Clips attacked: {table['clips'].max()}; skipped: {table['skipped'].max()}. {metrics.INTERVALS}.\n")
     return "\n".join(parts)
 
 
@@ -198,8 +213,15 @@ def _by_budget(table: pd.DataFrame, title: str, cell: Callable[[Row], str]) -> s
         [str(attack), *(cell(row) for row in rows.sort_values("budget").to_dict("records"))]
         for attack, rows in table.groupby("attack", sort=False)
     ]
-    return _lines([title, *(f"{budget} queries" for budget in budgets)], lines)
+    return markdown_table([title, *(f"{budget} queries" for budget in budgets)], lines)
 
 
-def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]) + "\n"
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, whatever is in its cells."""
+    lines = (head, ["---"] * len(head), *rows)
+    return "\n".join(["| " + " | ".join(map(one_line, row)) + " |" for row in lines]) + "\n"
+
+
+def one_line(text: str) -> str:
+    """Text that ends no line, no cell and no table of Markdown, and begins no HTML."""
+    return re.sub(r"[\\|<]", r"\\\g<0>", " ".join(text.split()))

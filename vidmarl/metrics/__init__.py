@@ -32,7 +32,7 @@ from vidmarl.metrics.perturbation import (
     mean_absolute_support,
     touched,
 )
-from vidmarl.metrics.statistics import bootstrap, wilcoxon
+from vidmarl.metrics.statistics import INTERVALS, bootstrap, median_interval, wilcoxon, wilson
 from vidmarl.metrics.table import (
     FIGURES,
     SUCCESS_COLUMNS,
@@ -47,6 +47,7 @@ from vidmarl.metrics.temporal import flicker, flicker2, flicker_share, warping, 
 __all__ = [
     "BUDGETS",
     "FIGURES",
+    "INTERVALS",
     "SUCCESS_COLUMNS",
     "ClipOutcome",
     "Column",
@@ -72,6 +73,7 @@ __all__ = [
     "list_metrics",
     "mean_absolute",
     "mean_absolute_support",
+    "median_interval",
     "metric",
     "outcomes",
     "perturbation_metrics",
@@ -89,4 +91,5 @@ __all__ = [
     "warping",
     "warping_error",
     "wilcoxon",
+    "wilson",
 ]

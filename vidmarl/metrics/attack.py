@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from vidmarl.metrics.statistics import Statistic, bootstrap
+from vidmarl.metrics.statistics import Statistic, bootstrap, median_interval, wilson
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,32 +192,33 @@ def curves(
     level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Fooling rate, median L2 (failures at `full_l2`) and AQ first at each budget, with bootstrap
-    intervals over clips.
+    """Fooling rate, median L2 (failures at `full_l2`) and AQ first at each budget, with their
+    intervals over clips (see `vidmarl.metrics.statistics`).
 
     Args:
         result: of an attack.
         budgets: queries per clip.
-        resamples: bootstrap samples.
+        resamples: bootstrap samples, for AQ first.
         level: of the intervals.
         seed: of the bootstrap.
 
     Returns:
         A row per budget: "budget", "FR", "L2", "AQ first", and "low" and "high" of each, as in "FR
-        low".
+        low"; NaN where there is no interval.
     """
     import pandas as pd
 
     attacked = ~result.skipped
-    of_clips: dict[str, tuple[Tensor, Statistic]] = {
-        "FR": (success_at(result, budgets), np.mean),
-        "L2": (best_l2_at(result, budgets), np.median),
-        "AQ first": (queries_until_success_at(result, budgets), np.mean),
+    wins = success_at(result, budgets)[attacked].numpy()
+    sizes = best_l2_at(result, budgets)[attacked].double().numpy()
+    asked = queries_until_success_at(result, budgets)[attacked].double().numpy()
+    figures: dict[str, tuple[np.ndarray, Statistic, tuple[np.ndarray, np.ndarray]]] = {
+        "FR": (wins, np.mean, wilson(wins.sum(0), len(wins), level=level)),
+        "L2": (sizes, np.median, median_interval(sizes, level=level)),
+        "AQ first": (asked, np.mean, bootstrap(asked, np.mean, resamples=resamples, level=level, seed=seed)),
     }
     table: dict[str, Any] = {"budget": list(budgets)}
-    for name, (of_all, statistic) in of_clips.items():
-        values = of_all[attacked].double().numpy()
-        table[name] = statistic(values, axis=0) if len(values) else np.full(len(budgets), np.nan)
-        ends = bootstrap(values, statistic, resamples=resamples, level=level, seed=seed)
-        table[f"{name} low"], table[f"{name} high"] = ends
+    for name, (of_clips, statistic, (low, high)) in figures.items():
+        table[name] = statistic(of_clips, axis=0) if len(of_clips) else np.full(len(budgets), np.nan)
+        table[f"{name} low"], table[f"{name} high"] = low, high
     return pd.DataFrame(table)

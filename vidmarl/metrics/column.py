@@ -77,13 +77,18 @@ class Column:
         return [self.text(value) for value in table[self.name].to_numpy(dtype=float, na_value=math.nan)]
 
     def cell(self, row: dict[Any, Any]) -> str:
-        """The value of a row, with its interval in brackets where the column has one."""
+        """The value of a row, with its interval in brackets where the column has one; a dash in
+        them where there is none to be had."""
         value = row.get(self.name)
         text = self.text(value)
         if not self.interval or value is None or math.isnan(value):
             return text
-        low, high = (self.text(row[f"{self.name} {end}"]) for end in ("low", "high"))
-        return f"{text} ({low} to {high})"
+        return f"{text} ({self.range(row) or number(None)})"
+
+    def range(self, row: dict[Any, Any]) -> str:
+        """The interval of a row, as in "2 to 3"; empty where there is none to be had."""
+        ends = [row[f"{self.name} {end}"] for end in ("low", "high")]
+        return "" if any(math.isnan(end) for end in ends) else " to ".join(map(self.text, ends))
 
 
 def number(value: float | int | None) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vidmarl.metrics.attack import Outcome, best_l2_at, queries_until_success_at
-from vidmarl.metrics.statistics import bootstrap, wilcoxon
+from vidmarl.metrics.statistics import bootstrap, median_interval, wilcoxon
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +20,10 @@ class PairedRatio:
         ratio: the first attack's figure / the second's, so below 1 the first makes do with less. Of
             the L2 it is the median over the clips (`size_ratio`), of the queries the ratio of the
             means (`query_ratio`).
-        low: lower end of its bootstrap interval.
+        low: lower end of its interval (see `vidmarl.metrics.statistics`); NaN where there is none.
         high: upper end.
-        p: of the two-sided Wilcoxon signed-rank test on the logarithms of the ratios; NaN without a
-            clip that differs.
+        p: of the two-sided Wilcoxon signed-rank test on the logarithms of the ratios, which below
+            six clips cannot be below 0.05; NaN without a clip that differs.
         clips: number of clips that both attacked.
     """
 
@@ -42,9 +42,7 @@ def size_ratio(
     second: Outcome,
     budget: int | None = None,
     *,
-    resamples: int = 1000,
     level: float = 0.95,
-    seed: int = 0,
 ) -> PairedRatio:
     """Compares the L2 of two attacks, failures at `full_l2`; clips that either skipped are left
     out.
@@ -53,9 +51,7 @@ def size_ratio(
         first: outcome of an attack.
         second: outcome of another attack on the same clips in the same order.
         budget: queries per clip; None: all that were spent.
-        resamples: bootstrap samples.
         level: of the interval.
-        seed: of the bootstrap.
 
     Returns:
         The median over the clips of the ratio of the two L2, its interval, and the p of the
@@ -68,7 +64,7 @@ def size_ratio(
         return _NOTHING
     with np.errstate(divide="ignore"):
         p = wilcoxon(np.log(ratios))
-    low, high = bootstrap(ratios, np.median, resamples=resamples, level=level, seed=seed)
+    low, high = median_interval(ratios, level=level)
     return PairedRatio(float(np.median(ratios)), float(low), float(high), p, len(ratios))
 
 

@@ -171,8 +171,8 @@ def trajectory(result: metrics.Outcome, i: int = 0) -> go.Figure:
 
 
 def budget_curves(results: Mapping[str, metrics.Outcome], budgets: Sequence[int] | None = None) -> go.Figure:
-    """Fooling rate and median L2 (failures at the full distortion) against queries, with 95 %
-    bootstrap intervals.
+    """Fooling rate and median L2 (failures at the full distortion) against queries, with their 95 %
+    intervals (`vidmarl.metrics.curves`).
 
     Args:
         results: of attacks, by the name to show.

@@ -154,8 +154,8 @@ def _headline(name: str, result: metrics.Outcome, summary: pd.DataFrame) -> dict
 
 
 def _interval(column: Column, row: dict[Any, Any]) -> str:
-    low, high = (column.text(row[f"{column.name} {end}"]) for end in ("low", "high"))
-    return f"95 % interval {low} to {high}"
+    known = column.range(row)
+    return f"95 % interval {known}" if known else "no 95 % interval: too few clips"
 
 
 def _rows(

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from vidmarl._version import __version__
-from vidmarl.metrics import Column, Outcome
+from vidmarl.metrics import INTERVALS, Column, Outcome
 from vidmarl.utils.files import write_atomically
 
 FOLDER = Path(__file__).parent
@@ -52,6 +52,7 @@ def write_page(path: str | Path, template: Path, *, title: str, data: Mapping[st
         title=title,
         version=__version__,
         notes=notes,
+        intervals=INTERVALS,
         data=script_json(data),
         style=(FOLDER / "report.css").read_text(encoding="utf-8"),
         script="".join((FOLDER / name).read_text(encoding="utf-8") for name in ("charts.js", "report.js")),
