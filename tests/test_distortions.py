@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from conftest import TYPES_ARE_CHECKED
 from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +27,7 @@ from vidmarl.distortions.gaussian_blur import gaussian_blur
 from vidmarl.distortions.jpeg import coarser, jpeg
 from vidmarl.distortions.ladder import climb
 from vidmarl.distortions.motion_blur import line_kernel
-from vidmarl.errors import UnknownNameError
+from vidmarl.errors import DistortionError, UnknownNameError
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.perturbations.noise import Coherence
 from vidmarl.perturbations.renderer import Renderer
@@ -182,33 +185,75 @@ def test_every_name_of_a_distortion_leads_to_it(name: str) -> None:
         assert type(as_distortion(spelling)) is kind
 
 
-def test_arguments_out_of_range_are_refused() -> None:
-    bad = {
-        "gaussian_noise": {"std": 0.0},
-        "sign_noise": {"epsilon": 0.5 / 255},
-        "sign_bands": {"height": 0},
-        "gaussian_blur": {"sigma": -1.0},
-        "motion_blur": {"length": float("nan")},
-        "dead_pixels": {"rate": 1.5},
-        "brightness": {"shift": -0.1},
-        "contrast": {"gain": 2.0},
-        "glare": {"radius": 0.0},
-        "jpeg": {"quality": 100},
-        "frame_freeze": {"hold": 0},
-        "frame_shuffle": {"reach": 1},
-    }
-    assert bad.keys() <= set(NAMES)
-    for name, arguments in bad.items():
-        with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be"):
-            as_distortion({"class_path": type(as_distortion(name)).__name__, "init_args": arguments})
+OUT_OF_RANGE = {
+    "gaussian_noise": {"std": 0.0},
+    "sign_noise": {"epsilon": 0.5 / 255},
+    "sign_bands": {"height": 0},
+    "gaussian_blur": {"sigma": -1.0},
+    "motion_blur": {"length": 1e9},
+    "dead_pixels": {"rate": 1.5},
+    "brightness": {"shift": -0.1},
+    "contrast": {"gain": 2.0},
+    "glare": {"radius": 0.0},
+    "jpeg": {"quality": 100},
+    "frame_freeze": {"hold": 10**30},
+    "frame_shuffle": {"reach": 1},
+}
+SETTINGS = [(name, setting) for name in NAMES for setting in as_distortion(name).settings()]
+NO_NUMBERS = [math.inf, -math.inf, math.nan, np.float32("nan"), "2", "", b"2", True, False, [1], {}, 1j, torch.ones(())]
 
 
-@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
-@pytest.mark.parametrize("name", NAMES)
-def test_infinite_settings_are_refused(name: str, value: float) -> None:
-    for setting in as_distortion(name).settings():
-        with pytest.raises(ValueError, match=rf"{setting} must be a finite number"):
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_settings_out_of_range_are_refused_with_the_range_and_the_value(name: str) -> None:
+    ((setting, value),) = OUT_OF_RANGE[name].items()
+    kind = type(as_distortion(name)).__name__
+    message = rf"{kind}: {setting} must be a (whole )?number from [\d.e-]+ to [\d.]+, got {re.escape(repr(value))}\."
+    with pytest.raises(ValueError, match=message):
+        as_distortion({"class_path": kind, "init_args": {setting: value}})
+
+
+@pytest.mark.parametrize("value", [*NO_NUMBERS, None], ids=repr)
+@pytest.mark.parametrize(("name", "setting"), SETTINGS)
+def test_a_setting_that_is_no_number_is_refused(name: str, setting: str, value: object) -> None:
+    if (name, setting, value) == ("motion_blur", "angle", None):
+        pytest.skip("it draws an angle for each clip")
+    with pytest.raises(
+        ValueError, match=rf"{setting} must be (None or )?a (whole )?number from .*, got {re.escape(repr(value))}"
+    ):
+        as_distortion(name, **{setting: value})
+
+
+@pytest.mark.parametrize(("name", "setting"), [("frame_freeze", "hold"), ("sign_bands", "height"), ("jpeg", "quality")])
+def test_a_setting_that_counts_is_whole(name: str, setting: str) -> None:
+    for value in (1.5, 2.0):
+        with pytest.raises(ValueError, match=rf"{setting} must be a whole number from 1 to \d+, got {value}"):
             as_distortion(name, **{setting: value})
+
+
+WHOLE = st.one_of(st.integers(), st.integers(0, 12_000))
+FLOATS = st.one_of(st.floats(), st.floats(0, 1), st.floats(0, 300))
+
+
+@pytest.mark.parametrize(("name", "setting"), SETTINGS)
+@settings(max_examples=20)
+@given(data=st.data())
+def test_a_setting_is_refused_or_works(name: str, setting: str, data: st.DataObject) -> None:
+    whole = isinstance(as_distortion(name).settings()[setting], int)
+    value = data.draw(WHOLE if whole else FLOATS)
+    try:
+        distortion = as_distortion(name, **{setting: value})
+    except ValueError as error:
+        assert f"{setting} must be" in str(error)  # noqa: PT017
+        return
+    assert json.loads(json.dumps(distortion.to_record())) == distortion.to_record()
+    renderer = Renderer(CLIPS[:1, :, :3, :9, :11], distortion)
+    assert renderer.render(torch.ones_like(renderer.zeros())).shape == (1, 3, 3, 9, 11)
+
+
+@pytest.mark.skipif(TYPES_ARE_CHECKED, reason="NumPy's numbers are no floats for the checker of types")
+@pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5)])
+def test_a_numpy_number_is_a_number(value: float) -> None:
+    assert json.dumps(as_distortion("gaussian_noise", std=value).settings()) == '{"std": 0.5}'
 
 
 def test_settings_may_come_beside_a_name_and_win_over_a_description() -> None:
@@ -298,28 +343,66 @@ def test_a_users_module_is_a_distortion_and_its_weights_are_found() -> None:
     assert not out.requires_grad
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda clips, strength, noise: clips[:, :1],
-        lambda clips, strength, noise: clips / 0 * 0,
-    ],
-    ids=["shape", "nan"],
-)
-def test_a_users_function_with_a_bad_result_is_named(function: object) -> None:
-    renderer = Renderer(CLIPS, as_distortion(function), GRID)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="Rendering FunctionDistortion: expected numbers of shape"):
-        renderer.render(torch.ones_like(renderer.zeros()))
+def broken(clips: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
+    raise RuntimeError("no rain today")
+
+
+BAD_RESULTS = {
+    "None": (lambda clips, *_: None, r"got None \(is a return missing\?\)"),
+    "numpy": (lambda clips, *_: clips.numpy(), "got an object of type ndarray"),
+    "tuple": (lambda clips, *_: (clips, clips), "got an object of type tuple"),
+    "shape": (lambda clips, *_: clips[:, :1], r"shape \(1, 3, 6, 28, 36\) .*got .*shape \(1, 1, 6, 28, 36\)"),
+    "axes": (lambda clips, *_: clips.mean(), r"got a float32 tensor of shape \(\)"),
+    "bytes": (lambda clips, *_: (clips * 255).to(torch.uint8), "got a uint8 tensor"),
+    "booleans": (lambda clips, *_: clips > 0.5, "got a bool tensor"),
+    "complex": (lambda clips, *_: clips * 1j, "got a complex64 tensor"),
+    "NaN": (lambda clips, *_: clips / 0 * 0, r"got .* with 18144 NaN"),
+    "0 to 255": (
+        lambda clips, *_: clips * 255,
+        r"expected values in \[0, 1\], got values in .* Divide 8-bit values by",
+    ),
+    "raises": (
+        broken,
+        "raised while distorting clips of shape .*: RuntimeError: no rain today",
+    ),
+    "arguments": (lambda clips: clips, "raised while distorting clips .*TypeError"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_RESULTS)
+def test_a_users_function_with_a_bad_result_is_named_before_a_query_is_spent(kind: str) -> None:
+    function, message = BAD_RESULTS[kind]
+    with pytest.raises(DistortionError, match=rf"The distortion test_distortions\.(broken|<lambda>).*{message}"):
+        Renderer(CLIPS, as_distortion(function), GRID)
+
+
+def test_another_precision_is_converted() -> None:
+    renderer = Renderer(CLIPS, as_distortion(lambda clips, strength, noise: clips.double() * (1 - strength)), GRID)
+    assert renderer.render(torch.ones_like(renderer.zeros())).dtype == torch.float32
 
 
 class Forgetful(Distortion):
+    def __init__(self, state: object) -> None:
+        super().__init__()
+        self.state = state
+
     def prepare(self, clips: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        return {"mean": clips.mean()}
+        return self.state(clips)  # type: ignore[operator,no-any-return]
 
 
-def test_a_state_without_a_row_per_clip_is_named() -> None:
-    with pytest.raises(ValueError, match="'mean' of shape"):
-        Renderer(CLIPS, Forgetful())
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (lambda clips: {"mean": clips.mean()}, r"'mean', a float32 tensor of shape \(\)"),
+        (lambda clips: {"mean": clips[:1]}, r"'mean', a float32 tensor of shape \(1, 3, 6, 28, 36\)"),
+        (lambda clips: {"mean": 0.5}, "'mean', an object of type float"),
+        (lambda clips: None, "got None"),
+        (lambda clips: clips.nothing, "raised while preparing clips .*AttributeError"),
+    ],
+)
+def test_a_state_without_a_row_per_clip_is_named(state: object, message: str) -> None:
+    with pytest.raises(DistortionError, match=rf"The distortion Forgetful.*{message}"):
+        Renderer(CLIPS, Forgetful(state))
 
 
 @pytest.mark.parametrize("epsilon", [12.75 / 255, 10 / 255, 1 / 255, 8.0 / 255, 0.03])
@@ -337,12 +420,6 @@ def test_sign_noise_uses_the_whole_ball(kind: type[distortions.SignNoise]) -> No
     renderer = Renderer(torch.full((1, 3, 2, 16, 16), 0.5), kind())
     steps = (change(renderer, renderer.zeros() + 1) * 255).round()
     assert set(steps.unique().tolist()) == {-12.0, 12.0}
-
-
-@pytest.mark.parametrize("height", [0.5, 1.5])
-def test_bands_are_whole_lines(height: float) -> None:
-    with pytest.raises(ValueError, match="whole number of lines"):
-        distortions.SignBands(height=height)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("coherence", ["static", "free"])

@@ -23,6 +23,10 @@ class ClipError(VidmarlError, ValueError):
     """A clip, or the file it comes from, cannot be used as it is."""
 
 
+class DistortionError(VidmarlError, ValueError):
+    """A distortion raised, or gave something else than finite clips."""
+
+
 class DataError(VidmarlError, FileNotFoundError):
     """A data file or folder that was asked for is not there."""
 

@@ -228,7 +228,7 @@ def _renderer(who: str, distortion: Distortion, clips: Tensor) -> Renderer:
     try:
         return Renderer(clips, distortion, TubeletGrid(2, 8, 8), coherence="free")
     except Exception as error:
-        raise _raised(who, "prepare takes clips of any size", clips, error) from error
+        raise _raised(who, "it takes and gives finite clips of any size", clips, error) from error
 
 
 def _render(who: str, renderer: Renderer, strength: float) -> Tensor:

@@ -25,14 +25,14 @@ class Brightness(Distortion):
     """Lighter, or with a negative strength darker.
 
     Args:
-        shift: at strength 1, in [0, 1] pixels.
+        shift: at strength 1, in [0, 1] pixels; at least 1/255, one 8-bit level.
     """
 
     signed = True
 
     def __init__(self, shift: float = 0.2) -> None:
         super().__init__()
-        bounded(self, shift=(shift, 0, 1))
+        bounded(self, shift=(shift, 1 / 255, 1))
         self.shift = shift
 
     def prepare(self, clips: Tensor, noise: Tensor) -> State:

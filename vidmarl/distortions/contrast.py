@@ -31,14 +31,14 @@ class Contrast(Distortion):
     nothing flickers.
 
     Args:
-        gain: change of the contrast at strength 1, as a fraction in (0, 1].
+        gain: change of the contrast at strength 1, as a fraction in [0.01, 1].
     """
 
     signed = True
 
     def __init__(self, gain: float = 0.6) -> None:
         super().__init__()
-        bounded(self, gain=(gain, 0, 1))
+        bounded(self, gain=(gain, 0.01, 1))
         self.gain = gain
 
     def prepare(self, clips: Tensor, noise: Tensor) -> State:

@@ -34,12 +34,12 @@ class DeadPixels(Distortion):
     """Dead pixels; the same ones in every frame where the noise is held still.
 
     Args:
-        rate: fraction of the pixels that are dead at strength 1, in (0, 1].
+        rate: fraction of the pixels that are dead at strength 1, in [1e-6, 1].
     """
 
     def __init__(self, rate: float = 0.03) -> None:
         super().__init__()
-        bounded(self, rate=(rate, 0, 1))
+        bounded(self, rate=(rate, 1e-6, 1))
         self.rate = rate
 
     def prepare(self, clips: Tensor, noise: Tensor) -> State:

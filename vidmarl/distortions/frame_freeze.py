@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -31,12 +29,12 @@ class FrameFreeze(Distortion):
     is.
 
     Args:
-        hold: frames, at least 1.
+        hold: frames, 1 to 10,000.
     """
 
     def __init__(self, hold: int = 4) -> None:
         super().__init__()
-        bounded(self, hold=(hold, 0, math.inf))
+        bounded(self, hold=(hold, 1, 10_000))
         self.hold = hold
 
     def prepare(self, clips: Tensor, noise: Tensor) -> State:

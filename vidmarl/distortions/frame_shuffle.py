@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int64
@@ -51,12 +49,12 @@ class FrameShuffle(Distortion):
     drawn once per clip.
 
     Args:
-        reach: frames per window within which they change places, at least 2.
+        reach: frames per window within which they change places, 2 to 10,000.
     """
 
     def __init__(self, reach: int = 4) -> None:
         super().__init__()
-        bounded(self, reach=(reach, 1, math.inf))
+        bounded(self, reach=(reach, 2, 10_000))
         self.reach = reach
 
     def prepare(self, clips: Tensor, noise: Tensor) -> State:

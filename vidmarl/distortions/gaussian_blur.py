@@ -47,12 +47,12 @@ class GaussianBlur(Ladder):
     """Gaussian blur whose sigma grows with the strength.
 
     Args:
-        sigma: standard deviation of the Gaussian at strength 1, in px.
+        sigma: standard deviation of the Gaussian at strength 1, in px, 0.01 to 256.
     """
 
     def __init__(self, sigma: float = 2.0) -> None:
         super().__init__()
-        bounded(self, sigma=(sigma, 0, math.inf))
+        bounded(self, sigma=(sigma, 0.01, 256))
         self.sigma = sigma
 
     def at(self, strength: float, clips: Tensor, noise: Tensor) -> Tensor:

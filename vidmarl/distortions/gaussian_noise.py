@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,14 +29,14 @@ class GaussianNoise(Distortion):
     """Gaussian noise; a negative strength is the same pattern negated.
 
     Args:
-        std: standard deviation at strength 1, in [0, 1] pixels.
+        std: standard deviation at strength 1, in [0, 1] pixels; 1/255, one 8-bit level, to 10.
     """
 
     signed = True
 
     def __init__(self, std: float = 0.1) -> None:
         super().__init__()
-        bounded(self, std=(std, 0, math.inf))
+        bounded(self, std=(std, 1 / 255, 10))
         self.std = std
 
     def forward(self, clips: Tensor, strength: Tensor, state: State) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -53,13 +51,13 @@ class Glare(Distortion):
     noise does.
 
     Args:
-        peak: share of white at the lamp at strength 1, in (0, 1].
-        radius: distance from the lamp at which half of the light is left, px.
+        peak: share of white at the lamp at strength 1, in [0.01, 1].
+        radius: distance from the lamp at which half of the light is left, px, 0.01 to 100,000.
     """
 
     def __init__(self, peak: float = 0.9, radius: float = 32.0) -> None:
         super().__init__()
-        bounded(self, peak=(peak, 0, 1), radius=(radius, 0, math.inf))
+        bounded(self, peak=(peak, 0.01, 1), radius=(radius, 0.01, 100_000))
         self.peak = peak
         self.radius = radius
 

@@ -50,7 +50,7 @@ class JPEG(Ladder):
 
     def __init__(self, quality: int = 10) -> None:
         super().__init__()
-        bounded(self, quality=(quality, 0, 99))
+        bounded(self, quality=(quality, 1, 99))
         self.quality = quality
 
     def at(self, strength: float, clips: Tensor, noise: Tensor) -> Tensor:

@@ -53,14 +53,14 @@ class MotionBlur(Ladder):
     """Motion blur whose length grows with the strength.
 
     Args:
-        length: of the smear at strength 1, px.
-        angle: its direction, degrees counter-clockwise from the right; None draws one for each
-            clip.
+        length: of the smear at strength 1, px, 0.01 to 256.
+        angle: its direction, degrees counter-clockwise from the right, -360 to 360; None
+            draws one for each clip.
     """
 
     def __init__(self, length: float = 13.0, angle: float | None = None) -> None:
         super().__init__()
-        bounded(self, length=(length, 0, math.inf), angle=(angle or 0, -math.inf, math.inf))
+        bounded(self, length=(length, 0.01, 256), angle=(angle, -360, 360))
         self.length = length
         self.angle = angle
 

@@ -3,8 +3,6 @@ shutter's pictures."""
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -23,15 +21,13 @@ class SignBands(SignNoise):
 
     Args:
         epsilon: see `SignNoise`.
-        height: lines in a band, at least 1.
+        height: lines in a band, 1 to 10,000.
     """
 
     def __init__(self, epsilon: float = 12.75 / 255, height: int = 2) -> None:
         super().__init__(epsilon)
-        bounded(self, height=(height, 0, math.inf))
-        if not float(height).is_integer():
-            raise ValueError(f"SignBands: height must be a whole number of lines, got {height!r}.")
-        self.height = int(height)
+        bounded(self, height=(height, 1, 10_000))
+        self.height = height
 
     def prepare(self, clips: Tensor, noise: Tensor) -> State:
         """One value of the noise for every band: that of its first line's first pixel."""

@@ -49,11 +49,7 @@ class SignNoise(Distortion):
 
     def __init__(self, epsilon: float = 12.75 / 255) -> None:
         super().__init__()
-        bounded(self, epsilon=(epsilon, 0, 1))
-        if whole_levels(epsilon) == 0:
-            raise ValueError(
-                f"{type(self).__name__}: epsilon must be at least 1/255, one 8-bit level, got {epsilon!r}."
-            )
+        bounded(self, epsilon=(epsilon, 1 / 255, 1))
         self.epsilon = epsilon
 
     def forward(self, clips: Tensor, strength: Tensor, state: State) -> Tensor:

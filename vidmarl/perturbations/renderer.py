@@ -13,7 +13,7 @@ from einops import repeat
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vidmarl.distortions.base import Distortion, State
+from vidmarl.distortions.base import Distortion, State, check_range, distorted, prepared
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.perturbations.noise import Coherence, clip_seeds, draw_noise
 
@@ -42,6 +42,9 @@ class Renderer:
         seed: of the distortion's randomness, which also depends on each clip's content.
         search_cell: the width and height of a search cell in tubelets: what a search works with,
             before the clean-up goes down to tubelets.
+
+    Raises:
+        DistortionError: the distortion raises, or gives no clips; it is tried once.
 
     Attributes:
         clips: float32[b 3 t h w], 8-bit values.
@@ -73,17 +76,12 @@ class Renderer:
         self.min_strength = -1.0 if distortion.signed else 0.0
         self.seeds = clip_seeds(self.clips, seed)
         self._state = self._prepare(self.clips, self.seeds)
+        first = slice(0, 1)
+        check_range(distortion, self._distort(first, torch.ones_like(self.clips[first, :1])))  # before a query is spent
 
     def _prepare(self, clips: Tensor, seeds: list[int]) -> State:
         with torch.autocast(clips.device.type, enabled=False):  # pixels keep their precision in a half-precision run
-            state = self.distortion.prepare(clips, draw_noise(clips, self.coherence, seeds))
-        for key, value in state.items():
-            if value.ndim < 1 or len(value) != len(clips):
-                raise ValueError(
-                    f"Preparing {type(self.distortion).__name__} for {len(clips)} clips: expected every tensor of its"
-                    f" state to have the clips on axis 0, got {key!r} of shape {tuple(value.shape)}."
-                )
-        return state
+            return prepared(self.distortion, clips, draw_noise(clips, self.coherence, seeds))
 
     def replace(self, rows: Int64[Tensor, " n"], clips: Float[Tensor, "n 3 t h w"], seed: int) -> None:
         """Puts other clips of the same shape in the place of `rows`."""
@@ -139,15 +137,14 @@ class Renderer:
             rows: the clip of each map; a clip may stand there several times.
 
         Raises:
-            ValueError: a strength lies outside [min_strength, 1], or the distortion gave another
-                shape or NaN.
+            ValueError: a strength lies outside [min_strength, 1].
+            DistortionError: the distortion raised, or gave no clips.
         """
-        name = type(self.distortion).__name__
         strength = self.upsample(strength)
         low, high = strength.aminmax()
         if not (low >= self.min_strength and high <= 1):  # also catches NaN
             raise ValueError(
-                f"Rendering {name}: expected strengths in [{self.min_strength:g}, 1], got values in"
+                f"Rendering {self.distortion.title}: expected strengths in [{self.min_strength:g}, 1], got values in"
                 f" [{low:.3g}, {high:.3g}]."
             )
         rows = torch.arange(len(strength), device=self.clips.device) if rows is None else rows
@@ -159,15 +156,18 @@ class Renderer:
         for part, cells, target in zip(parts, strength.chunk(len(parts)), out.chunk(len(parts)), strict=True):
             clips = self.clips[part]
             per_pixel = self.grid.expand(cells.to(clips), *clips.shape[-3:])
-            with torch.autocast(clips.device.type, enabled=False):
-                distorted = self.distortion(clips, per_pixel, {k: _take(v, part) for k, v in self._state.items()})
-            if distorted.shape != clips.shape or distorted.sum().isnan():
-                raise ValueError(
-                    f"Rendering {name}: expected numbers of shape {tuple(clips.shape)}, got shape"
-                    f" {tuple(distorted.shape)} with {int(distorted.isnan().sum())} NaN."
-                )
-            to_8bit(torch.where(per_pixel == 0, clips, distorted, out=target), out=target)
+            changed = self._distort(part, per_pixel)
+            to_8bit(torch.where(per_pixel == 0, clips, changed, out=target), out=target)
         return out
+
+    @torch.no_grad()
+    def _distort(
+        self, rows: slice | Int64[Tensor, " n"], strength: Float[Tensor, "n 1 t h w"]
+    ) -> Float[Tensor, "n 3 t h w"]:
+        """What the distortion makes of some clips, by the strength of every pixel."""
+        state = {key: _take(value, rows) for key, value in self._state.items()}
+        with torch.autocast(self.clips.device.type, enabled=False):
+            return distorted(self.distortion, self.clips[rows], strength, state)
 
 
 def _core(value: Tensor) -> Tensor:
