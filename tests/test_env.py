@@ -344,7 +344,7 @@ def test_the_rewards_of_an_episode_sum_to_what_was_saved_less_its_queries() -> N
     weights = Reward(margin=0, size=0.7, query=0.01)
     for distortion, fools in (("brightness", True), (FAINT, False)):
         env, _ = environment(distortion, budget=30, reward=weights)
-        full = env.session.full_l2()
+        full = env.session.full_l2
         td, policy, total = env.reset(), team(), torch.zeros(3)
         while not td["done"].all():
             out = env.step(policy(td))

@@ -45,7 +45,7 @@ def same(one: AttackResult, other: AttackResult) -> None:
     """Every field is equal, bit for bit, NaN included."""
     for field in dataclasses.fields(AttackResult):
         a, b = getattr(one, field.name), getattr(other, field.name)
-        if field.name == "settings":
+        if field.name in ("settings", "missing"):
             assert a == b
         elif field.name == "history":
             assert a.keys() == b.keys()
@@ -123,6 +123,7 @@ class TestSavingAndLoading:
         made = AttackResult(
             success=torch.rand(b, generator=random) > 0.5,
             skipped=torch.zeros(b, dtype=torch.bool),
+            finished=torch.rand(b, generator=random) > 0.5,
             queries=torch.full((b,), q),
             clean=clips[0],
             adversarial=clips[1],
@@ -133,6 +134,7 @@ class TestSavingAndLoading:
             full_l2=torch.rand(b, generator=random),
             history={"margin": history, "l2": history.abs(), "score": -history},
             settings={"labels": ["é", "<script>"], "nested": {"list": [1, 2.5, None, True]}},
+            missing=seed % 3,
         )
         same(AttackResult.load(made.save(tmp_path_factory.mktemp("any") / "r")), made)
 
@@ -218,7 +220,7 @@ class TestSavingAndLoading:
     @pytest.mark.parametrize(
         ("change", "says"),
         [
-            ({"format": 99}, "expected format 2, got 99"),
+            ({"format": 99}, "expected format 3, got 99"),
             ({"format": None}, "another version"),
             ({"settings": "DELETE"}, "not those of a result"),
         ],

@@ -223,7 +223,7 @@ def test_l2_does_not_depend_on_the_batch(clips: Tensor) -> None:
 
 def test_full_l2_costs_nothing(clips: Tensor) -> None:
     session = open_session(clips)
-    size = session.full_l2()
+    size = session.full_l2
     assert session.queries.tolist() == [1, 1, 1, 1]
     assert torch.equal(size, session.query(*everywhere(session, 1.0, [0, 1, 2, 3])).l2)
 

@@ -108,7 +108,7 @@ class Episodes:
                 "clean_margin": session.goal.margin(clean, rows),
                 "clean_label": label,
                 "clean_runner_up": runner_up,
-                "full_l2": session.full_l2(rows),
+                "full_l2": session.full_l2[rows],
                 "proposal_size": torch.full_like(rows, self.proposal_size),
                 "bound": clips.new_full((len(rows),), torch.inf),
                 "queries": self._queries(rows),

@@ -5,8 +5,11 @@ A new attack is a subclass that writes `search`, for one clip, as in a textbook.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, dataclass_transform
 
 import torch
@@ -101,9 +104,13 @@ class Attack(_Settings):
             if value is not None and value < least:
                 raise ValueError(f"{type(self).__name__}: {name} must be at least {least}, got {value}.")
 
-    @default_dtype(torch.float32)
     def __call__(self, victim: Victim, clips: Float[Tensor, "b 3 t h w"], goal: Goal | None = None) -> AttackResult:
         """Attacks every clip.
+
+        Nothing that was found is lost: whatever is raised while the attack runs carries it as
+        `error.result`, an `AttackResult` that is not `complete`, or None where nothing was found
+        yet. At Python's prompt and in a notebook, Ctrl-C (the stop button) gives that result back
+        with a warning instead of raising.
 
         Args:
             victim: who is attacked.
@@ -115,6 +122,57 @@ class Attack(_Settings):
             ValueError: the goal does not fit the clips or the victim.
             VictimError: the victim raised or gave unusable scores.
         """
+        parts: list[AttackResult] = []
+        try:
+            self._check(victim, clips, goal)
+            starts = range(0, len(clips), self.clips_at_once)
+            some = [slice(start, start + self.clips_at_once) for start in starts]
+            pairs = ((clips[rows], None if goal is None else goal[rows]) for rows in some)
+            for part in self.batches(victim, pairs, len(clips)):
+                parts.append(part)
+            return AttackResult.cat(parts)
+        except BaseException as error:
+            if isinstance(of_batch := getattr(error, "result", None), AttackResult):
+                parts.append(of_batch)
+            result = None
+            if parts:
+                result = AttackResult.cat(parts)
+                result = dataclasses.replace(result, missing=len(clips) - len(result))
+            _hand_over(error, result)
+            if result is not None and isinstance(error, KeyboardInterrupt) and _called_at_a_prompt():
+                warnings.warn(f"Interrupted: this is what has been found so far, {result!r}.", stacklevel=2)
+                return result
+            raise
+
+    def batches(
+        self,
+        victim: Victim,
+        pairs: Iterable[tuple[Float[Tensor, "b 3 t h w"], Goal | None]],
+        total: int | None = None,
+    ) -> Iterator[AttackResult]:
+        """Attacks batches of clips one after the other, each when its result is asked for, with one
+        progress bar: for clips that come and results that go as a stream.
+
+        Args:
+            victim: who is attacked.
+            pairs: the clips of a batch, attacked side by side, and their goal, see `__call__`.
+            total: how many clips there are in all, for the progress bar; None: nobody knows.
+
+        Yields:
+            The result of each batch.
+
+        Raises:
+            ClipError, ValueError, VictimError: see `__call__`. What is raised while a batch is
+                attacked carries the result of that batch as `error.result`.
+        """
+        queries = None if total is None else total * self.budget
+        with tqdm(total=queries, unit="query", desc=type(self).__name__, disable=not self.progress) as bar:
+            for clips, goal in pairs:
+                self._check(victim, clips, goal)
+                yield self._attack_batch(victim, clips, goal, bar.update)
+
+    def _check(self, victim: Victim, clips: Tensor, goal: Goal | None) -> None:
+        """Raises an error unless the clips and the goal can be attacked."""
         if not isinstance(victim, Victim):
             raise TypeError(
                 f"Attacking: expected a vidmarl.Victim, got {type(victim).__name__}. Wrap it: Victim(model)."
@@ -122,21 +180,31 @@ class Attack(_Settings):
         validate_clips(clips, f"attacking with {type(self).__name__}")
         if goal is not None and goal.classes.numel() != len(clips):
             raise ValueError(f"Attacking {len(clips)} clips: the goal has {goal.classes.numel()} classes.")
-        parts = []
-        with tqdm(
-            total=len(clips) * self.budget, unit="query", desc=type(self).__name__, disable=not self.progress
-        ) as bar:
-            for rows in torch.arange(len(clips)).split(self.clips_at_once):
-                batch = clips[rows].to(victim.device or clips.device)  # candidates are made where they are looked at
-                session = self._open(victim, batch, None if goal is None else goal[rows])
-                bar.update(len(rows))
-                for asked in self.run(session):
-                    bar.update(len(asked))
-                    if self.max_queries_after_success is not None:
-                        session.finish_after_success(self.max_queries_after_success)
-                bar.update(int(session.query_budget.left.sum()))  # finished early: what was not needed
-                parts.append(AttackResult.from_session(session, self.params()))
-        return AttackResult.cat(parts)
+
+    @default_dtype(torch.float32)
+    def _attack_batch(
+        self, victim: Victim, clips: Tensor, goal: Goal | None, spent: Callable[[int], object]
+    ) -> AttackResult:
+        """Attacks clips side by side; `spent` is told of queries, and in the end of those not
+        needed."""
+        session = None
+        try:
+            session = self._open(victim, clips.to(victim.device or clips.device), goal)
+            spent(len(session))
+            for asked in self.run(session):
+                spent(len(asked))
+                if self.max_queries_after_success is not None:
+                    session.finish_after_success(self.max_queries_after_success)
+            session.finish(torch.arange(len(session)))
+            spent(int(session.query_budget.left.sum()))
+            return AttackResult.from_session(session, self.params())
+        except BaseException as error:
+            result = None
+            if session is not None:
+                with contextlib.suppress(Exception):  # a device that has failed gives nothing back
+                    result = AttackResult.from_session(session, self.params())
+            _hand_over(error, result)
+            raise
 
     def _open(self, victim: Victim, clips: Tensor, goal: Goal | None) -> Session:
         """The books of some clips; asks for their clean predictions."""
@@ -170,3 +238,20 @@ class Attack(_Settings):
         settings["distortion"] = as_distortion(self.distortion).to_record()
         settings["grid"] = list(dataclasses.astuple(as_grid(self.grid)))
         return {"attack": type(self).__name__, **settings}
+
+
+_FOUND = "What the attack had found by then is this exception's `result`, an AttackResult that is not complete."
+
+
+def _hand_over(error: BaseException, result: AttackResult | None) -> None:
+    """Lets an exception carry what had been found when it was raised."""
+    with contextlib.suppress(AttributeError):  # a class of the victim's may have no room for it
+        error.result = result  # type: ignore[attr-defined]
+        if result is not None and _FOUND not in getattr(error, "__notes__", ()):
+            error.add_note(_FOUND)
+
+
+def _called_at_a_prompt() -> bool:
+    """Whether `__call__` was called at Python's prompt or in a cell of a notebook, to which Ctrl-C
+    returns anyway; code of a library has to learn of Ctrl-C, even there."""
+    return hasattr(sys, "ps1") and sys._getframe(2).f_globals.get("__name__") == "__main__"

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from vidmarl import metrics
+from vidmarl.attacks.parts import find_parts
 from vidmarl.errors import CheckpointError
 from vidmarl.queries.session import Session
 from vidmarl.utils.files import new_directory, write_atomically
@@ -29,12 +30,16 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-FORMAT = 2
+FORMAT = 3
 """Version of the saved form; a change that older readers cannot read raises it."""
+_WHOLE_ONLY = 2
+"""The version before it, of results that are complete."""
 
 _TENSORS = "result.safetensors"
 _RECORD = "result.json"
 _CLIPS = ("clean", "adversarial")
+_OF_ALL = ("history", "settings", "missing")
+"""Fields that are no tensor with a row for each clip."""
 _HISTORY = "history."
 _SHOWN = 10
 """Clips in the table of a notebook."""
@@ -46,9 +51,13 @@ _SMALLEST_PANEL = 160
 class AttackResult:
     """An attack's outcome, clip by clip.
 
+    One that an exception has cut short holds what was found until then, see `complete`.
+
     Attributes:
         success: bool[b], the goal holds for `adversarial`, as a counted query has shown.
         skipped: bool[b], the goal held before the attack: not attacked, and no success.
+        finished: bool[b], the attack on the clip has come to its own end: the budget is spent, the
+            search over, or the clip skipped.
         queries: int64[b], clips sent to the victim, the clean prediction included.
         clean: float32[b 3 t h w] in [0, 1], 8-bit values: the clips as attacked.
         adversarial: float32[b 3 t h w] in [0, 1], 8-bit values: the smallest success; without one,
@@ -61,12 +70,15 @@ class AttackResult:
         full_l2: float32[b], norm of the full distortion, with which a failure counts.
         history: "score", "margin" and "l2" after each query, float32[b q], NaN beyond a clip's last
             query; column 0 is the clean prediction. A query is a success where its margin is below
-            0.
+            0. The score of a query that was never answered, because the victim raised, is NaN too.
         settings: attack, distortion, budget, grid, coherence, seed, victim, labels: plain data.
+        missing: clips that the attack was given and has not come to; they follow after the last
+            row.
     """
 
     success: Bool[Tensor, " b"]
     skipped: Bool[Tensor, " b"]
+    finished: Bool[Tensor, " b"]
     queries: Int64[Tensor, " b"]
     clean: Float[Tensor, "b 3 t h w"]
     adversarial: Float[Tensor, "b 3 t h w"]
@@ -77,14 +89,24 @@ class AttackResult:
     full_l2: Float[Tensor, " b"]
     history: dict[str, Float[Tensor, "b q"]]
     settings: dict[str, Any]
+    missing: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the attack has come to its end on every clip that it was given."""
+        return self.missing == 0 and bool(self.finished.all())
 
     @classmethod
     def from_session(cls, session: Session, settings: dict[str, Any]) -> AttackResult:
-        """The outcome of a session that has ended."""
+        """The outcome of a session, wherever it stands."""
+        session.settle()
         last = int(session.queries.max())
+        answer = session.history["score"].cpu().gather(1, session.queries[:, None] - 1).squeeze(1)
+        spent = (session.query_budget.left == 0) & ~answer.isnan()
         return cls(
             success=session.fooled.cpu(),
             skipped=session.skipped.cpu(),
+            finished=session.finished.cpu() | spent,
             queries=session.queries.clone(),
             clean=session.renderer.clips.cpu(),
             adversarial=session.best.cpu(),
@@ -92,7 +114,7 @@ class AttackResult:
             classes=session.goal.classes.cpu(),
             prediction=session.clean.argmax(1).cpu(),
             adversarial_prediction=session.best_prediction.cpu(),
-            full_l2=session.full_l2().cpu(),
+            full_l2=session.full_l2.cpu(),
             history={key: values[:, :last].cpu() for key, values in session.history.items()},
             settings=settings
             | {
@@ -104,7 +126,13 @@ class AttackResult:
 
     @classmethod
     def cat(cls, parts: list[AttackResult]) -> AttackResult:
-        """Puts the results of several batches of one attack together."""
+        """Puts the results of several batches of one attack together, in order.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if not parts:
+            raise ValueError("Putting results together: expected at least one, got none.")
         if len(parts) == 1:
             return parts[0]
         longest = max(part.history["margin"].shape[1] for part in parts)
@@ -112,11 +140,12 @@ class AttackResult:
         def pad(values: Tensor) -> Tensor:
             return torch.nn.functional.pad(values, (0, longest - values.shape[1]), value=torch.nan)
 
-        fields = [f.name for f in dataclasses.fields(cls) if f.name not in ("history", "settings")]
+        fields = [f.name for f in dataclasses.fields(cls) if f.name not in _OF_ALL]
         return cls(
             **{name: torch.cat([getattr(part, name) for part in parts]) for name in fields},
             history={key: torch.cat([pad(part.history[key]) for part in parts]) for key in parts[0].history},
             settings=parts[0].settings,
+            missing=sum(part.missing for part in parts),
         )
 
     def __len__(self) -> int:
@@ -126,13 +155,9 @@ class AttackResult:
         """The result of some of the clips; one index gives a result of one clip."""
         if isinstance(rows, int):
             rows = [range(len(self))[rows]]  # raises an IndexError beyond the clips, counts negative ones from the end
-        fields = {
-            f.name: getattr(self, f.name)[rows]
-            for f in dataclasses.fields(self)
-            if f.name not in ("history", "settings")
-        }
+        fields = {f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self) if f.name not in _OF_ALL}
         history = {key: values[rows] for key, values in self.history.items()}
-        return dataclasses.replace(self, **fields, history=history)
+        return dataclasses.replace(self, **fields, history=history, missing=0)
 
     def __repr__(self) -> str:
         attacked = len(self) - int(self.skipped.sum())
@@ -144,6 +169,8 @@ class AttackResult:
         if fooled.any():
             norms = metrics.l2(self.clean[fooled], self.adversarial[fooled])
             line += f", median L2 of the fooled {norms.quantile(0.5):.3g}"
+        if not self.complete:
+            line += f", incomplete: {int(self.finished.sum())} of {len(self) + self.missing} clips finished"
         return line + ")"
 
     def _repr_html_(self) -> str:
@@ -170,6 +197,8 @@ class AttackResult:
         goal = ["goal"] if self.settings.get("targeted") else []  # else the prediction itself, but for skipped clips
         said = table[["clip", "prediction", *goal, "outcome", "adversarial_prediction"]]
         said = said.rename(columns={"goal": "target", "adversarial_prediction": "now"})
+        if not self.complete:
+            said = said.assign(finished=table["finished"])
         numbers = [*metrics.SUCCESS_COLUMNS, *metrics.shown_metrics(table)]
         return said.assign(**{column.label: column.texts(table) for column in numbers})
 
@@ -190,9 +219,11 @@ class AttackResult:
                 `vidmarl.metrics.perturbation_metrics`.
 
         Returns:
-            See `vidmarl.metrics.clip_table`.
+            See `vidmarl.metrics.clip_table`; and "finished".
         """
-        return metrics.clip_table(self, slow=slow)
+        table = metrics.clip_table(self, slow=slow)
+        table.insert(table.columns.get_loc("skipped") + 1, "finished", self.finished.numpy())
+        return table
 
     def records(self) -> list[dict[str, Any]]:
         """The rows of `metrics` as plain data for JSON: no NumPy types, None for NaN and
@@ -232,7 +263,7 @@ class AttackResult:
         from safetensors.torch import save
 
         path = Path(path).absolute()
-        tensors = {name: value for name, value in vars(self).items() if name not in (*_CLIPS, "history", "settings")}
+        tensors = {name: value for name, value in vars(self).items() if name not in (*_CLIPS, *_OF_ALL)}
         tensors |= {name: (getattr(self, name) * 255).round().to(torch.uint8) for name in _CLIPS}
         tensors |= {_HISTORY + key: values for key, values in self.history.items()}
         with new_directory(path, overwrite or _is_result(path)) as folder:
@@ -258,6 +289,8 @@ class AttackResult:
             "vidmarl": __version__,
             "sha256": checksum,
             "settings": self.settings,
+            "complete": self.complete,
+            "missing": self.missing,
             "clips": self.records(),
         }
         try:
@@ -270,7 +303,8 @@ class AttackResult:
 
     @classmethod
     def load(cls, path: str | Path) -> AttackResult:
-        """Reads a result that `save` wrote.
+        """Reads a result that `save` or `vidmarl.attack_files` wrote, with all its clips; `SavedResult`
+        reads some.
 
         Raises:
             FileNotFoundError: there is no such folder.
@@ -282,13 +316,15 @@ class AttackResult:
         doing = f"Loading a result from {path}"
         if not path.exists():
             raise FileNotFoundError(f"{doing}: there is nothing of that name.")
+        if (parts := find_parts(path)) != [path]:
+            return cls.cat([cls.load(part) for part in parts])
         try:
             record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
             content = (path / _TENSORS).read_bytes()
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{doing}: expected a folder with {_RECORD} and {_TENSORS} ({error}).") from error
         version = record.get("format") if isinstance(record, dict) else None
-        if version != FORMAT:
+        if version not in (FORMAT, _WHOLE_ONLY):
             raise CheckpointError(
                 f"{doing}: expected format {FORMAT}, got {version!r}. It is of another version of vidmarl, or no saved"
                 " result."
@@ -301,7 +337,9 @@ class AttackResult:
                 key.removeprefix(_HISTORY): tensors.pop(key) for key in sorted(tensors) if key.startswith(_HISTORY)
             }
             tensors |= {name: tensors[name].float() / 255 for name in _CLIPS}
-            return cls(**tensors, history=history, settings=record["settings"])
+            if version == _WHOLE_ONLY:
+                tensors["finished"], record["missing"] = torch.ones_like(tensors["success"]), 0
+            return cls(**tensors, history=history, settings=record["settings"], missing=record["missing"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{doing}: its parts are not those of a result ({error}).") from error
 

@@ -2,13 +2,14 @@
 all.
 
 A file of safetensors: the history and the strength map as tensors (and the clips as bytes, where
-they are to be kept), the rest as JSON in its header. Clips are left out by default because a
-benchmark has thousands; all that the tables need is measured before.
+they are to be kept), the rest as JSON in its header, and a checksum over all of it. Clips are left
+out by default because a benchmark has thousands; all that the tables need is measured before.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -23,11 +24,12 @@ from vidmarl import metrics
 from vidmarl.attacks.result import AttackResult
 from vidmarl.errors import CheckpointError
 from vidmarl.utils.files import write_atomically
+from vidmarl.utils.fingerprints import fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file, and of the folder around it; a change that older readers cannot read raises
 it."""
 
@@ -89,34 +91,59 @@ def save_trials(
             "columns": columns,
             "measured": {key: value if math.isfinite(value) else str(value) for key, value in measured.items()},
         }
-        header = {"trial": json.dumps(record, ensure_ascii=False, allow_nan=False)}
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        header = {"trial": text, "sha256": _checksum(text, tensors)}
         write_atomically(path, save({key: value.contiguous() for key, value in tensors.items()}, header))
 
 
-def is_done(path: Path, wanted: Wanted = Wanted()) -> bool:
-    """Whether a trial is there with all that is wanted of it."""
+def is_done(path: Path, wanted: Wanted = Wanted(), *, strict: bool = False) -> bool:
+    """Whether a trial is there with all that is wanted of it.
+
+    Args:
+        path: of the file.
+        wanted: what it has to hold.
+        strict: refuse a damaged file, rather than take it for none, so that the trial is made
+            again.
+
+    Raises:
+        CheckpointError: with `strict`, the file is damaged, or no trial.
+    """
     if not path.exists():
         return False
     try:
         record, tensors = _read(path)
     except CheckpointError:
-        return False  # a damaged file is as good as none: the trial is made again
+        if strict:
+            raise
+        return False
     return record["slow_metrics"] >= wanted.slow_metrics and (not wanted.keep_clips or "adversarial" in tensors)
 
 
 def _read(path: Path, *names: str) -> tuple[dict[str, Any], dict[str, Tensor | None]]:
-    """The header of a trial, and its tensors: those of `names`, and None for the others."""
+    """The record of a trial, and its tensors: those of `names`, and None for the others.
+
+    Raises:
+        CheckpointError: the file is missing, is no trial, or is not as it was written.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            record = json.loads((file.metadata() or {})["trial"])
-            tensors = {key: file.get_tensor(key) if key in names else None for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        record = json.loads(metadata["trial"])
         if record["format"] != FORMAT:
             raise ValueError(f"expected format {FORMAT}, got {record['format']!r}")
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        if metadata["sha256"] != _checksum(metadata["trial"], tensors):
+            raise ValueError("its content is not that of its checksum")
+    except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"Reading the trial {path}: it is damaged, or no trial ({error}). Delete it.") from error
-    return record, tensors
+    return record, {key: value if key in names else None for key, value in tensors.items()}
+
+
+def _checksum(record: str, tensors: Mapping[str, Tensor]) -> str:
+    """A sha256 over all that a trial holds."""
+    return hashlib.sha256(f"{fingerprint(tensors)} {record}".encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -199,10 +226,12 @@ class Trials:
         return AttackResult(
             success=self.success[rows],
             skipped=self.skipped[rows],
+            finished=torch.ones(len(rows), dtype=torch.bool),
             queries=self.queries[rows],
             full_l2=self.full_l2[rows],
             history={key: values[rows] for key, values in self.history.items()},
             settings=self.settings,
+            missing=0,
             strength=torch.stack([t["strength"] for t in tensors]),
             **{name: torch.stack([t[name] for t in tensors]).float() / 255 for name in _CLIPS},
             **{name: torch.tensor([record["classes"][name] for record in records]) for name in _CLASSES},

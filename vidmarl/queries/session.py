@@ -4,6 +4,10 @@ The session records what every attack needs and none may record for itself: the 
 the goal, the best perturbation found, the history. Every candidate is rendered, clamped
 and rounded to 8 bits before the victim sees it, so a success is always the success of the clip as
 it is returned, seen by a query that was counted.
+
+The books hold wherever an exception or Ctrl-C ends the attack. A query is counted before the victim
+is asked, and has NaN in the history until it is answered; what an answer changes is written as a
+whole (`Session.settle`).
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import dataclasses
 import zlib
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -19,6 +24,9 @@ from vidmarl.perturbations.renderer import Renderer, to_8bit
 from vidmarl.queries.budget import QueryBudget
 from vidmarl.queries.goals import Goal, Misclassify
 from vidmarl.victims.victim import Victim
+
+FIRST_COLUMNS = 256
+"""Queries that a history has room for at first; it grows with those that are asked."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +80,11 @@ class Session:
             margin.
         best_margin: float[b], its margin.
         best_prediction: int64[b], what the victim says of it.
-        history: of each query, float[b budget] with NaN beyond the last: "score" (log-probability
-            of the goal's class), "margin", "l2" (both NaN for a probe, see `probe_clips`). Column 0
-            is the clean prediction.
+        full_l2: float[b], norm of the full distortion (strength 1 everywhere), the size that a
+            failure counts with.
+        history: of each query, float[b q] with NaN beyond the last: "score" (log-probability of the
+            goal's class), "margin", "l2" (both NaN for a probe, see `probe_clips`). Column 0 is the
+            clean prediction.
     """
 
     def __init__(
@@ -87,6 +97,7 @@ class Session:
         self.budget = budget
         self._seed = seed
         rows = torch.arange(b, device=renderer.clips.device)
+        self.full_l2 = self._full_l2(rows)  # before anything is asked: a distortion that fails costs no query
         self.clean = self.query_budget.query(renderer.clips, rows)
         self._own_goal = goal is None
         self.goal = Misclassify(self.clean.argmax(1).cpu()) if goal is None else goal
@@ -101,7 +112,8 @@ class Session:
         self.best_l2 = new(b)
         self.best_margin = new(b)
         self.best_prediction = new(b, dtype=torch.int64)
-        self.history = {key: new(b, budget) for key in ("score", "margin", "l2")}
+        self.history = {key: new(b, min(budget, FIRST_COLUMNS)) for key in ("score", "margin", "l2")}
+        self._due: list[tuple[Tensor, Tensor | tuple[Tensor, Tensor], Tensor]] = []
         self._generators: list[torch.Generator] = [torch.Generator() for _ in range(b)]
         self._begin(rows)
 
@@ -137,6 +149,7 @@ class Session:
         if not self._own_goal:
             raise ValueError("Renewing clips: the goal was given for the old clips; open a new session instead.")
         self.renderer.replace(rows, clips, seed)
+        self.full_l2[rows] = self._full_l2(rows)
         self.query_budget.reopen(rows)
         self.clean[rows] = self.query_budget.query(self.renderer.clips[rows], rows)
         self.goal.classes[rows.cpu()] = self.clean[rows].argmax(1).cpu()
@@ -170,11 +183,9 @@ class Session:
         spent = self.queries.to(self.first_success.device) - self.first_success
         self.finished |= (self.first_success > 0) & (spent >= queries)
 
-    def full_l2(self, rows: Int64[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
-        """Norm of the full distortion (strength 1 everywhere) of some clips (default: all), the
-        size that a failure counts with. Costs no query."""
-        rows = torch.arange(len(self), device=self.renderer.clips.device) if rows is None else rows
-        full = self.renderer.render(torch.ones_like(self.best_strength[rows]), rows)
+    def _full_l2(self, rows: Tensor) -> Tensor:
+        """The norm of the full distortion of some clips. Costs no query."""
+        full = self.renderer.render(self.renderer.zeros()[rows] + 1, rows)
         return _l2(full - self.renderer.clips[rows])
 
     def rand(self, rows: Int64[Tensor, " n"], *shape: int) -> Float[Tensor, "n ..."]:
@@ -229,14 +240,15 @@ class Session:
         """
         candidates = candidates.clamp(0, 1)
         response, column, score = self._answer(candidates, rows)
-        self.history["score"][rows, column + _turns(rows.cpu()).to(rows.device)] = score
+        self.history["score"][rows, column] = score
         return response
 
     def _answer(self, candidates: Tensor, rows: Tensor) -> tuple[Response, Tensor, Tensor]:
-        """Asks the victim: its response, each clip's first column in the history, and the score of
+        """Asks the victim: its response, the column of each query in the history, and the score of
         the goal's class."""
         on_cpu = rows.cpu()
-        column = self.query_budget.count[on_cpu].to(rows.device)
+        column = self.query_budget.count[on_cpu] + _turns(on_cpu)
+        self._make_room(int(column.max()) + 1)
         log_probs = self.query_budget.query(candidates, on_cpu)
         response = Response(
             margin=self.goal.margin(log_probs, rows),
@@ -245,7 +257,14 @@ class Session:
             log_probs=log_probs,
         )
         score = log_probs.gather(1, self.goal.classes.to(rows.device)[rows][:, None]).squeeze(1)
-        return response, column, score
+        return response, column.to(rows.device), score
+
+    def _make_room(self, columns: int) -> None:
+        """Lets the history have so many columns, within the budget."""
+        there = self.history["score"].shape[1]
+        if columns > there:
+            more = min(max(columns, 2 * there), self.budget) - there
+            self.history = {key: F.pad(values, (0, more), value=torch.nan) for key, values in self.history.items()}
 
     def _ask(self, candidates: Tensor, rows: Tensor, strength: Tensor) -> Response:
         """Asks about 8-bit candidates and books the answers."""
@@ -256,7 +275,7 @@ class Session:
             return response
         for this in range(int(turn.max()) + 1):  # a clip asked twice in one batch is booked twice, in order
             at = (turn == this).nonzero().flatten().to(rows.device)
-            self._book(rows[at], column[at] + this, score[at], response[at], candidates[at], strength[at])
+            self._book(rows[at], column[at], score[at], response[at], candidates[at], strength[at])
         return response
 
     def _book(
@@ -264,22 +283,32 @@ class Session:
     ) -> None:
         """Writes the history of one query of each of `rows` (no row twice) and keeps what is better
         than before."""
-        self.history["score"][rows, column] = score
-        self.history["margin"][rows, column] = response.margin
-        self.history["l2"][rows, column] = response.l2
         fooled = self.fooled[rows]
         smaller = response.success & (~fooled | (response.l2 <= self.best_l2[rows]))
         nearer = ~fooled & (response.margin < self.best_margin[rows])
         first = response.success & ~fooled
-        self.first_success[rows[first]] = column[first] + 1
         better = (smaller | nearer).nonzero().flatten()
         kept = rows[better]
-        self.fooled[kept] = fooled[better] | response.success[better]
-        self.best[kept] = candidates[better]
-        self.best_strength[kept] = strength[better]
-        self.best_l2[kept] = response.l2[better]
-        self.best_margin[kept] = response.margin[better]
-        self.best_prediction[kept] = response.log_probs[better].argmax(1)
+        self._due = [
+            (self.history["score"], (rows, column), score),
+            (self.history["margin"], (rows, column), response.margin),
+            (self.history["l2"], (rows, column), response.l2),
+            (self.first_success, rows[first], column[first] + 1),
+            (self.fooled, kept, fooled[better] | response.success[better]),
+            (self.best, kept, candidates[better]),
+            (self.best_strength, kept, strength[better]),
+            (self.best_l2, kept, response.l2[better]),
+            (self.best_margin, kept, response.margin[better]),
+            (self.best_prediction, kept, response.log_probs[better].argmax(1)),
+        ]
+        self.settle()
+
+    def settle(self) -> None:
+        """Writes what the last answer changes. Ctrl-C may come in the middle of it: then it is done
+        again, which changes nothing that was written."""
+        for values, at, new in self._due:
+            values[at] = new
+        self._due = []
 
 
 def _l2(delta: Float[Tensor, "n c t h w"]) -> Float[Tensor, " n"]:
