@@ -6,11 +6,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import shutil
 import signal
 import stat
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,8 +21,9 @@ import pytest
 import torch
 
 from vidmarl.data.encode import write_mp4
+from vidmarl.errors import CheckpointError
 from vidmarl.utils import files
-from vidmarl.utils.files import new_directory, readable, save_tensors, write_atomically
+from vidmarl.utils.files import load_tensors, new_directory, readable, save_tensors, write_atomically
 
 resource = pytest.importorskip("resource", reason="limits on the size of files are a matter of Unix")
 
@@ -305,3 +308,85 @@ def test_text_that_utf_8_cannot_hold_is_escaped_as_json_does(tmp_path: Path) -> 
     assert readable(name) == "clip \\xff é.mp4"
     record = write_atomically(tmp_path / "record.json", json.dumps({"file": name}, ensure_ascii=False))
     assert json.loads(record.read_text("utf-8")) == {"file": name}
+
+
+# --- files of tensors
+
+CONTENT = {"weights": torch.arange(1000) / 7, "one": torch.tensor(1), "name": "a name", "sizes": [1, (2, 3)]}
+
+
+def same(one: object, other: object) -> bool:
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    return (
+        torch.equal(one, other) if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) else one == other
+    )
+
+
+def test_tensors_come_back_as_they_were_saved(tmp_path: Path) -> None:
+    assert same(load_tensors(save_tensors(tmp_path / "file", CONTENT), "Loading"), CONTENT)
+    torch.save(CONTENT, tmp_path / "old", _use_new_zipfile_serialization=False)  # as torch wrote before 1.6
+    assert same(load_tensors(tmp_path / "old", "Loading"), CONTENT)
+
+
+def test_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path: Path) -> None:
+    whole = save_tensors(tmp_path / "file", CONTENT).read_bytes()
+    draw, refused = random.Random(0), 0
+    for bit in draw.sample(range(8 * len(whole)), 200):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "file").write_bytes(damaged)
+        try:
+            assert same(load_tensors(tmp_path / "file", "Loading"), CONTENT)
+        except CheckpointError:
+            refused += 1
+    assert refused > 50  # the rest is in the gaps between records and in what nothing reads
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 2000])
+def test_a_cut_file_is_an_error(tmp_path: Path, size: int) -> None:
+    whole = save_tensors(tmp_path / "file", CONTENT).read_bytes()
+    for content in (whole[:size], whole[size + 1 :]):
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(CheckpointError, match="it is damaged, or no file of"):
+            load_tensors(tmp_path / "file", "Loading")
+
+
+class Call:
+    """Calls a function when it is unpickled."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.function, self.arguments
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_would_be_executed_is_named_in_one_line(tmp_path: Path, zipped: bool) -> None:
+    bomb = {"weights": Call(os.system, f"touch {tmp_path / 'executed'}")}
+    torch.save(bomb, tmp_path / "bomb", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"^Loading: expected tensors and plain data in .*bomb, but") as caught:
+        load_tensors(tmp_path / "bomb", "Loading")
+    assert (
+        "it holds Python objects (posix.system), and nothing from a file is executed" in str(caught.value)
+    ) == zipped
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["bomb"]
+
+
+def test_a_file_that_would_grow_when_it_is_read_is_refused(tmp_path: Path) -> None:
+    torch.save({"zeros": torch.zeros(10**6)}, tmp_path / "whole")
+    with zipfile.ZipFile(tmp_path / "whole") as whole, zipfile.ZipFile(tmp_path / "bomb", "w") as bomb:
+        for record in whole.infolist():
+            bomb.writestr(record.filename, whole.read(record), zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_tensors(tmp_path / "bomb", "Loading")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("fifo", "nothing", "."):
+        with pytest.raises(FileNotFoundError, match="Loading: there is no file"):
+            load_tensors(tmp_path / name, "Loading")

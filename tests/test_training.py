@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from vidmarl.agents.checkpoint import fresh, list_agents, load_agents, save_agents
+from vidmarl.agents.networks import Agents
 from vidmarl.attacks.result import AttackResult
 from vidmarl.attacks.rl import RLAttack
 from vidmarl.errors import CheckpointError, UnknownNameError
@@ -266,20 +267,43 @@ def test_unusable_checkpoints_are_told_apart(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file"):
         load_agents(tmp_path / "none.ckpt")
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match=r"text\.ckpt, but it is damaged"):
         load_agents(tmp_path / "text.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match="no vidmarl agents"):
         load_agents(tmp_path / "other.ckpt")
     save_agents(tmp_path / "a.ckpt", module().agents)
     packed = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    for version in (3, 99):
+    for version in (4, 99):
         torch.save(packed | {"version": version}, tmp_path / "other_version.ckpt")
         with pytest.raises(CheckpointError, match=f"version {version}.*Train again"):
             load_agents(tmp_path / "other_version.ckpt")
-    torch.save(packed | {"config": packed["config"] | {"width": 9}}, tmp_path / "odd.ckpt")
-    with pytest.raises(CheckpointError, match="fit together"):
-        load_agents(tmp_path / "odd.ckpt")
+    trained, config, weights = packed["trained"], packed["config"], packed["state_dict"]
+    flipped = {name: -value if name.startswith("critic") else value for name, value in weights.items()}
+    for other, why in (
+        ({"config": config | {"width": 9}}, "size mismatch"),
+        ({"config": config | {"width": 10**12}}, "width must be a whole number from 1 to 4096"),
+        ({"config": config | {"depth": 10**6}}, "depth must be a whole number from 1 to 64"),
+        ({"config": 1}, "mapping"),
+        ({"trained": trained | {"training_queries": 0, "budget": 13}}, "its checksum is another"),
+        ({"trained": None}, "its checksum is another"),
+        ({"state_dict": flipped}, "its checksum is another"),
+        ({"state_dict": dict.fromkeys(weights, "text")}, "."),
+        ({"sha256": "0" * 64}, "its checksum is another"),
+    ):
+        torch.save(packed | other, tmp_path / "odd.ckpt")
+        with pytest.raises(CheckpointError, match=rf"odd.ckpt: its content does not fit together \((?s:.*){why}"):
+            load_agents(tmp_path / "odd.ckpt")
+    for odd in ({"grid": "x"}, {"search_cell": "x"}, {"proposal_size": None}):
+        save_agents(tmp_path / "odd.ckpt", Agents(module().agents.config, trained | odd))
+        with pytest.raises(CheckpointError, match="fit together"):
+            load_agents(tmp_path / "odd.ckpt")
+
+
+def test_loading_agents_draws_nothing_from_the_generator_of_the_caller():
+    before = torch.get_rng_state()
+    load_agents("gaussian_noise")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_predictions_are_saved_attacks(tmp_path):

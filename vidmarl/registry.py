@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from vidmarl.errors import SettingsError, UnknownNameError, nearest
+from vidmarl.errors import CheckpointError, SettingsError, UnknownNameError, nearest
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -90,6 +90,31 @@ class Registry(Generic[T]):
         raise SettingsError(
             f"{self._making()}: expected a subclass of {self.base.__name__}, its name, its class path{function} or"
             f" {{'class_path', 'init_args'}}, got {thing!r}."
+        )
+
+    def restore(self, record: Any, doing: str) -> T:
+        """The object that a record in a file stands for: one of the package's own. Whatever the
+        file says, nothing is imported or called that the package does not hold.
+
+        Args:
+            record: a name, or `{"class_path", "init_args"}`.
+            doing: opens the message of an error, and says which file.
+
+        Raises:
+            CheckpointError: it stands for something else, or its settings do not fit.
+        """
+        described = {"class_path": record} if isinstance(record, str) else record
+        try:
+            path, settings = read_description(described if isinstance(described, Mapping) else {}, doing)
+            package, _, name = path.rpartition(".")
+            own = self.find(name) if package.removeprefix(f"{self.package}.") in ("", *self.names()) else None
+            if own is not None and package in ("", own.__module__):
+                return own(**settings)  # type: ignore[no-any-return]
+        except (UnknownNameError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{doing}: the {self.kind} {record!r} cannot be made. {error}") from error
+        raise CheckpointError(
+            f"{doing}: the {self.kind} {path!r} is not one of vidmarl's own, and nothing that a file names is imported."
+            f" Name it yourself: {self.kind}={path!r}."
         )
 
     def find(self, name: str) -> Any:

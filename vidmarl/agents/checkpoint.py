@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -13,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vidmarl.errors import CheckpointError, UnknownNameError
-from vidmarl.utils.files import save_tensors
+from vidmarl.perturbations.grid import as_grid
+from vidmarl.utils.files import load_tensors, readable, save_tensors
+from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.utils.randomness import seeded
 
 if TYPE_CHECKING:
     from vidmarl.agents.networks import Agents
 
 FOLDER = Path(__file__).with_name("pretrained")
-FORMAT, VERSION = "vidmarl-agents", 4
+FORMAT, VERSION = "vidmarl-agents", 5
 ACTORS = ("spatial", "temporal")
 
 
@@ -45,7 +49,10 @@ def load_agents(thing: Agents | str | os.PathLike[str]) -> Agents:
     """
     from vidmarl.agents.networks import Agents
 
-    return thing if isinstance(thing, Agents) else _read(_find(thing))
+    if isinstance(thing, Agents):
+        return thing
+    path = _find(thing)
+    return unpack_agents(load_tensors(path, "Loading agents"), f"Loading agents from {readable(path)}")
 
 
 def save_agents(path: str | os.PathLike[str], agents: Agents) -> None:
@@ -54,14 +61,56 @@ def save_agents(path: str | os.PathLike[str], agents: Agents) -> None:
 
 
 def pack_agents(agents: Agents) -> dict[str, Any]:
-    """The agents and what they were trained for, as plain data and tensors."""
-    return {
+    """The agents and what they were trained for, as plain data and tensors, with a checksum of
+    these."""
+    packed = {
         "format": FORMAT,
         "version": VERSION,
         "config": dataclasses.asdict(agents.config),
         "trained": agents.trained,
         "state_dict": {key: value.detach().cpu() for key, value in agents.state_dict().items()},
     }
+    return packed | {"sha256": _checksum(packed)}
+
+
+def unpack_agents(content: Any, doing: str) -> Agents:
+    """The agents in what `pack_agents` has made, or in a training checkpoint that holds it.
+
+    Args:
+        content: what was read from a file.
+        doing: opens the message of an error, and says which file.
+
+    Raises:
+        CheckpointError: it holds something else, is of another version, or is damaged.
+    """
+    from vidmarl.agents.networks import Agents, AgentsConfig
+
+    packed = content.get("vidmarl", content) if isinstance(content, dict) else None
+    if not isinstance(packed, dict) or packed.get("format") != FORMAT:
+        raise CheckpointError(f"{doing}: it holds no vidmarl agents. Give a checkpoint of `vidmarl fit`.")
+    if packed.get("version") != VERSION:
+        raise CheckpointError(
+            f"{doing}: it is of format version {packed.get('version')}, this vidmarl reads version {VERSION}. Train"
+            " again, or use the vidmarl that wrote it."
+        )
+    try:
+        with torch.device("meta"):  # without memory, and without a draw of the caller's generator
+            agents = Agents(AgentsConfig(**packed["config"]), packed["trained"])
+        agents.load_state_dict(packed["state_dict"], assign=True)
+        if _checksum(packed) != packed["sha256"]:
+            raise ValueError("its checksum is another")
+        as_grid(agents.trained.get("grid") or 1)
+        if any(type(agents.trained.get(name, 1)) is not int for name in ("search_cell", "proposal_size")):
+            raise TypeError("search_cell and proposal_size must be whole numbers")
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{doing}: its content does not fit together ({error}).") from error
+    return agents
+
+
+def _checksum(packed: dict[str, Any]) -> str:
+    """A sha256 of agents and of what they were trained for, in hex."""
+    plain = json.dumps([packed["config"], packed["trained"]], sort_keys=True, default=repr)
+    return hashlib.sha256(f"{plain} {fingerprint(packed['state_dict'])}".encode()).hexdigest()
 
 
 def fresh(agents: Agents, seed: int = 0, only: Collection[str] = ACTORS) -> Agents:
@@ -102,31 +151,3 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
     if path.name not in list_agents():
         raise UnknownNameError("trained agents", path.name, list_agents())
     return FOLDER / f"{path.name}.pt"
-
-
-def _read(path: Path) -> Agents:
-    """The agents in a file of `save_agents` or a training checkpoint."""
-    from vidmarl.agents.networks import Agents, AgentsConfig
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"Loading agents from {path}: it cannot be read as a checkpoint of plain tensors ({error})."
-        ) from error
-    packed = content.get("vidmarl", content) if isinstance(content, dict) else {}
-    if packed.get("format") != FORMAT:
-        raise CheckpointError(
-            f"Loading agents from {path}: it holds no vidmarl agents. Give a checkpoint of `vidmarl fit`."
-        )
-    if packed.get("version") != VERSION:
-        raise CheckpointError(
-            f"Loading agents from {path}: it is of format version {packed.get('version')}, this vidmarl reads version"
-            f" {VERSION}. Train again, or use the vidmarl that wrote it."
-        )
-    try:
-        agents = Agents(AgentsConfig(**packed["config"]), packed["trained"])
-        agents.load_state_dict(packed["state_dict"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"Loading agents from {path}: its content does not fit together ({error}).") from error
-    return agents

@@ -35,6 +35,9 @@ class AgentsConfig:
         state: numbers that describe the episode as a whole.
         width: hidden channels.
         depth: residual blocks per trunk.
+
+    Raises:
+        ValueError: one of them is no whole number, below 1, or beyond all use.
     """
 
     features: int
@@ -42,6 +45,12 @@ class AgentsConfig:
     state: int
     width: int = 32
     depth: int = 2
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            most = 64 if name == "depth" else 4096  # what a file says must not take a machine's memory
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(f"AgentsConfig: {name} must be a whole number from 1 to {most}, got {value!r}.")
 
 
 class Residual(nn.Module):

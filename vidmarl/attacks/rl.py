@@ -19,6 +19,7 @@ from vidmarl.agents.propose import Propose
 from vidmarl.attacks.base import Attack, DistortionLike
 from vidmarl.attacks.search.minimize import minimize, refine
 from vidmarl.attacks.search.restarts import RESTART_SLACK
+from vidmarl.distortions import DISTORTIONS
 from vidmarl.perturbations.grid import GridLike, TubeletGrid, as_grid
 from vidmarl.perturbations.noise import Coherence
 from vidmarl.queries.clip import ClipView
@@ -46,7 +47,9 @@ class RLAttack(Attack):
     Args:
         agents: the trained team: the name of one that ships with vidmarl (`vidmarl.list_agents()`),
             the path of a training checkpoint or of a file of `vidmarl export`, or `Agents`.
-        distortion, grid, coherence: see `Attack`; None: what the agents were trained with.
+        distortion: see `Attack`; None: what the agents were trained with, if it is one of vidmarl's
+            own. Any other is to be given here: nothing that a file names is imported.
+        grid, coherence: see `Attack`; None: what the agents were trained with.
         search_cell: see `Attack`; None: what the agents were trained with. On another grid their
             cells keep their size in pixels, as nearly as the grid allows.
         fallback_after: a clip that is not fooled after so many queries is asked about at full
@@ -83,7 +86,10 @@ class RLAttack(Attack):
             self.search_cell = max(1, round(trained.get("search_cell", 1) * own.height / grid.height))
         self.coherence = self.coherence or trained.get("coherence", "static")
         if self.distortion is None:
-            self.distortion = trained.get("distortion", "gaussian_noise")
+            what = "its agents" if self._name is None else f"the agents {self._name!r}"
+            self.distortion = DISTORTIONS.restore(
+                trained.get("distortion", "gaussian_noise"), f"RLAttack, taking over what {what} were trained with"
+            )
         super().__post_init__()
         if self.fallback_after is not None and self.fallback_after < 1:
             raise ValueError(f"RLAttack: fallback_after must be at least 1, or None, got {self.fallback_after}.")

@@ -16,9 +16,12 @@ import itertools
 import os
 import secrets
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from vidmarl.errors import CheckpointError
 
 PathLike = str | os.PathLike[str]
 
@@ -61,13 +64,57 @@ def write_atomically(path: PathLike, content: bytes | str) -> Path:
 
 
 def save_tensors(path: PathLike, content: Mapping[str, Any]) -> Path:
-    """Writes tensors and plain data for `torch.load(path, weights_only=True)`, as
-    `write_atomically` does."""
+    """Writes tensors and plain data for `load_tensors`, as `write_atomically` does."""
     import torch
 
     buffer = io.BytesIO()  # straight to the file, torch would report a full disk as a fault of its own
     torch.save(content, buffer)
     return write_atomically(path, buffer.getvalue())
+
+
+def load_tensors(path: PathLike, doing: str) -> Any:
+    """What a file of `torch.save` holds, on the CPU. Nothing in it is executed, and its checksums
+    are verified, which torch itself does not do.
+
+    Args:
+        path: the file.
+        doing: opens the message of an error.
+
+    Raises:
+        FileNotFoundError: there is no file at the path.
+        CheckpointError: it is damaged, is no file of `torch.save`, or holds more than tensors and
+            plain data.
+    """
+    import torch
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{doing}: there is no file {readable(path)}.")
+    content = Path(path).read_bytes()
+    try:
+        if zipfile.is_zipfile(io.BytesIO(content)):  # else it is of before torch 1.6, and has no checksums
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                if archive.testzip() or sum(record.file_size for record in archive.infolist()) > len(content):
+                    raise zipfile.BadZipFile("a checksum or a length in it is wrong")
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # of many types: a damaged file can lead torch anywhere
+        objects = _objects_in(content)
+        why = (
+            f"it holds Python objects ({', '.join(objects)}), and nothing from a file is executed"
+            if objects
+            else f"it is damaged, or no file of torch.save ({type(error).__name__}). Copy it again, or give another one"
+        )
+        raise CheckpointError(f"{doing}: expected tensors and plain data in {readable(path)}, but {why}.") from error
+
+
+def _objects_in(content: bytes) -> list[str]:
+    """The classes and functions that a file of `torch.save` would execute; none if it cannot be
+    read."""
+    import torch
+
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content)))
+    except Exception:
+        return []
 
 
 @contextlib.contextmanager
