@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from vidmarl.errors import ClipError
 from vidmarl.registry import explain_settings
+
+if TYPE_CHECKING:
+    Size = tuple[int, int]  # what a spec has
+else:
+    Size = int | tuple[int, int]  # what it takes, in YAML and on the command line too
 
 ROUNDING = 0.01
 """Values so near to [0, 1] are taken for numbers that were not clamped, not for another range."""
@@ -39,7 +44,7 @@ class ClipSpec:
     """
 
     frames: int | None = 16
-    size: tuple[int, int] = (176, 176)
+    size: Size = (176, 176)
     short_side: int | None = None
     fit: Literal["crop", "letterbox", "squash"] = "crop"
     sampling: Literal["fps", "stride", "uniform"] = "uniform"
@@ -49,11 +54,13 @@ class ClipSpec:
     short: Literal["error", "hold", "loop"] = "error"
 
     def __post_init__(self) -> None:
-        sizes = (self.size, self.size) if isinstance(self.size, Real | str) else tuple(self.size)
-        object.__setattr__(self, "size", sizes)
-        if len(self.size) != 2:
-            raise ValueError(f"ClipSpec: size is a height and a width in px, or one number for both, got {self.size}.")
-        height, width = self.size
+        given: Any = self.size
+        sizes: tuple[int, ...] = (
+            tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given, given)
+        )
+        if len(sizes) != 2:
+            raise ValueError(f"ClipSpec: size is a height and a width in px, or one number for both, got {given!r}.")
+        height, width = sizes
         whole = {"frames": self.frames, "size": height, "short_side": self.short_side, "stride": self.stride}
         for name, value in (*whole.items(), ("size", width), ("fps", self.fps)):
             if value is None and name in ("frames", "short_side"):
@@ -61,6 +68,7 @@ class ClipSpec:
             if not isinstance(value, Integral if name in whole else Real) or not value > 0:
                 kind = "whole number" if name in whole else "number"
                 raise ValueError(f"ClipSpec: {name} must be a {kind} above 0, got {getattr(self, name)!r}.")
+        object.__setattr__(self, "size", sizes)
         for name, allowed in (
             ("fit", ("crop", "letterbox", "squash")),
             ("sampling", ("fps", "stride", "uniform")),
