@@ -244,8 +244,8 @@ def _make_attack(attack: str | dict[str, Any], agents: str | None, **settings: A
         if name not in list_agents():
             raise ValueError(
                 f"--attack rl needs trained agents, and none ship for the distortion {settings['distortion']!r}, only"
-                f" for {', '.join(list_agents())}. Give others (--agents NAME or FILE), or an attack that learns nothing,"
-                " such as --attack grow_and_reduce."
+                f" for {', '.join(list_agents())}. Give others (--agents NAME or FILE), or an attack that learns"
+                " nothing, such as --attack grow_and_reduce."
             )
         settings["agents"] = name
     return ATTACKS.make(kind, **settings)
