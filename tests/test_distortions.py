@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from vidmarl import distortions
+import vidmarl
+from vidmarl import cli, distortions
+from vidmarl.data import write_lossless
 from vidmarl.distortions import as_distortion, list_distortions
 from vidmarl.distortions.base import Distortion, FunctionDistortion
 from vidmarl.distortions.frame_freeze import frame_freeze
@@ -554,3 +557,24 @@ def test_heavy_libraries_stay_out_until_a_distortion_needs_them() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.thorough
+def test_a_function_in_the_working_folder_is_a_distortion_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rain.py").write_text("def rain(clips, strength, noise):\n    return clips + 0.5 * strength\n")
+    write_lossless(tmp_path / "clip.webm", CLIPS[0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = ["attack", "clip.webm", "--victim", "test_distortions.Grey", "--distortion", "rain.rain", "--budget", "4"]
+    cli.main([*asked, "--attack", "random_cells", "--out", "out", "--no-progress"])
+    assert vidmarl.AttackResult.load("out/result").settings["distortion"]["init_args"]["function"] == "rain.rain"
+    with pytest.raises(SystemExit):
+        cli.main([*asked, "--out", "other", "--no-progress"])
+    assert "needs trained agents, and none ship for the distortion 'rain.rain'" in capsys.readouterr().err
+
+
+class Grey(vidmarl.Victim):
+    def __init__(self, device: object = None) -> None:
+        super().__init__(lambda clips: clips.mean((2, 3, 4)), spec=vidmarl.ClipSpec(frames=6, size=(28, 36)))
