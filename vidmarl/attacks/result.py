@@ -303,8 +303,7 @@ class AttackResult:
 
     @classmethod
     def load(cls, path: str | Path) -> AttackResult:
-        """Reads a result that `save` or `vidmarl.attack_files` wrote, with all its clips; `SavedResult`
-        reads some.
+        """Reads a result that `save` or `vidmarl.attack_files` wrote, with all its clips.
 
         Raises:
             FileNotFoundError: there is no such folder.

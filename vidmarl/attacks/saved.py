@@ -1,0 +1,118 @@
+"""A saved result that is read as it is needed, because its clips may be more than the memory
+holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from vidmarl import metrics
+from vidmarl.attacks.parts import RECORD, find_parts
+from vidmarl.attacks.result import AttackResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SavedResult:
+    """A saved result whose clips stay on the disk until they are asked for.
+
+    `saved[3]`, `saved[10:20]` and `saved[[0, 7]]` read the clips of some rows, `saved[:]` of all,
+    as an `AttackResult`. Everything else is in the memory: this is a `vidmarl.metrics.Outcome`, as
+    figures and reports take it.
+
+    Attributes:
+        path: the folder.
+        success, skipped, finished, queries, strength, classes, prediction, adversarial_prediction,
+            full_l2, history, settings: as in `AttackResult`.
+        rows: the rows of `AttackResult.records`.
+        parts: the folders of the parts, and how many clips each of them has.
+    """
+
+    path: Path
+    success: Bool[Tensor, " b"]
+    skipped: Bool[Tensor, " b"]
+    finished: Bool[Tensor, " b"]
+    queries: Int64[Tensor, " b"]
+    strength: Float[Tensor, "b gt gh gw"]
+    classes: Int64[Tensor, " b"]
+    prediction: Int64[Tensor, " b"]
+    adversarial_prediction: Int64[Tensor, " b"]
+    full_l2: Float[Tensor, " b"]
+    history: dict[str, Float[Tensor, "b q"]]
+    settings: dict[str, Any]
+    rows: list[dict[str, Any]] = dataclasses.field(repr=False)
+    parts: list[tuple[Path, int]] = dataclasses.field(repr=False)
+
+    @classmethod
+    def open(cls, path: str | Path) -> SavedResult:
+        """Opens what `AttackResult.save` or `vidmarl.attack_files` has written.
+
+        Raises:
+            FileNotFoundError, CheckpointError: see `AttackResult.load`.
+        """
+        path = Path(path)
+        without_clips, rows, parts = [], [], []
+        for folder in find_parts(path):
+            result = AttackResult.load(folder)
+            b, _, _, h, w = result.clean.shape
+            nothing = result.clean.new_empty(b, 3, 0, h, w)
+            without_clips.append(dataclasses.replace(result, clean=nothing, adversarial=nothing))
+            rows += json.loads((folder / RECORD).read_text(encoding="utf-8"))["clips"]
+            parts.append((folder, b))
+        every = AttackResult.cat(without_clips)
+        kept = {f.name for f in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(AttackResult)}
+        numbered = [row | {"clip": i} for i, row in enumerate(rows)]
+        return cls(path=path, rows=numbered, parts=parts, **{name: getattr(every, name) for name in kept})
+
+    def __len__(self) -> int:
+        return len(self.success)
+
+    def __getitem__(self, rows: int | slice | Sequence[int]) -> AttackResult:
+        """The result of some clips with their pixels; the parts that hold them are read one by one.
+
+        Raises:
+            FileNotFoundError, CheckpointError: see `AttackResult.load`.
+            IndexError: there is no such clip, or none is asked for.
+        """
+        every = range(len(self))
+        chosen = [every[rows]] if isinstance(rows, int) else every[rows] if isinstance(rows, slice) else rows
+        wanted = [every[row] for row in chosen]
+        if not wanted:
+            raise IndexError(f"Reading clips of {self.path}: none was asked for.")
+        found: dict[int, AttackResult] = {}
+        start = 0
+        for folder, clips in self.parts:
+            own = sorted({row for row in wanted if start <= row < start + clips})
+            if own:
+                part = AttackResult.load(folder)[[row - start for row in own]]
+                found |= {row: part[i] for i, row in enumerate(own)}
+            start += clips
+        return AttackResult.cat([found[row] for row in wanted])
+
+    def __repr__(self) -> str:
+        attacked = ~self.skipped
+        return (
+            f"SavedResult({str(self.path)!r}, {self.settings.get('attack', 'attack')}:"
+            f" {int((self.success & attacked).sum())} of {int(attacked.sum())} clips fooled,"
+            f" {int(self.queries.sum())} queries)"
+        )
+
+    def metrics(self) -> pd.DataFrame:
+        """A row for each clip, see `AttackResult.metrics`."""
+        import pandas as pd
+
+        table = pd.DataFrame(self.rows)
+        numbers = [column.name for column in metrics.columns(slow=True) if column.name in table]
+        return table.astype({"first_success": "Int64"} | dict.fromkeys(numbers, float))
+
+    def records(self) -> list[dict[str, Any]]:
+        """The rows of `metrics` as plain data for JSON, see `AttackResult.records`."""
+        return [dict(row) for row in self.rows]
