@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -39,6 +40,7 @@ from vidmarl.distortions import FunctionDistortion
 from vidmarl.errors import CheckpointError, ClipError, UnknownNameError, VidmarlError
 from vidmarl.metrics import column as column_module
 from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.utils.fingerprints import fingerprint
 
 CONFIG = Path(__file__).resolve().parent.parent / "conf" / "benchmark"
 MISSING = {"vbad_image_prior", "ppo_only", "ppo_without_size", "ppo_without_margin", "cloning_and_ppo"}
@@ -222,6 +224,47 @@ def test_a_trial_that_is_damaged_is_made_again_and_no_other(whole: Path, tmp_pat
     run(benchmark)
     assert 0 < sum(asked) <= benchmark.budget
     assert texts(tmp_path) == texts(whole)
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is(whole: Path, tmp_path: Path) -> None:
+    """Or else what is read is the same: a space of JSON, say, has become another one."""
+    done = run_benchmark(tiny(whole), progress=False)
+    assert done is not None
+    trials = done.trials["demo", "gaussian_noise"]["random_cells"]
+    content = trials.paths[0].read_bytes()
+    sound = content_of(Trials.load(trials.paths[:1], {}))
+    damaged = tmp_path / "damaged.safetensors"
+    random = np.random.default_rng(0)
+    refused = 0
+    for bit in random.choice(8 * len(content), 500, replace=False).tolist():
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        damaged.write_bytes(flipped)
+        try:
+            assert content_of(Trials.load([damaged], {})) == sound
+        except CheckpointError as error:
+            assert str(damaged) in str(error)
+            assert not is_done(damaged)
+            refused += 1
+    assert refused > 490
+
+
+def content_of(trials: Trials) -> str:
+    """All that trials hold, but for where they lie."""
+    of_clips = {name: getattr(trials, name) for name in ("success", "skipped", "queries", "full_l2")}
+    tensors = fingerprint({**of_clips, **trials.history, **trials.measured})
+    return f"{tensors} {trials.facts} {sorted(trials.columns)} {trials.has_clips}"
+
+
+def test_a_damaged_trial_is_named_where_nothing_is_to_be_attacked(tmp_path: Path) -> None:
+    benchmark = tiny(tmp_path, max_clips=1)
+    run(benchmark)
+    trial = min(tmp_path.rglob("*.safetensors"))
+    content = bytearray(trial.read_bytes())
+    content[-1] ^= 1
+    trial.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{re.escape(str(trial))}: it is damaged.*checksum"):
+        run(benchmark, summarise_only=True)
 
 
 def test_two_shards_come_to_the_table_of_one_run(whole: Path, tmp_path: Path) -> None:
@@ -507,12 +550,25 @@ def test_trials_of_an_earlier_version_are_told_apart(tmp_path: Path, asked: list
     folder.mkdir(parents=True)
     (folder / "settings.json").write_text(json.dumps({"attack": {"zoom": 4}, "victim": {"name": "demo"}}))
     with pytest.raises(
-        CheckpointError, match=r"another version of vidmarl.*format 1, expected 2.*Choose another folder"
+        CheckpointError, match=r"another version of vidmarl.*format 1, expected 3.*Choose another folder"
     ):
         run(tiny(tmp_path))
-    (folder / "settings.json").write_text("{")
-    with pytest.raises(CheckpointError, match="format damaged"):
-        run(tiny(tmp_path))
+    assert asked == []
+
+
+def test_settings_that_are_damaged_are_named_and_written_again(tmp_path: Path, asked: list[int]) -> None:
+    benchmark = tiny(tmp_path, max_clips=1)
+    run(benchmark)
+    path = min(tmp_path.rglob("settings.json"))
+    whole = path.read_bytes()
+    asked.clear()
+    for damaged in (b"{", whole.replace(b'"seed": 0', b'"seed": 1'), whole[:-9]):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"settings\.json is damaged.*Delete the file"):
+            run(benchmark)
+    path.unlink()
+    run(benchmark)
+    assert path.read_bytes() == whole
     assert asked == []
 
 

@@ -113,11 +113,12 @@ def run_benchmark(
     Raises:
         ValueError, UnknownNameError, SettingsError, CheckpointError, DataError: the settings cannot
             be used. No query has been spent.
-        CheckpointError: the folder holds trials of another version of vidmarl.
+        CheckpointError: the folder holds trials of another version of vidmarl, or the settings of
+            some are damaged; with `summarise_only`, a trial is.
         ClipError: no clip can be used; with `summarise_only`, there is none that every attack has
             been tried on.
     """
-    _check_formats(Path(benchmark.out))
+    _check_settings(Path(benchmark.out))
     entries = make_entries(benchmark)
     wanted = Wanted(benchmark.slow_metrics, benchmark.keep_clips)
     clips: dict[ClipSpec | None, list[Clip]] = {}
@@ -132,7 +133,7 @@ def run_benchmark(
             runner.run(of_victim, wanted, shard, progress)
         sets += of_victim
     paths = [path for one in sets for path in one.paths]
-    done = {path for path in paths if is_done(path, wanted)}
+    done = {path for path in paths if is_done(path, wanted, strict=summarise_only)}
     missing = len(paths) - len(done)
     if missing and not summarise_only:
         return None
@@ -153,18 +154,25 @@ def run_benchmark(
     return BenchmarkResult(report, trials, summary)
 
 
-def _check_formats(out: Path) -> None:
-    """Raises a CheckpointError where a folder holds trials of another version of vidmarl."""
+def _check_settings(out: Path) -> None:
+    """Raises a CheckpointError where a folder holds trials of another version of vidmarl, or the
+    settings of trials are not as they were written."""
     for path in sorted(out.glob("trials/*/*/*/settings.json")):
+        content = path.read_bytes()
         try:
-            version = json.loads(path.read_text("utf-8")).get("format", 1)
+            version = json.loads(content).get("format", 1)
         except (ValueError, AttributeError):
-            version = "damaged"
+            version = FORMAT  # which its checksum, in the folder's name, belies
         if version != FORMAT:
             raise CheckpointError(
                 f"Benchmark: {out} holds trials of another version of vidmarl ({path}: format {version}, expected"
                 f" {FORMAT}), which cannot be compared with new ones. Choose another folder (out), or delete"
                 f" {out / 'trials'}."
+            )
+        if not path.parent.name.endswith(short_hash(content.removesuffix(b"\n"))):
+            raise CheckpointError(
+                f"Benchmark: {path} is damaged: its content is not that of the checksum in the name of its folder."
+                " Delete the file: the next run with these settings writes it again."
             )
 
 
