@@ -13,7 +13,8 @@ import vidmarl
 ROOT = Path(vidmarl.__file__).parent
 
 LAYERS = (  # an import leads to a lower layer, or stays within its own package
-    ("errors", "_version", "utils"),
+    ("errors", "_version"),
+    ("utils",),
     ("registry",),
     ("data",),
     ("distortions", "victims"),
