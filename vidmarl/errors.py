@@ -40,10 +40,17 @@ class SettingsError(VidmarlError, TypeError):
 
 
 class UnknownNameError(VidmarlError, KeyError):
-    """A name that nothing is known by; the message offers the nearest known names."""
+    """A name that nothing is known by; the message offers the nearest known names.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        super().__init__(f"Looked up the {kind} {name!r}: there is none of that name; {nearest(name, known)}")
+    Args:
+        kind: what was looked for, such as "attack".
+        name: the name.
+        known: the names that there are.
+        lacking: what there is not.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], lacking: str = "none of that name") -> None:
+        super().__init__(f"Looked up the {kind} {name!r}: there is {lacking}; {nearest(name, known)}")
 
     def __str__(self) -> str:  # KeyError would show the message as a quoted repr
         return str(self.args[0])

@@ -87,9 +87,10 @@ class Registry(Generic[T]):
         if self.convert is not None and callable(thing) and not isinstance(thing, type):
             return self.convert(thing, **settings)
         function = "" if self.convert is None else ", a function"
+        got = f"the class {thing.__qualname__}" if isinstance(thing, type) else repr(thing)
         raise SettingsError(
             f"{self._making()}: expected a subclass of {self.base.__name__}, its name, its class path{function} or"
-            f" {{'class_path', 'init_args'}}, got {thing!r}."
+            f" {{'class_path', 'init_args'}}, got {got}."
         )
 
     def restore(self, record: Any, doing: str) -> T:
@@ -244,7 +245,7 @@ def object_at(path: str, kind: str, known: Callable[[], Collection[str]] = tuple
                 there = [".".join([*parts[:depth], name]) for name in dir(found) if not name.startswith("_")]
                 raise UnknownNameError(kind, path, [*there, *known()]) from None
         return found
-    raise UnknownNameError(kind, path, known())
+    raise UnknownNameError(kind, path, known(), f"no module {parts[0]!r}, here or installed")
 
 
 def _folded(name: str) -> str:

@@ -212,7 +212,7 @@ def open_video(path: PathLike) -> Iterator[Video]:
     with about(path):
         try:
             if file.is_dir():
-                raise ClipError("it is a folder. Give its files one by one, or vidmarl.data.Folder(...).paths.")
+                raise ClipError(f"it is a folder. Give the files in it, such as {readable(file / '*.mp4')}.")
             if not file.exists():
                 raise ClipError("there is no such file.")
             if not file.is_file():

@@ -5,17 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from vidmarl.errors import ClipError
 from vidmarl.registry import explain_settings
-
-if TYPE_CHECKING:
-    Size = tuple[int, int]  # what a spec has
-else:
-    Size = int | tuple[int, int]  # what it takes, in YAML and on the command line too
 
 ROUNDING = 0.01
 """Values so near to [0, 1] are taken for numbers that were not clamped, not for another range."""
@@ -44,7 +39,7 @@ class ClipSpec:
     """
 
     frames: int | None = 16
-    size: Size = (176, 176)
+    size: tuple[int, int] = (176, 176)
     short_side: int | None = None
     fit: Literal["crop", "letterbox", "squash"] = "crop"
     sampling: Literal["fps", "stride", "uniform"] = "uniform"
@@ -91,6 +86,9 @@ class ClipSpec:
         if isinstance(by, ClipSpec):
             return by
         return dataclasses.replace(self, **(by or {}))
+
+
+ClipSpec.__annotations__["size"] = int | tuple[int, int]  # what it takes, in YAML of training too
 
 
 @runtime_checkable

@@ -22,7 +22,9 @@ def usable_device(device: torch.device | str, doing: str) -> torch.device:
         torch.empty(1, device=found)
     except Exception as error:  # of many types: no such device, no driver, a build of torch without it, no memory
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
+        if "device string" in why:  # torch lists every device of every build of it
+            why = "GPUs are called cuda, cuda:0 and so on" if str(device).startswith(("gpu", "cuda")) else "unknown"
         raise ValueError(
             f"{doing}: expected a device that works here, got {str(device)!r} ({why}). There are: {', '.join(there)};"
             " 'auto' is a GPU where there is one."

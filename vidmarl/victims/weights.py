@@ -95,7 +95,8 @@ def find(name: str, weights: str | Path | None, own: WeightFile | None) -> Path 
     if weights is not None:
         path = Path(weights).expanduser()
         if not path.is_file():
-            raise CheckpointError(f"Loading the victim {name!r}: there is no weight file {str(path)!r}.")
+            what = "it is a folder" if path.is_dir() else "give the path of a .pt, .pth, .pyth or .safetensors file"
+            raise CheckpointError(f"Loading the victim {name!r}: there is no weight file {str(path)!r}; {what}.")
         return path
     folder = data_root() / "weights"
     if own is None:
@@ -134,9 +135,9 @@ def read(path: Path, sha256: str | None = None) -> Weights:
         content = _load(path)
     except Exception as error:
         raise CheckpointError(
-            f"{doing}: expected a state dict of torch.save or safetensors, got a file that cannot be read as one"
-            f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}). It is damaged,"
-            " or holds Python objects, which are never unpickled: save model.state_dict() alone."
+            f"{doing}: expected a state dict of torch.save or safetensors, got a file that is none. It was cut short or"
+            " damaged, is of another kind, or holds Python objects, which are never unpickled: save"
+            " model.state_dict() alone."
         ) from error
     held = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), content)
     state = {key: value for key, value in held.items() if isinstance(value, Tensor)}
