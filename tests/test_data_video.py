@@ -203,6 +203,19 @@ def test_a_short_video_is_held_or_looped(make_video: MakeVideo) -> None:
     assert numbers(decode(path, dataclasses.replace(spec, short="loop"))) == [0, 1, 2, 0, 1]
 
 
+def test_one_odd_stamp_fills_no_memory(make_video: MakeVideo) -> None:
+    """Twelve frames, the last one after four months: at 5 fps, 50 million."""
+    stamps = [*range(11), 10**8]
+    path = make_video("far.mkv", frames=12, stamps=stamps, codec="ffv1", pix_fmt="bgr0")
+    with pytest.raises(ClipError, match=r"far\.mkv: a clip of 50,000,001 frames would be made of its 12, one of which"):
+        vidmarl.load_clips(path, ClipSpec(frames=None, sampling="fps"))
+    with pytest.raises(ClipError, match=r"a clip of 1,000,000 frames"):
+        decode(path, dataclasses.replace(NATIVE, frames=1_000_000))
+    assert numbers(decode(path, NATIVE)) == [0, 3, 7, 11]
+    slow = Timeline(np.arange(40) * 10.0, 10.0)  # a picture every 10 s is no fault
+    assert len(slow.sample(ClipSpec(frames=None, sampling="fps", fps=5.0))) == 1951
+
+
 def test_an_offset_outside_of_the_video_is_refused() -> None:
     with pytest.raises(ValueError, match=r"offset must be in \[0, 1\], got 1.5"):
         steady(9).sample(ClipSpec(frames=1), 1.5)

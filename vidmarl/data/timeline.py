@@ -14,6 +14,12 @@ from vidmarl.data.spec import ClipSpec
 from vidmarl.errors import ClipError
 
 
+_MOST_REPEATS = 64
+_MANY_FRAMES = 4096
+"""A clip that shows a frame so often on average, and has so many of them, comes from a damaged
+clock: one odd time stamp would fill any memory."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Timeline:
     """When each frame of a video is shown.
@@ -83,7 +89,8 @@ class Timeline:
                 whole video from its first frame on.
 
         Raises:
-            ClipError: the video is too short and `spec.short` is "error".
+            ClipError: the video is too short and `spec.short` is "error", or the clip would show
+                its frames over and over.
             ValueError: `offset` is not in [0, 1].
         """
         if offset is not None and not 0 <= offset <= 1:
@@ -91,6 +98,7 @@ class Timeline:
         n = len(self)
         if self.is_clip_of(spec):
             return np.arange(n)
+        self._check_repeats(spec, spec.frames or 1)
         if spec.sampling == "uniform":
             if spec.frames is None:
                 return np.arange(n)
@@ -106,6 +114,7 @@ class Timeline:
             raise ClipError('it states no frame rate. Use sampling="stride" or "uniform".')
         last = float(clock[-1])
         frames = spec.frames or math.floor(last / step + 1e-6) + 1
+        self._check_repeats(spec, frames)
         slack = last - (frames - 1) * step
         if slack <= -period * (1 - 1e-6) and spec.short == "error":
             raise ClipError(self._too_short(spec))
@@ -119,6 +128,15 @@ class Timeline:
             moments = moments % (last + period)
         # A microsecond's grace: 5 * 1/5 s must not fall just before the frame at 1 s.
         return (np.searchsorted(clock, moments + 1e-6, side="right") - 1).clip(min=0)
+
+    def _check_repeats(self, spec: ClipSpec, frames: int) -> None:
+        if frames > max(_MANY_FRAMES, _MOST_REPEATS * len(self)):
+            longest = max(np.diff(self.times).max(initial=0.0), self.period)
+            raise ClipError(
+                f"a clip of {frames:,} frames would be made of its {len(self):,}, one of which is shown for"
+                f" {longest:,.0f} s: the clock is damaged, or the ClipSpec asks for too much. Ways out: fewer frames, a"
+                ' lower fps, or sampling="uniform".'
+            )
 
     def _centred(self, spec: ClipSpec, frames: int) -> int:
         """Where a "stride" window begins: what is centred are all the native frames that it stands
