@@ -4,10 +4,14 @@ blindly trust anything."""
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import html
 import json
 import os
+import platform
 import re
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -16,11 +20,14 @@ import torch
 from conftest import Brightness
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save
+from torch import nn
 
 import vidmarl
-from vidmarl import AttackResult, GrowAndReduce, RandomCells, TubeletGrid, Victim, metrics
+from vidmarl import AttackResult, GrowAndReduce, RandomCells, RLAttack, TubeletGrid, Victim, metrics
 from vidmarl.errors import CheckpointError
 from vidmarl.perturbations.renderer import to_8bit
+from vidmarl.utils.fingerprints import fingerprint
 
 
 def attack_three() -> AttackResult:
@@ -47,6 +54,8 @@ def same(one: AttackResult, other: AttackResult) -> None:
         a, b = getattr(one, field.name), getattr(other, field.name)
         if field.name in ("settings", "missing"):
             assert a == b
+        elif field.name == "provenance":
+            assert {k: v for k, v in a.items() if k != "time"} == {k: v for k, v in b.items() if k != "time"}
         elif field.name == "history":
             assert a.keys() == b.keys()
             assert all(torch.equal(a[k].nan_to_num(-7), b[k].nan_to_num(-7)) for k in a)
@@ -246,6 +255,51 @@ class TestSavingAndLoading:
         (tmp_path / "text").write_text("hello")
         with pytest.raises(CheckpointError, match="expected a folder"):
             AttackResult.load(tmp_path / "text")
+
+
+class TestProvenance:
+    def test_says_what_it_takes_to_get_the_result_again(self, result: AttackResult) -> None:
+        told = result.provenance
+        assert told["vidmarl"] == vidmarl.__version__
+        assert (told["torch"], told["python"]) == (torch.__version__, platform.python_version())
+        assert told["device"].startswith("cpu (")
+        assert (told["threads"], told["command"]) == (torch.get_num_threads(), sys.argv)
+        assert abs(datetime.now(UTC) - datetime.fromisoformat(told["time"])) < timedelta(hours=1)
+        assert told["victim"]["name"] == "brightness"
+        assert told["networks"] == {}, "an attack that has none"
+
+    def test_is_that_of_the_victim_and_the_agents(self) -> None:
+        victim = Victim(nn.Sequential(Brightness(), nn.Linear(3, 3)), mean=(0, 0, 0), spec=vidmarl.ClipSpec(4, 32))
+        attack = RLAttack("gaussian_noise", budget=2, progress=False)
+        clips = torch.full((1, 3, 4, 32, 32), 0.5)
+        first = attack(victim, clips)
+        assert first.provenance["victim"] == json.loads(json.dumps(victim.identity()))
+        assert first.provenance["networks"] == {"agents": fingerprint(attack.agents)}
+        with torch.no_grad():
+            victim.model[1].bias += 1e-3
+        changed = attack(victim, clips).provenance["victim"]["network"]
+        assert changed == victim.identity()["network"] != first.provenance["victim"]["network"]
+
+    def test_is_saved_as_are_results_of_before(self, result: AttackResult, tmp_path: Path) -> None:
+        path = result.save(tmp_path / "r")
+        record = json.loads((path / "result.json").read_text())
+        assert record["provenance"] == result.provenance
+        assert record["complete"]
+        tensors = {key: v for key, v in load_file(path / "result.safetensors").items() if key != "finished"}
+        content = save(tensors)
+        (path / "result.safetensors").write_bytes(content)
+        new = ("provenance", "complete", "missing")
+        before = {key: value for key, value in record.items() if key not in new} | {"format": 2}
+        (path / "result.json").write_text(json.dumps(before | {"sha256": hashlib.sha256(content).hexdigest()}))
+        same(AttackResult.load(path), dataclasses.replace(result, provenance={}))
+
+    def test_a_victim_that_cannot_be_hashed_can_be_attacked(self) -> None:
+        class Odd(Brightness):
+            def get_extra_state(self) -> object:
+                return lambda: None
+
+        result = RandomCells("brightness", budget=2, progress=False)(Victim(Odd()), torch.full((1, 3, 2, 24, 32), 0.5))
+        assert result.provenance["victim"] == {"name": "Odd", "network": None}
 
 
 class TestInANotebook:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import math
 import warnings
 from collections.abc import Callable
@@ -355,6 +356,42 @@ def test_a_class_is_found_by_its_name_in_any_case_or_by_its_index() -> None:
 def test_its_repr_tells_what_it_is_and_where() -> None:
     told = repr(Victim(says(0, 0), labels=["run", "walk"], spec=ClipSpec(frames=4), device="cpu", name="mine"))
     assert all(word in told for word in ("'mine'", "classes=2", "'logits'", "cpu", "frames=4", "queries=0"))
+
+
+def test_its_identity_changes_with_all_that_decides_what_it_says() -> None:
+    def make(change: float = 0, **settings: Any) -> dict[str, Any]:
+        model = Counting()
+        model.scale.data += change
+        return Victim(model, **{"spec": ClipSpec(2, 8), "mean": (0.5, 0.5, 0.5)} | settings).identity()
+
+    others = [
+        make(1e-6),
+        *(make(**{key: value}) for key, value in {"mean": (0, 0, 0), "std": (1, 1, 1), "name": "other"}.items()),
+        make(spec=ClipSpec(2, 8, fit="squash")),
+        make(layout="b t c h w"),
+        make(outputs="probabilities"),
+    ]
+    assert make() == make(batch_size=3, labels=["a", "b", "c"], device="cpu"), "these decide nothing"
+    told = [json.dumps(identity, sort_keys=True) for identity in (make(), *others)]
+    assert len(set(told)) == len(told)
+    assert all(json.loads(one) == identity for one, identity in zip(told, (make(), *others), strict=True))
+    assert Victim(says(0, 1), name="rule").identity()["network"] is None
+
+
+class Quantised(nn.Linear):
+    """Keeps more than tensors in its state, as quantised layers do."""
+
+    def get_extra_state(self) -> Any:
+        return {"scale": 0.5, "bits": (torch.int8, torch.ones(2).to_sparse())}
+
+
+def test_a_network_may_have_any_state() -> None:
+    model = Quantised(3, 2)
+    first, again = (Victim(network).identity()["network"] for network in (model, copy.deepcopy(model)))
+    assert first == again
+    with torch.no_grad():
+        model.bias += 1
+    assert Victim(model).identity()["network"] != first
 
 
 def test_a_misspelt_setting_is_answered_with_the_nearest() -> None:

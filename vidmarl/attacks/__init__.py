@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # at run time these are imported when they are first asked fo
 
 __all__ = ["Attack", "AttackResult", "as_attack", "list_attacks"]
 
-ATTACKS = Registry("attack", Attack, __name__, shared=("base", "identity", "parts", "result", "saved"))
+ATTACKS = Registry("attack", Attack, __name__, shared=("base", "identity", "parts", "provenance", "result", "saved"))
 
 
 def list_attacks() -> list[str]:

@@ -14,9 +14,10 @@ from typing import Any, ClassVar, dataclass_transform
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from vidmarl.attacks.provenance import provenance
 from vidmarl.attacks.result import AttackResult
 from vidmarl.data.spec import validate_clips
 from vidmarl.distortions import as_distortion
@@ -166,10 +167,12 @@ class Attack(_Settings):
                 attacked carries the result of that batch as `error.result`.
         """
         queries = None if total is None else total * self.budget
+        origin: dict[str, Any] = {}
         with tqdm(total=queries, unit="query", desc=type(self).__name__, disable=not self.progress) as bar:
             for clips, goal in pairs:
                 self._check(victim, clips, goal)
-                yield self._attack_batch(victim, clips, goal, bar.update)
+                origin = origin or provenance(victim, self.networks(), clips.device)
+                yield self._attack_batch(victim, clips, goal, origin, bar.update)
 
     def _check(self, victim: Victim, clips: Tensor, goal: Goal | None) -> None:
         """Raises an error unless the clips and the goal can be attacked."""
@@ -183,7 +186,12 @@ class Attack(_Settings):
 
     @default_dtype(torch.float32)
     def _attack_batch(
-        self, victim: Victim, clips: Tensor, goal: Goal | None, spent: Callable[[int], object]
+        self,
+        victim: Victim,
+        clips: Tensor,
+        goal: Goal | None,
+        origin: dict[str, Any],
+        spent: Callable[[int], object],
     ) -> AttackResult:
         """Attacks clips side by side; `spent` is told of queries, and in the end of those not
         needed."""
@@ -197,12 +205,12 @@ class Attack(_Settings):
                     session.finish_after_success(self.max_queries_after_success)
             session.finish(torch.arange(len(session)))
             spent(int(session.query_budget.left.sum()))
-            return AttackResult.from_session(session, self.params())
+            return AttackResult.from_session(session, self.params(), origin)
         except BaseException as error:
             result = None
             if session is not None:
                 with contextlib.suppress(Exception):  # a device that has failed gives nothing back
-                    result = AttackResult.from_session(session, self.params())
+                    result = AttackResult.from_session(session, self.params(), origin)
             _hand_over(error, result)
             raise
 
@@ -227,6 +235,14 @@ class Attack(_Settings):
         its business: when the budget is spent it is not resumed.
         """
         raise TypeError(f"{type(self).__name__} has neither `run` nor `search`.")
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that it works with, by the name of the setting."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, nn.Module) and not isinstance(value, Distortion)
+        }
 
     def params(self) -> dict[str, Any]:
         """The settings as plain data, but for those that change no result."""

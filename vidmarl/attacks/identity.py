@@ -28,11 +28,7 @@ def identity(attack: Attack) -> dict[str, Any]:
         for field in dataclasses.fields(attack)
         if field.name not in ("clips_at_once", "progress")  # these change no result
     }
-    networks = {
-        key: _network(value)
-        for key, value in vars(attack).items()
-        if isinstance(value, nn.Module) and not isinstance(value, Distortion)
-    }
+    networks = {key: _network(network) for key, network in attack.networks().items()}
     kind = type(attack)
     return {"attack": f"{kind.__module__}.{kind.__qualname__}", "settings": settings, "networks": networks}
 

@@ -38,7 +38,7 @@ _WHOLE_ONLY = 2
 _TENSORS = "result.safetensors"
 _RECORD = "result.json"
 _CLIPS = ("clean", "adversarial")
-_OF_ALL = ("history", "settings", "missing")
+_OF_ALL = ("history", "settings", "missing", "provenance")
 """Fields that are no tensor with a row for each clip."""
 _HISTORY = "history."
 _SHOWN = 10
@@ -74,6 +74,10 @@ class AttackResult:
         settings: attack, distortion, budget, grid, coherence, seed, victim, labels: plain data.
         missing: clips that the attack was given and has not come to; they follow after the last
             row.
+        provenance: where it comes from, plain data: "vidmarl", "torch" and "python" (versions),
+            "device", "threads", "command", "time" (of the beginning, UTC), "victim" (see
+            `Victim.identity`) and "networks" (the sha256 of each network of the attack, such as
+            "agents").
     """
 
     success: Bool[Tensor, " b"]
@@ -90,6 +94,7 @@ class AttackResult:
     history: dict[str, Float[Tensor, "b q"]]
     settings: dict[str, Any]
     missing: int = 0
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -97,7 +102,7 @@ class AttackResult:
         return self.missing == 0 and bool(self.finished.all())
 
     @classmethod
-    def from_session(cls, session: Session, settings: dict[str, Any]) -> AttackResult:
+    def from_session(cls, session: Session, settings: dict[str, Any], provenance: dict[str, Any]) -> AttackResult:
         """The outcome of a session, wherever it stands."""
         session.settle()
         last = int(session.queries.max())
@@ -122,6 +127,7 @@ class AttackResult:
                 "labels": session.victim.labels,
                 "targeted": session.goal.targeted,
             },
+            provenance=provenance,
         )
 
     @classmethod
@@ -146,6 +152,7 @@ class AttackResult:
             history={key: torch.cat([pad(part.history[key]) for part in parts]) for key in parts[0].history},
             settings=parts[0].settings,
             missing=sum(part.missing for part in parts),
+            provenance=parts[0].provenance,
         )
 
     def __len__(self) -> int:
@@ -289,6 +296,7 @@ class AttackResult:
             "vidmarl": __version__,
             "sha256": checksum,
             "settings": self.settings,
+            "provenance": self.provenance,
             "complete": self.complete,
             "missing": self.missing,
             "clips": self.records(),
@@ -337,8 +345,15 @@ class AttackResult:
             }
             tensors |= {name: tensors[name].float() / 255 for name in _CLIPS}
             if version == _WHOLE_ONLY:
-                tensors["finished"], record["missing"] = torch.ones_like(tensors["success"]), 0
-            return cls(**tensors, history=history, settings=record["settings"], missing=record["missing"])
+                tensors["finished"] = torch.ones_like(tensors["success"])
+                record |= {"missing": 0, "provenance": {}}
+            return cls(
+                **tensors,
+                history=history,
+                settings=record["settings"],
+                missing=record["missing"],
+                provenance=record["provenance"],
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{doing}: its parts are not those of a result ({error}).") from error
 

@@ -24,23 +24,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from vidmarl import metrics
 from vidmarl.attacks.identity import identity
-from vidmarl.benchmark.clips import Clip, load_clips, short_hash
+from vidmarl.benchmark.clips import Clip, find_clips, pixels_of, short_hash
 from vidmarl.benchmark.config import Benchmark, VictimChoice, label_of
 from vidmarl.benchmark.entries import Entry, make_entries
 from vidmarl.benchmark.report import write_benchmark_report
 from vidmarl.benchmark.tables import Key, summarise, write_tables
 from vidmarl.benchmark.trials import FORMAT, SUFFIX, Trials, Wanted, is_done, save_trials
 from vidmarl.data.spec import ClipSpec
-from vidmarl.data.video import as_floats
 from vidmarl.errors import CheckpointError, ClipError
 from vidmarl.queries.goals import Goal, Misclassify, Target
 from vidmarl.utils.files import sweep, write_atomically
-from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.victims.victim import Victim
 
 if TYPE_CHECKING:
@@ -126,7 +123,7 @@ def run_benchmark(
     for choice in benchmark.victims:
         victim = choice.load(benchmark.device) if isinstance(choice, VictimChoice) else choice
         if victim.spec not in clips:
-            clips[victim.spec] = load_clips(benchmark, victim.spec, progress)
+            clips[victim.spec] = find_clips(benchmark, victim.spec, progress)
         runner = VictimRunner(benchmark, choice, victim, clips[victim.spec])
         of_victim = [runner.trial_set(entry) for entry in entries]
         if not summarise_only:
@@ -217,15 +214,15 @@ class VictimRunner:
         self.label = label_of(choice)
         self.precision = choice.precision if isinstance(choice, VictimChoice) else "32-true"
         self.classes = self._classes()
-        self.identity = self._identity()
+        self.identity = victim.identity() | {"precision": self.precision}
 
     def _classes(self) -> list[int | None]:
         """The class of each clip's goal; None: the victim's clean prediction."""
         if self.benchmark.goal != "untargeted":
             # one query of each clip, outside of every attack's budget: each attack asks for its
-            # own clean prediction
+            # own clean prediction; clip by clip, so that no rounding depends on the clips beside it
             with self._autocast():
-                said = [self.victim(as_floats(clip.pixels[None]))[0].topk(2).indices.tolist() for clip in self.clips]
+                said = [self.victim(pixels_of([clip]))[0].topk(2).indices.tolist() for clip in self.clips]
             if self.benchmark.goal == "runner_up":
                 return [second for _, second in said]
             return [self._target(clip, own) for clip, (own, _) in zip(self.clips, said, strict=True)]
@@ -254,20 +251,6 @@ class VictimRunner:
     def _device(self) -> torch.device:
         return self.victim.device or torch.device("cpu")
 
-    def _identity(self) -> dict[str, Any]:
-        """All that decides what this victim says."""
-        model, spec = self.victim.model, self.victim.spec
-        return {
-            "name": self.victim.name,
-            "network": fingerprint(model) if isinstance(model, nn.Module) else None,
-            "mean": self.victim.mean,
-            "std": self.victim.std,
-            "layout": self.victim.layout,
-            "outputs": self.victim.outputs,
-            "spec": None if spec is None else dataclasses.asdict(spec),
-            "precision": self.precision,
-        }
-
     def trial_set(self, entry: Entry) -> TrialSet:
         """The trials of an attack on this victim; makes their folder, with all settings in it."""
         settings = {"format": FORMAT, "victim": self.identity, "attack": identity(entry.attack)}
@@ -289,21 +272,25 @@ class VictimRunner:
         """Makes what is missing, clips in the outer loop: a run cut short has tried all attacks on
         the same clips."""
         own = range(shard[0], len(self.clips), shard[1])
-        todo = [[i for i in own if not is_done(one.paths[i], wanted)] for one in sets]
+        todo = [{i for i in own if not is_done(one.paths[i], wanted)} for one in sets]
         total, left = len(own) * len(sets), sum(map(len, todo))
         with tqdm(total=total, initial=total - left, unit="trial", desc=self.label, disable=not progress) as bar:
             for start in range(0, len(own), self.benchmark.clips_at_once):
-                batch = own[start : start + self.benchmark.clips_at_once]
+                batch = [
+                    i for i in own[start : start + self.benchmark.clips_at_once] if any(i in some for some in todo)
+                ]
+                if not batch:
+                    continue
+                pixels = pixels_of([self.clips[i] for i in batch])
                 for one, missing in zip(sets, todo, strict=True):
-                    if rows := [i for i in batch if i in missing]:
+                    if rows := [row for row, i in enumerate(batch) if i in missing]:
                         bar.set_postfix_str(f"{one.entry.distortion}, {one.entry.label}")
-                        self._try(one, rows, wanted)
+                        self._try(one, [batch[row] for row in rows], pixels[rows], wanted)
                         bar.update(len(rows))
 
-    def _try(self, trials: TrialSet, rows: list[int], wanted: Wanted) -> None:
-        pixels = as_floats(torch.stack([self.clips[i].pixels for i in rows]))
+    def _try(self, trials: TrialSet, clips: list[int], pixels: Float[Tensor, "b 3 t h w"], wanted: Wanted) -> None:
         with self._autocast():
-            result = trials.entry.attack(self.victim, pixels, self._goal(rows))
+            result = trials.entry.attack(self.victim, pixels, self._goal(clips))
         facts = [
             {
                 "clip": self.clips[i].name,
@@ -312,12 +299,12 @@ class VictimRunner:
                 "seed": self.benchmark.seed,
                 "device": self._device.type,
             }
-            for i in rows
+            for i in clips
         ]
-        save_trials([trials.paths[i] for i in rows], result, facts, wanted)
+        save_trials([trials.paths[i] for i in clips], result, facts, wanted)
 
-    def _goal(self, rows: list[int]) -> Goal | None:
-        classes = [self.classes[i] for i in rows]
+    def _goal(self, clips: list[int]) -> Goal | None:
+        classes = [self.classes[i] for i in clips]
         if None in classes:
             return None
         return (Misclassify if self.benchmark.goal == "untargeted" else Target)(torch.tensor(classes))

@@ -232,6 +232,7 @@ class Trials:
             history={key: values[rows] for key, values in self.history.items()},
             settings=self.settings,
             missing=0,
+            provenance={},
             strength=torch.stack([t["strength"] for t in tensors]),
             **{name: torch.stack([t[name] for t in tensors]).float() / 255 for name in _CLIPS},
             **{name: torch.tensor([record["classes"][name] for record in records]) for name in _CLASSES},

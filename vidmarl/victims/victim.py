@@ -7,6 +7,7 @@ queries.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -26,6 +27,7 @@ from vidmarl.data.spec import ClipSpec, validate_clips
 from vidmarl.errors import UnknownNameError, VictimError
 from vidmarl.registry import explain_settings
 from vidmarl.utils.devices import usable_device
+from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.utils.precision import default_dtype
 from vidmarl.victims.check import PROBABILITIES_AS_LOGITS, CheckReport, check
 from vidmarl.victims.outputs import are_probabilities, find_scores
@@ -172,6 +174,21 @@ class Victim:
             kept = itertools.chain(self.model.parameters(), self.model.buffers())
             return next((tensor.dtype for tensor in kept if tensor.dtype in DTYPES), torch.float32)
         return torch.float32
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what it says, as plain data; of a network the sha256 of its weights.
+
+        A callable that is no `nn.Module` is known by its name alone.
+        """
+        return {
+            "name": self.name,
+            "network": fingerprint(self.model) if isinstance(self.model, nn.Module) else None,
+            "mean": None if self.mean is None else list(self.mean),
+            "std": None if self.std is None else list(self.std),
+            "layout": self.layout,
+            "outputs": self.outputs,
+            "spec": None if self.spec is None else dataclasses.asdict(self.spec) | {"size": list(self.spec.size)},
+        }
 
     def label(self, index: int) -> str:
         """The name of a class, or its number where the victim has no names."""
