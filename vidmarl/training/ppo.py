@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
@@ -37,11 +38,16 @@ from vidmarl.attacks.rl import RLAttack
 from vidmarl.data.spec import ClipSpec
 from vidmarl.distortions import as_distortion
 from vidmarl.distortions.base import Distortion
+from vidmarl.errors import CheckpointError
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.perturbations.noise import Coherence
 from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.session import Session
 from vidmarl.training.behaviour_cloning import Cloning, Probes, cloning_loss, probe
+from vidmarl.training.checkpoints import SETTINGS, CheckpointFiles, read_checkpoint
+from vidmarl.training.settings import ATTACKED_WITH, TRAINED_WITH, arguments_from, differences, settings_of
+from vidmarl.training.settings import PPO as PPO
+from vidmarl.utils.files import PathLike, readable
 from vidmarl.utils.randomness import seeded
 from vidmarl.victims import load_victim
 from vidmarl.victims.victim import Victim
@@ -53,35 +59,6 @@ once."""
 HELD_OUT_DRAWS = 7
 """How many numbers of known probes, from none to `Cloning.n_known`, the correlation on held-out
 clips is a mean of."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PPO:
-    """The settings of PPO.
-
-    Attributes:
-        epochs: passes over a rollout.
-        minibatch: frames per gradient step.
-        lr: learning rate of Adam.
-        gamma: discount.
-        lmbda: lambda of GAE.
-        clip: of the probability ratio.
-        entropy: weight of the entropy bonus.
-        critic: weight of the critic's loss.
-        max_grad_norm: of the gradient, all nets together.
-        target_kl: a rollout's passes end when the approximate KL exceeds this; None: never.
-    """
-
-    epochs: int = 3
-    minibatch: int = 256
-    lr: float = 5e-4
-    gamma: float = 0.98
-    lmbda: float = 0.95
-    clip: float = 0.2
-    entropy: float = 0.01
-    critic: float = 1.0
-    max_grad_norm: float = 1.0
-    target_kl: float | None = 0.03
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +115,7 @@ class TwoAgentPPO(L.LightningModule):
         width: int = 32,
         depth: int = 2,
         reward: Reward = Reward(),  # noqa: B008 (frozen)
-        ppo: PPO = PPO(),
+        ppo: PPO = PPO(),  # noqa: B008 (frozen)
         cloning: Cloning = Cloning(),  # noqa: B008 (frozen)
         eval_budget: int = 200,
         seed: int = 0,
@@ -146,7 +123,9 @@ class TwoAgentPPO(L.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.victim = victim if isinstance(victim, Victim) else load_victim(victim, weights, spec=spec)
+        self.named = None if isinstance(victim, Victim) else {"victim": victim, "weights": weights}
+        # on the CPU, until the Trainer has said where the training is
+        self.victim = victim if isinstance(victim, Victim) else load_victim(victim, weights, spec=spec, device="cpu")
         self.distortion = as_distortion(distortion)
         self.grid = grid
         self.search_cell = search_cell
@@ -185,11 +164,60 @@ class TwoAgentPPO(L.LightningModule):
             "training_queries": queries,
         }
 
+    def setup(self, stage: str) -> None:
+        """Has checkpoints written whole and verified, unless the Trainer was given another way."""
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.trainer.strategy.checkpoint_io = CheckpointFiles()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["vidmarl"] = pack_agents(self.agents)
+        checkpoint[SETTINGS] = settings_of(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another training.
+
+        Raises:
+            CheckpointError: it was trained against, with or (to train on) in another way than this
+                module is set to.
+        """
+        fitting = self.trainer.state.fn == "fit"
+        if other := differences(checkpoint[SETTINGS], settings_of(self), TRAINED_WITH if fitting else ATTACKED_WITH):
+            way_out = (
+                "train its agents on in another way from TwoAgentPPO.load_from_checkpoint(PATH, NAME=VALUE)"
+                if fitting
+                else "attack something else with its agents by `vidmarl benchmark` or RLAttack(PATH, NAME=VALUE)"
+            )
+            raise CheckpointError(
+                f"Loading the checkpoint {readable(self.trainer.ckpt_path or '')}: it was trained with"
+                f" {'; '.join(other)}. Give the settings that it was trained with, or {way_out}."
+            )
         self._note(checkpoint["state_dict"]["counts"])
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: PathLike, **settings: Any) -> TwoAgentPPO:  # type: ignore[override]
+        """The module as a checkpoint has it: its agents, what they were trained with, and how.
+
+        Args:
+            checkpoint_path: a checkpoint of `vidmarl fit`, of which nothing is executed.
+            **settings: of `TwoAgentPPO`; they take the place of the checkpoint's. Needed are
+                `victim` and `distortion` where it was trained with the user's own.
+
+        Raises:
+            FileNotFoundError: there is no file at the path.
+            CheckpointError: the file is damaged, holds something else, is of another version, or
+                the victim is not what it was.
+        """
+        checkpoint = read_checkpoint(checkpoint_path)
+        doing = f"Loading the checkpoint {readable(checkpoint_path)}"
+        module = cls(**arguments_from(checkpoint[SETTINGS], settings, doing))
+        if "victim" not in settings and (other := differences(checkpoint[SETTINGS], settings_of(module), ["victim"])):
+            raise CheckpointError(f"{doing}: the victim was {'; '.join(other)}. Give it yourself: victim=...")
+        try:
+            module.load_state_dict(checkpoint["state_dict"])
+            module._note(module.counts)
+        except RuntimeError as error:
+            raise CheckpointError(f"{doing}: its content does not fit together ({error}).") from error
+        return module
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # One optimiser over three disjoint nets: one summed loss, one backward, one step, which is
