@@ -1,0 +1,69 @@
+"""Lightning's command line over the two agents. What is wrong with the settings is said in plain
+words, before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from vidmarl.agents.checkpoint import load_agents
+from vidmarl.data.module import ClipData
+from vidmarl.errors import SettingsError
+from vidmarl.training.checkpoints import LastState
+from vidmarl.training.ppo import TwoAgentPPO
+from vidmarl.utils.mistakes import PlainParser, told
+
+
+class Parser(PlainParser, LightningArgumentParser):
+    """Lightning's parser, which answers in plain words."""
+
+
+class CommandLine(LightningCLI):
+    """The settings of `TwoAgentPPO`, `ClipData` and the Trainer from words and YAML files.
+
+    Args:
+        words: those after `vidmarl`.
+        **kwargs: see `LightningCLI`.
+
+    Raises:
+        SettingsError: a setting does not exist or has no such value.
+        CheckpointError: `--ckpt_path` names a file that holds no agents.
+    """
+
+    def __init__(self, words: list[str], **kwargs: Any) -> None:
+        super().__init__(
+            TwoAgentPPO,
+            ClipData,
+            args=words,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_class=Parser,
+            **kwargs,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)  # without a warning where `sys.argv` holds something else
+        chosen = self.config.get(self.config.get("subcommand"), self.config)
+        if chosen.get("ckpt_path") and Path(chosen.ckpt_path).is_file():
+            load_agents(chosen.ckpt_path)  # what Lightning says of another file is for its developers
+
+    def _parse_ckpt_path(self) -> None:
+        """Lets no checkpoint change settings, as Lightning would: it may name any class."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        if self.subcommand and self._get(self.config_init, "trainer").enable_checkpointing is not False:
+            self.trainer_defaults = {"callbacks": [LastState()]}
+        return super().instantiate_trainer(**kwargs)
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            raise SettingsError(told(error)) from error
+
+    def before_validate(self) -> None:
+        """Says so if there are no clips to validate on, where Lightning says nothing."""
+        self.datamodule.dataset("val")
