@@ -3,7 +3,6 @@ the last epoch."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +74,9 @@ class LastState(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if trainer.state.fn == "fit" and trainer.is_global_zero:
-            path = self._last_checkpoint_saved or trainer.ckpt_path
-            told = (
-                f"The last epoch that ended is in {readable(path)}: to go on, repeat the command with --ckpt_path"
-                f" {readable(path)}"
-                if path
-                else "No epoch has ended, so there is no checkpoint to go on from"
+        path = self._last_checkpoint_saved or trainer.ckpt_path
+        if trainer.state.fn == "fit" and path:
+            exception.add_note(
+                f"Kept in {readable(path)}: the state at the end of the last whole epoch. The same command with"
+                f" --ckpt_path {readable(path)} goes on from there."
             )
-            print(f"\nvidmarl: training broke off. {told}.", file=sys.stderr)

@@ -66,4 +66,5 @@ class CommandLine(LightningCLI):
 
     def before_validate(self) -> None:
         """Says so if there are no clips to validate on, where Lightning says nothing."""
-        self.datamodule.dataset("val")
+        if "val" not in self.datamodule.sources:
+            raise SettingsError("Validating agents: no clips to validate on were given. Set data.val.")

@@ -55,8 +55,10 @@ def write_atomically(path: PathLike, content: bytes | str) -> Path:
             file.flush()
             os.fsync(lock)
         os.replace(partial, target)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = os.fspath(path)  # of a full disk the system does not say what did not fit
         raise
     finally:
         os.close(lock)
@@ -101,7 +103,7 @@ def load_tensors(path: PathLike, doing: str) -> Any:
         why = (
             f"it holds Python objects ({', '.join(objects)}), and nothing from a file is executed"
             if objects
-            else f"it is damaged, or no file of torch.save ({type(error).__name__}). Copy it again, or give another one"
+            else "it is damaged, or no file of torch.save. Copy it again, or give another one"
         )
         raise CheckpointError(f"{doing}: expected tensors and plain data in {readable(path)}, but {why}.") from error
 
