@@ -108,7 +108,7 @@ def find_videos(root: PathLike) -> list[Path]:
     else under the first link that leads to it.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: there is no such folder, or no video in it.
     """
     if not Path(root).is_dir():
         raise DataError(f"Looking for videos in {readable(root)}: there is no such folder.")
@@ -131,6 +131,8 @@ def find_videos(root: PathLike) -> list[Path]:
                 if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
             ]
     _warn_of(f"Looking for videos in {readable(root)}: folders that cannot be read", map(str, unreadable))
+    if not found:
+        raise DataError(f"Looking for videos in {readable(root)}: no file in it, or below it, is named as a video is.")
     return sorted(found)
 
 

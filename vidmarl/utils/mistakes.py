@@ -66,7 +66,11 @@ class PlainParser(Base):
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         known = {option for action in _actions(self, args or ()) for option in action.option_strings}
         spelt = None if args is None else [_as_known(word, known) for word in args]
-        return super().parse_args(spelt, *rest, **kwargs)
+        settings = super().parse_args(spelt, *rest, **kwargs)
+        for name, value in vars(settings).items():
+            if isinstance(value, str) and value.startswith(("{", "[")):
+                raise SettingsError(f"--{name}: {value} is no JSON; are its brackets and quotes in pairs?")
+        return settings
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser within this one, whose error is that of one way to read a value
