@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from vidmarl.errors import UnknownNameError, VidmarlError
+from vidmarl.utils.mistakes import PlainParser, check_recipes, in_own_code, told
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -52,6 +53,9 @@ VIDMARL_DATA names the folder of weights and clips (default: data/); VIDMARL_DEB
 """
 
 SPEC_FIELDS = ("frames", "size", "short_side", "fit", "sampling", "fps", "stride", "antialias", "short")
+ATTACK_OPTIONS = ("budget", "seed", "coherence")
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+"""The exit codes after Ctrl-C and after SIGTERM."""
 CLIP_HELP = "a video file"
 VICTIM_HELP = (
     "the classifier under attack: a name from `vidmarl list victims`, a class path, or"
@@ -66,25 +70,30 @@ DEVICE_HELP = "where it runs, such as cpu or cuda:1 (default: auto, a GPU where 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command. Exits with 2 after an error of the user's, with 130 after Ctrl-C."""
+    """Runs one command. Exits with 2 after an error of the user's, with 130 after Ctrl-C, with 143
+    after SIGTERM."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = words[0] if words else "--help"
     expected: tuple[type[Exception], ...] = (VidmarlError, ValueError, OSError)
     if command in TRAINING:
-        expected = (VidmarlError, FileNotFoundError)  # anything else is worth its traceback after hours of training
+        expected = (VidmarlError, OSError)  # anything else is worth its traceback after hours of training
     try:
         _run(command, words)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone, as in `vidmarl list victims | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except expected as error:
-        if os.environ.get("VIDMARL_DEBUG", "0") not in ("", "0"):
+    except Exception as error:
+        known = isinstance(error, expected) or (command not in TRAINING and in_own_code(error))
+        if not known or os.environ.get("VIDMARL_DEBUG", "0") not in ("", "0"):
             raise
-        told = str(error).partition("\nGiven value type: ")[0]  # jsonargparse ends with a dump of all settings
-        _fail(_as_options(told) or type(error).__name__, 2)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        _fail(_as_options(told(error)), 2, error)
+    except KeyboardInterrupt as stop:
+        _fail("interrupted.", INTERRUPTED, stop)
+    except SystemExit as stop:
+        if stop.code in (INTERRUPTED, TERMINATED):
+            _fail("interrupted." if stop.code == INTERRUPTED else "terminated.", stop.code, stop)
+        raise
 
 
 def _run(command: str, words: list[str]) -> None:
@@ -101,31 +110,48 @@ def _run(command: str, words: list[str]) -> None:
     warnings.formatwarning = lambda message, *_, **__: f"vidmarl: warning: {message}\n"
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a `class_path` may name a user's own file in the working folder
+    check_recipes(words)
     COMMANDS[command](words)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"vidmarl: {message}", file=sys.stderr)
+def _fail(message: str, code: int, why: BaseException) -> NoReturn:
+    """Says in one line what went wrong, and what is kept of an unfinished job."""
+    kept = [note for note in getattr(why, "__notes__", ()) if note.startswith("Kept in ")]
+    print(f"vidmarl: {' '.join([message, *kept])}", file=sys.stderr)
     sys.exit(code)
+
+
+def _stop_when_terminated() -> None:
+    """Lets SIGTERM end a command as Ctrl-C does, so that nothing half stays behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
 
 
 def _as_options(message: str) -> str:
     """An error's message with the settings of Python in the words of the command line:
-    `overwrite=True` becomes `--overwrite`."""
+    `overwrite=True` becomes `--overwrite`, and `RandomCells: budget must` `--budget must`."""
+
+    def flag(name: str) -> str:
+        return f"--{'spec.' if name in SPEC_FIELDS else ''}{name.replace('_', '-')}"
 
     def option(found: re.Match[str]) -> str:
         name, value = found.groups()
-        flag = f"--{'spec.' if name in SPEC_FIELDS else ''}{name.replace('_', '-')}"
-        return flag if value in ("True", "...") else f"{flag} {value[1:-1]}"
+        return flag(name) if value in ("True", "...") else f"{flag(name)} {value[1:-1]}"
 
     settings = "|".join((*SPEC_FIELDS, "overwrite", "skip_bad", "weights", "device", "agents"))
-    return re.sub(rf"(?<!\w)(?<!\w\()({settings})=(True|\.\.\.|'[^']*'|\"[^\"]*\")", option, message)
+    message = re.sub(rf"(?<!\w)(?<!\w\()({settings})=(True|\.\.\.|'[^']*'|\"[^\"]*\")", option, message)
+    message = re.sub(r"^ClipSpec: (\w+)(?= (?:must|is) )", lambda found: flag(found[1]), message)
+    message = re.sub(rf"^(?!Benchmark)\w+: ({'|'.join(ATTACK_OPTIONS)})(?= must )", r"--\1", message)
+    message = re.sub(r"^Benchmark: (\w+)(?= must )", r"--\1", message)
+    return message.replace("Making ClipSpec:", "--spec:")
 
 
 def _parser(command: str, description: str) -> ArgumentParser:
     from jsonargparse import ArgumentParser
 
-    return ArgumentParser(prog=f"vidmarl {command}", description=description, formatter_class=HelpFormatter)
+    class Parser(PlainParser, ArgumentParser):
+        pass
+
+    return Parser(prog=f"vidmarl {command}", description=description, formatter_class=HelpFormatter)
 
 
 def _add_victim(parser: Any) -> None:
@@ -185,7 +211,12 @@ def attack(words: list[str]) -> None:
         metavar="CLASS",
         help="the true class of each clip, or one for all, by name or index; by default what the victim says of it",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write; it appears when all is done")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="the folder to write; it appears when all is done, and what an unfinished attack has is in DIR.unfinished",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the folder of an earlier attack")
     parser.add_argument("--skip-bad", action="store_true", help="go on without the files that cannot be used")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
@@ -194,7 +225,7 @@ def attack(words: list[str]) -> None:
     from vidmarl.pipeline import RESULTS, attack_files
     from vidmarl.victims import load_victim
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half stays behind
+    _stop_when_terminated()
     how = _make_attack(
         args.attack,
         args.agents,
@@ -281,7 +312,10 @@ def list_names(words: list[str]) -> None:
     import vidmarl
 
     names: list[str] = getattr(vidmarl, f"list_{args.what}")()
-    print("\n".join(fnmatch.filter(names, args.pattern)))
+    matching = fnmatch.filter(names, args.pattern)
+    if not matching:
+        raise UnknownNameError("pattern of " + args.what, args.pattern, names)
+    print("\n".join(matching))
 
 
 def export(words: list[str]) -> None:
@@ -329,6 +363,7 @@ def benchmark(words: list[str]) -> None:
     from vidmarl.benchmark import Benchmark
     from vidmarl.benchmark.config import read_shard
 
+    _know_datasets()
     parser.add_argument("-c", "--config", action="config", metavar="FILE", help="settings from a YAML file")
     parser.add_class_arguments(Benchmark)
     parser.add_argument(
@@ -338,10 +373,7 @@ def benchmark(words: list[str]) -> None:
         help="attack every N-th clip only, from the K-th (counted from 0), so that N processes share the work",
     )
     parser.add_argument(
-        "--summarise_only",
-        "--summarise-only",
-        action="store_true",
-        help="attack nothing; make the tables of what is there",
+        "--summarise-only", action="store_true", help="attack nothing; make the tables of what is there"
     )
     parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
     args = parser.parse_args(words[1:])
@@ -356,10 +388,10 @@ def _run_benchmark(settings: Benchmark, **how: Any) -> None:
     """Runs a benchmark and prints its summary; `how` is of `run_benchmark`."""
     from vidmarl.benchmark import run_benchmark
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    _stop_when_terminated()
     done = run_benchmark(settings, **how)
     if done is None:
-        print("Other shards have clips left. The last one to end writes the tables; --summarise_only makes them now.")
+        print("Other shards have clips left. The last one to end writes the tables; --summarise-only makes them now.")
         return
     print((Path(settings.out) / "summary.md").read_text("utf-8"))
     print(f"report: {done.report}")
@@ -368,19 +400,15 @@ def _run_benchmark(settings: Benchmark, **how: Any) -> None:
 def test(words: list[str]) -> None:
     """`vidmarl test -c FILE --ckpt_path AGENTS`: the benchmark of trained agents beside the attacks
     without learning, on the victim and the test clips of a training configuration."""
-    from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.cli import LightningArgumentParser
 
     from vidmarl.benchmark import Benchmark, agents_and_controls
-    from vidmarl.data.module import ClipData
     from vidmarl.metrics import BUDGETS
-    from vidmarl.training.ppo import TwoAgentPPO
+    from vidmarl.training.command_line import CommandLine
     from vidmarl.utils.quiet import no_tips
 
-    class CommandLine(LightningCLI):
-        def parse_arguments(self, parser: Any, args: Any) -> None:
-            self.config = parser.parse_args(args)  # without a warning where `sys.argv` holds something else
-
-        def add_arguments_to_parser(self, parser: Any) -> None:
+    class Testing(CommandLine):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             add = parser.add_argument
             add("--ckpt_path", metavar="NAME", help="trained agents: a checkpoint of `vidmarl fit`, or a name")
             add("--weights_only", help=SUPPRESS)  # stands in the configurations that `vidmarl fit` saves
@@ -389,14 +417,11 @@ def test(words: list[str]) -> None:
             add("--max_clips", type=int | None, metavar="N", help="at most so many clips, spread evenly")
             add("--keep_clips", type=bool, default=False, help="keep the clips, and show some in the report")
 
+    _know_datasets()
     with no_tips():
-        cli = CommandLine(
-            TwoAgentPPO,
-            ClipData,
-            args=words[1:],
+        cli = Testing(
+            words[1:],
             run=False,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
             parser_kwargs={
                 "prog": "vidmarl test",
                 "usage": "vidmarl test -c FILE [-c FILE ...] --ckpt_path NAME [--SETTING VALUE ...]",
@@ -437,24 +462,16 @@ def test(words: list[str]) -> None:
 
 def train(words: list[str]) -> None:
     """`vidmarl fit|validate|predict`: Lightning's command line over the two agents."""
-    from lightning.pytorch.cli import LightningCLI
-
-    from vidmarl.data.module import ClipData
-    from vidmarl.training.ppo import TwoAgentPPO
+    from vidmarl.training.command_line import CommandLine
     from vidmarl.utils.quiet import no_tips
 
-    class CommandLine(LightningCLI):
-        def parse_arguments(self, parser: Any, args: Any) -> None:
-            self.config = parser.parse_args(args)  # without a warning where `sys.argv` holds something else
-
+    _stop_when_terminated()
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(INTERRUPTED))  # a KeyboardInterrupt would end Lightning with 1
+    _know_datasets()
     with no_tips():
         CommandLine(
-            TwoAgentPPO,
-            ClipData,
-            args=words,
-            seed_everything_default=0,
+            words,
             save_config_kwargs={"overwrite": True},
-            auto_configure_optimizers=False,
             parser_kwargs={
                 "prog": "vidmarl",
                 "default_env": True,  # VIDMARL_FIT__TRAINER__MAX_EPOCHS=5
@@ -462,6 +479,11 @@ def train(words: list[str]) -> None:
                 **{name: {"usage": f"vidmarl {name} [-c FILE ...] [--SETTING VALUE ...]"} for name in TRAINING},
             },
         )
+
+
+def _know_datasets() -> None:
+    """Imports the datasets, so that settings may call them by the names of their classes."""
+    from vidmarl.data import folder, hmdb51, joined, kinetics, synthetic, ucf101, weizmann  # noqa: F401
 
 
 def _table(record: dict[str, Any]) -> str:
