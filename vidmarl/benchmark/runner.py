@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from vidmarl import metrics
@@ -276,10 +278,8 @@ class VictimRunner:
         total, left = len(own) * len(sets), sum(map(len, todo))
         with tqdm(total=total, initial=total - left, unit="trial", desc=self.label, disable=not progress) as bar:
             for start in range(0, len(own), self.benchmark.clips_at_once):
-                batch = [
-                    i for i in own[start : start + self.benchmark.clips_at_once] if any(i in some for some in todo)
-                ]
-                if not batch:
+                some = own[start : start + self.benchmark.clips_at_once]
+                if not (batch := [i for i in some if any(i in missing for missing in todo)]):
                     continue
                 pixels = pixels_of([self.clips[i] for i in batch])
                 for one, missing in zip(sets, todo, strict=True):
