@@ -241,8 +241,8 @@ def _fault(message: str) -> str:
     if found := re.search(r"the following arguments are required: (.*)", message):
         return f"expected a value for {found[1]}, got none."
     if found := re.search(r"(No module named '.*?')|No (\S+) attribute (\S+)", message):
-        known = nearest(value.rpartition(".")[2], _classes_below(bases))
-        return f"there is no {value} ({found[1] or f'{found[2]} has no {found[3]}'}); {known}"
+        hint = nearest(value.rpartition(".")[2], _classes_below(bases))
+        return f"there is no {value} ({found[1] or f'{found[2]} has no {found[3]}'}); {hint}"
     if found := re.search(r"Unable to load config '(.*)'", message):
         return f'expected settings, such as \'{{"name": "value"}}\', got {found[1]!r}.'
     if found := re.search(r"Expected a typing.Literal\[(.*?)\]", message):
