@@ -1,28 +1,44 @@
 """Whole jobs on files, for the command line and for scripts: what `vidmarl attack` does, as a
-function."""
+function.
+
+The clips are attacked batch by batch, and each batch is on the disk before the next one is loaded.
+Until all is done it lies in `OUT.unfinished`:
+
+    job.json        what decides the results: the attack, the victim, the clips, their goals
+    answers-0003    what the victim has answered in the batch at work, see `vidmarl.victims.journal`
+    new/            what becomes OUT: `clips/`, and a part of `result/` for each batch that is done
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+import sys
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from vidmarl._version import __version__
 from vidmarl.attacks import Attack, AttackResult, as_attack
+from vidmarl.attacks.identity import identity
+from vidmarl.attacks.parts import join_parts, part
+from vidmarl.attacks.saved import SavedResult
 from vidmarl.data.encode import side_by_side, write_lossless, write_mp4
 from vidmarl.data.video import load_clips
-from vidmarl.errors import ClipError
-from vidmarl.queries.goals import Misclassify, Target
+from vidmarl.errors import ClipError, SettingsError
+from vidmarl.queries.goals import Goal, Misclassify, Target
 from vidmarl.report.html import write_report
-from vidmarl.utils.files import new_directory, readable, write_atomically
+from vidmarl.utils.files import readable, resumable_directory, write_atomically
+from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.victims import Victim, load_victim
+from vidmarl.victims.journal import Journal, journaled
 
 RESULTS = "results.json"
 
@@ -37,13 +53,18 @@ def attack_files(
     labels: Sequence[str | int] | None = None,
     skip_bad: bool = False,
     overwrite: bool = False,
-) -> AttackResult:
+) -> SavedResult:
     """Attacks video files and writes what came of it to a folder, which appears complete or not at
     all.
 
-    The folder holds `results.json`, `report.html`, `result/` (for `AttackResult.load`), and for
-    each clip `clips/NAME.webm` (the adversarial clip, lossless) and `clips/NAME.mp4` (clean,
-    adversarial and amplified difference side by side).
+    The folder holds `results.json`, `report.html`, `result/` (for `SavedResult.open`, or for
+    `AttackResult.load`, which reads all clips at once), and for each clip `clips/NAME.webm` (the
+    adversarial clip, lossless) and `clips/NAME.mp4` (clean, adversarial and amplified difference
+    side by side).
+
+    Nothing that the victim has answered is lost. Until all is done, it is kept in the folder
+    `OUT.unfinished`; the same call goes on from there after an error, Ctrl-C or a kill, and comes
+    to the same results. The memory holds `attack.clips_at_once` clips at a time.
 
     Args:
         paths: video files.
@@ -54,62 +75,185 @@ def attack_files(
         labels: the class under attack of each file, or one for all of them, by name or index. None:
             the victim's own clean prediction.
         skip_bad: go on without the files that cannot be used, and name them in `results.json`.
-        overwrite: replace the folder of an earlier job.
+        overwrite: replace the folder of an earlier job, and drop what an unfinished one with other
+            settings has left.
 
     Returns:
-        The result, a row for each usable file, in the order given.
+        The result, a row for each usable file, in the order given; its clips stay on the disk until
+        they are asked for.
 
     Raises:
         ClipError: a file cannot be used (with `skip_bad`: none can). No query has been spent.
         FileExistsError: `out` is there already and not empty; with `overwrite`, no earlier job
             wrote it.
+        SettingsError: an unfinished job with other settings is there, without `overwrite`.
+        BlockingIOError: another process is at work there.
         UnknownNameError: the victim has no class of that name.
+        VictimError, OSError: the victim cannot be asked, or the disk is full. A note on the error
+            says what is kept.
     """
     files = [Path(path) for path in paths]
     victim, attack = load_victim(victim), as_attack(attack)
-    with new_directory(out, _may_replace(Path(out), overwrite)) as folder:
+    with resumable_directory(out, _may_replace(Path(out), overwrite)) as folder:
         classes = _classes(victim, len(files), target, labels)
-        usable, clips, bad = _load(files, victim, skip_bad)
+        usable, hashes, bad = _inspect(files, victim, skip_bad)
         goal = None if classes is None else (Misclassify if target is None else Target)(classes[usable])
-        result = attack(victim, clips, goal)
-        named = [files[i] for i in usable]
-        write_result(folder, result, named, rate=_frame_rate(victim), bad=bad, progress=attack.progress)
-    return result
+        job = _Job(folder, victim, attack, [files[i] for i in usable], hashes, goal)
+        job.begin(overwrite)
+        try:
+            job.run()
+            job.finish(bad)
+        except BaseException as error:
+            mistaken = isinstance(error, ValueError) and job.has_only_begun  # such as a target that is no class
+            if (told := job.kept()) and not mistaken:
+                error.add_note(f"Kept in {_near(folder)}: {told}. The same command goes on from there.")
+            else:
+                shutil.rmtree(folder / "new", ignore_errors=True)
+            raise
+    return SavedResult.open(Path(out) / "result")
 
 
-def write_result(
-    folder: Path,
-    result: AttackResult,
-    files: Sequence[Path],
-    *,
-    rate: float = 5.0,
-    bad: dict[Path, str] | None = None,
-    progress: bool = True,
-) -> None:
-    """Writes a result, its clips and its report into a folder that exists.
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """An attack on files: what there is to do, and what of it is done.
 
-    Args:
-        folder: where to.
-        result: what to write.
-        files: the file that each clip came from.
-        rate: frames a second of the written videos.
-        bad: files that were left out, and why.
-        progress: whether to show a progress bar.
+    Attributes:
+        folder: of the unfinished job.
+        victim: who is attacked.
+        attack: how.
+        files: whose clips are attacked.
+        hashes: of the clips, one for each file.
+        goal: of the attack.
     """
-    names = _clip_names(files)
-    result.save(folder / "result")
-    (folder / "clips").mkdir()
-    for i, name in enumerate(tqdm(names, unit="clip", desc="Writing clips", disable=not progress)):
-        write_lossless(folder / "clips" / f"{name}.webm", result.adversarial[i], rate)
-        write_mp4(folder / "clips" / f"{name}.mp4", side_by_side(result.clean[i], result.adversarial[i]), rate)
-    record = to_record(result, files) | {"left_out": {readable(path): why for path, why in (bad or {}).items()}}
-    write_atomically(folder / RESULTS, json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-    title = f"{result.settings['attack']} against {result.settings['victim']}"
-    write_report(folder / "report.html", result, title=title, names=[readable(file.name) for file in files], fps=rate)
+
+    folder: Path
+    victim: Victim
+    attack: Attack
+    files: list[Path]
+    hashes: list[str]
+    goal: Goal | None
+
+    @property
+    def batches(self) -> list[slice]:
+        """The clips that are attacked side by side."""
+        size = self.attack.clips_at_once
+        return [slice(start, start + size) for start in range(0, len(self.files), size)]
+
+    @property
+    def done(self) -> int:
+        """How many batches are done; they are done in order."""
+        return len(list((self.folder / "new").glob("result/part-*")))
+
+    def begin(self, overwrite: bool) -> None:
+        """Writes down what the job is, or says how far it is if it is there.
+
+        Raises:
+            SettingsError: another job is there, without `overwrite`.
+        """
+        place = self.folder / "job.json"
+        own = json.dumps(self._identity(), indent=1, ensure_ascii=False)
+        try:
+            there = place.read_bytes().decode("utf-8")
+        except (FileNotFoundError, UnicodeDecodeError):
+            there = ""
+        if there.strip() == own:
+            if told := self.kept():
+                print(f"vidmarl: going on in {_near(self.folder)}: {told}", file=sys.stderr)
+            return
+        if self.kept() and not overwrite:
+            raise SettingsError(
+                f"Attacking video files: {_near(self.folder)} holds an unfinished job of other settings"
+                f" ({_difference(there, own)}). Finish it by its own command, choose another folder, or drop it"
+                " (overwrite=True)."
+            )
+        for left in self.folder.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        (self.folder / "new").mkdir()
+        write_atomically(place, own + "\n")
+
+    def _identity(self) -> dict[str, Any]:
+        """All that decides the results."""
+        return {
+            "vidmarl": __version__,
+            "attack": identity(self.attack),
+            "clips_at_once": self.attack.clips_at_once,
+            "victim": self.victim.identity(),
+            "device": (self.victim.device or torch.device("cpu")).type,
+            "goal": None if self.goal is None else [type(self.goal).__name__, self.goal.classes.tolist()],
+            "clips": [list(pair) for pair in zip(map(readable, self.files), self.hashes, strict=True)],
+        }
+
+    @property
+    def has_only_begun(self) -> bool:
+        """Whether the victim has said no more than what it makes of the clean clips."""
+        return self.done == 0 and self._recorded() <= len(self.files)
+
+    def kept(self) -> str:
+        """What is done, in words; "" for nothing."""
+        done, recorded = self.done, self._recorded()
+        answers = f"{recorded:,} answer{'' if recorded == 1 else 's'} of the victim recorded"
+        return f"{done} of {len(self.batches)} batches done, {answers}" if done or recorded else ""
+
+    def _recorded(self) -> int:
+        """Answers in the batch at work."""
+        recorded = 0
+        for path in self.folder.glob("answers-*"):
+            with contextlib.closing(Journal(path)) as journal:
+                recorded += journal.recorded
+        return recorded
+
+    def run(self) -> None:
+        """Attacks the batches that are not done."""
+        (self.folder / "new" / "clips").mkdir(exist_ok=True)
+        left = range(self.done, len(self.batches))
+        clips = sum(len(self.files[self.batches[i]]) for i in left)
+        with contextlib.closing(self._clips(left)) as batches:
+            for i, result in zip(left, self.attack.batches(self.victim, batches, clips), strict=True):
+                self._write(i, result)
+
+    def _clips(self, numbers: Iterable[int]) -> Generator[tuple[Float[Tensor, "b 3 t h w"], Goal | None], None, None]:
+        """The clips of some batches and their goals; while a batch is attacked, its answers are
+        recorded."""
+        for number in numbers:
+            rows = self.batches[number]
+            with journaled(self.victim, self.folder / f"answers-{number:04d}"):
+                yield self._load(rows), None if self.goal is None else self.goal[rows]
+            (self.folder / f"answers-{number:04d}").unlink()
+
+    def _load(self, rows: slice) -> Float[Tensor, "b 3 t h w"]:
+        clips = load_clips(self.files[rows], self.victim)
+        for file, clip, known in zip(self.files[rows], clips, self.hashes[rows], strict=True):
+            if _hash(clip) != known:
+                raise ClipError(f"Attacking {readable(file)}: the file has changed since the attack began.")
+        return clips
+
+    def _write(self, number: int, result: AttackResult) -> None:
+        """Writes what came of a batch; it is done when its part of the result is there."""
+        for i, name in enumerate(_clip_names(self.files)[self.batches[number]]):
+            clean, adversarial = result.clean[i], result.adversarial[i]
+            place, rate = self.folder / "new" / "clips", _frame_rate(self.victim)
+            write_lossless(place / f"{name}.webm", adversarial, rate)
+            write_mp4(place / f"{name}.mp4", side_by_side(clean, adversarial), rate)
+        result.save(self._part(number))
+
+    def _part(self, number: int) -> Path:
+        return part(self.folder / "new" / "result", number)
+
+    def finish(self, bad: dict[Path, str]) -> None:
+        """Writes what says something of all clips; `bad`: the files that were left out, and why."""
+        new = self.folder / "new"
+        join_parts(new / "result", len(self.batches))
+        result = SavedResult.open(new / "result")
+        record = to_record(result, self.files) | {"left_out": {readable(path): why for path, why in bad.items()}}
+        write_atomically(new / RESULTS, json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+        title = f"{result.settings['attack']} against {result.settings['victim']}"
+        names = [readable(file.name) for file in self.files]
+        write_report(new / "report.html", result, title=title, names=names, fps=_frame_rate(self.victim))
 
 
-def to_record(result: AttackResult, files: Sequence[Path]) -> dict[str, Any]:
-    """A result as plain data for JSON: settings, a summary, and a record per clip."""
+def to_record(result: AttackResult | SavedResult, files: Sequence[Path]) -> dict[str, Any]:
+    """A result as plain data for JSON: settings, where it comes from, a summary, and a record per
+    clip."""
 
     records = []
     for file, clip, row in zip(files, _clip_names(files), result.records(), strict=True):
@@ -120,6 +264,7 @@ def to_record(result: AttackResult, files: Sequence[Path]) -> dict[str, Any]:
     return {
         "vidmarl": __version__,
         "settings": {key: value for key, value in result.settings.items() if key != "labels"},
+        "provenance": result.provenance,
         "summary": {
             "clips": len(result),
             "attacked": attacked,
@@ -142,24 +287,58 @@ def _may_replace(out: Path, overwrite: bool) -> bool:
     return overwrite
 
 
-def _load(
-    files: list[Path], victim: Victim, skip_bad: bool
-) -> tuple[list[int], Float[Tensor, "b 3 t h w"], dict[Path, str]]:
-    """Which files can be used, their clips float32[b 3 t h w], and what is wrong with the
-    others."""
-    clips, usable, bad = [], [], {}
+def _inspect(files: list[Path], victim: Victim, skip_bad: bool) -> tuple[list[int], list[str], dict[Path, str]]:
+    """Decodes every file once, and keeps none: which of them can be used, the hashes of their
+    clips, and what is wrong with the others."""
+    usable, hashes, bad, lengths = [], [], {}, set()
     for i, file in enumerate(files):
         try:
-            clips.append(load_clips([file], victim))
-            usable.append(i)
+            clip = load_clips([file], victim)[0]
         except (ClipError, OSError) as error:
             bad[file] = str(error)
+        else:
+            usable.append(i)
+            hashes.append(_hash(clip))
+            lengths.add(clip.shape[1])
     if not files:
         raise ClipError("Attacking video files: none were given.")
     if bad and (not skip_bad or not usable):
         advice = "No query was spent. Leave them out, or go on without them (skip_bad=True)." if usable else ""
         raise ClipError("\n".join([f"{len(bad)} of {len(files)} files cannot be used:", *bad.values(), advice]).strip())
-    return usable, torch.cat(clips), bad
+    if len(lengths) > 1:
+        raise ClipError(
+            f"Attacking {len(usable)} video files: their clips have {min(lengths)} to {max(lengths)} frames, because"
+            " the spec asks for whole videos (frames=None). Attack them one by one, or set ClipSpec(frames=...)."
+        )
+    return usable, hashes, bad
+
+
+def _near(path: Path) -> str:
+    """A path for people, from the working folder on if it lies there."""
+    here = Path.cwd()
+    return readable(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _hash(clip: Float[Tensor, "3 t h w"]) -> str:
+    return fingerprint(clip.mul(255).round().to(torch.uint8))
+
+
+def _difference(one: str, other: str) -> str:
+    """Where two jobs differ first, for people."""
+    before, now = (_leaves(json.loads(text or "{}")) for text in (one, other))
+    for name in before | now:
+        if before.get(name) != now.get(name):
+            told = f"{name} was {before.get(name)!r}, and is {now.get(name)!r}"
+            return "other clips" if name.startswith("clips.") else told
+    return "other clips"
+
+
+def _leaves(record: Any, name: str = "") -> dict[str, Any]:
+    """The values in nested data, by the names that lead there."""
+    if not isinstance(record, dict | list):
+        return {name: record}
+    items = record.items() if isinstance(record, dict) else enumerate(record)
+    return {path: leaf for key, value in items for path, leaf in _leaves(value, f"{name}.{key}".strip(".")).items()}
 
 
 def _classes(

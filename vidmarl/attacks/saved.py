@@ -32,6 +32,7 @@ class SavedResult:
         path: the folder.
         success, skipped, finished, queries, strength, classes, prediction, adversarial_prediction,
             full_l2, history, settings: as in `AttackResult`.
+        provenance: that of the first part, which was made when the attack began.
         rows: the rows of `AttackResult.records`.
         parts: the folders of the parts, and how many clips each of them has.
     """
@@ -48,6 +49,7 @@ class SavedResult:
     full_l2: Float[Tensor, " b"]
     history: dict[str, Float[Tensor, "b q"]]
     settings: dict[str, Any]
+    provenance: dict[str, Any]
     rows: list[dict[str, Any]] = dataclasses.field(repr=False)
     parts: list[tuple[Path, int]] = dataclasses.field(repr=False)
 
@@ -106,7 +108,7 @@ class SavedResult:
         )
 
     def metrics(self) -> pd.DataFrame:
-        """A row for each clip, see `AttackResult.metrics`."""
+        """A row for each clip, see `AttackResult.metrics`; what is infinite there is missing."""
         import pandas as pd
 
         table = pd.DataFrame(self.rows)
