@@ -4,6 +4,7 @@ test never mix."""
 from __future__ import annotations
 
 import io
+import math
 import os
 import shutil
 import tarfile
@@ -13,9 +14,10 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
-from conftest import MakeVideo
+from conftest import TYPES_ARE_CHECKED, MakeVideo
 from torch import nn
 
+import vidmarl
 from vidmarl import ClipSpec, Victim
 from vidmarl.data import (
     HMDB51,
@@ -34,6 +36,7 @@ from vidmarl.data import (
 )
 from vidmarl.data.base import find_videos
 from vidmarl.data.joined import Joined
+from vidmarl.data.synthetic import Synthetic, make_clip
 from vidmarl.errors import ClipError, DataError, SettingsError, UnknownNameError
 
 SPEC = ClipSpec(frames=4, size=(32, 32), sampling="stride", stride=2)
@@ -635,7 +638,7 @@ def test_what_is_missing_is_said(videos: Path) -> None:
         ClipData(train=source).train_dataloader()
     with pytest.raises(ClipError, match=r"do not fill one batch of 16.*repeats"):
         ClipData(train=source, spec=SPEC).train_dataloader()
-    with pytest.raises(ValueError, match="batch sizes"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         ClipData(batch_size=0)
     assert ClipData(train=source, spec=SPEC).val_dataloader() == []
 
@@ -652,3 +655,46 @@ def test_a_misspelt_setting_of_a_source_is_answered_with_the_nearest(tmp_path: P
     for kind, wrong, right in ((UCF101, "exlude", "exclude"), (Folder, "rot", "root"), (Kinetics, "lables", "labels")):
         with pytest.raises(SettingsError, match=rf"Making {kind.__name__}: .* '{wrong}'; did you mean {right}"):
             kind(**{wrong: tmp_path})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda v: Folder(3), "Folder: root must be a path, got 3"),
+        (lambda v: Folder(b"x"), "Folder: root must be a path, got b'x'"),
+        (lambda v: Folder("a\0b"), "Folder: root must be a path"),
+        (lambda v: Folder(v, classes="walk"), r"classes must be a list \(each item text\) or None, got 'walk'"),
+        (lambda v: Folder(v, exclude=[1]), r"exclude must be .*, got \[1\]"),
+        (lambda v: Folder(v, max_clips=1.5), "max_clips must be a whole number or None, got 1.5"),
+        (lambda v: Folder(v, max_clips=True), "max_clips must be a whole number or None, got True"),
+        (lambda v: ClipSource([None]), r"ClipSource: files must be a list \(each item ClipFile\), got \[None\]"),
+        (lambda v: ClipDataset(Folder(v), "x"), "ClipDataset: spec must be ClipSpec, got 'x'"),
+        (lambda v: ClipDataset(Folder(v), SPEC, augment=1), "augment must be True or False, got 1"),
+        (lambda v: ClipDataset(Folder(v), SPEC, seed=-1), "ClipDataset: seed must be at least 0, got -1"),
+        (lambda v: ClipData(cache_gb=math.nan), "ClipData: cache_gb must be a finite number, got nan"),
+        (lambda v: vidmarl.load_clips(3), r"load_clips: paths must be a path or a list \(each item a path\), got 3"),
+        (lambda v: vidmarl.load_clips([v, None]), "load_clips: paths must be"),
+        (
+            lambda v: vidmarl.load_clips(v, {"frames": 2}),
+            "victim must be HasSpec or ClipSpec or None, got {'frames': 2}",
+        ),
+        (lambda v: decode(v, SPEC, "x"), "decode: offset must be a finite number or None, got 'x'"),
+        (lambda v: Synthetic(2, size=7), "Synthetic: size must be at least 8, got 7"),
+        (lambda v: make_clip(0, 0, 8), "make_clip: label must be an index of the 8 CLASSES, got 8"),
+        (lambda v: ClipSpec(fps=math.inf), "ClipSpec: fps must be a number above 0 and at most 1,000,000, got inf"),
+        (lambda v: ClipSpec(frames=True), "ClipSpec: frames must be a whole number above 0 .*, got True"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_by_name(
+    videos: Path, call: Callable[[Path], object], message: str
+) -> None:
+    with pytest.raises((SettingsError, ValueError), match=message):
+        call(videos)
+
+
+def test_a_warning_points_to_the_line_that_asked(videos: Path) -> None:
+    (videos / "a" / "broken.mp4").write_text("this is no video")
+    with pytest.warns(UserWarning, match="Leaving out 1 of") as caught:
+        ClipDataset(Folder(videos), SPEC)
+    if not TYPES_ARE_CHECKED:
+        assert caught[0].filename == __file__

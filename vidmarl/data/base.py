@@ -23,6 +23,7 @@ from vidmarl.data.video import Footage, decode, probe
 from vidmarl.errors import ClipError, DataError, UnknownNameError
 from vidmarl.registry import explain_settings
 from vidmarl.utils.files import PathLike, readable
+from vidmarl.utils.kinds import check_least, checked
 
 T = TypeVar("T")
 
@@ -61,7 +62,10 @@ class ClipSource(Sequence[ClipFile]):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         explain_settings(cls)
+        if "__init__" in vars(cls):
+            cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
 
+    @checked
     def __init__(self, files: Iterable[ClipFile], classes: Sequence[str] = ()) -> None:
         self.files = [file._replace(name=readable(file.name)) for file in files]
         self.classes = list(classes)
@@ -151,7 +155,7 @@ def _warn_of(what: str, names: Iterable[str]) -> None:
     names = sorted({readable(name) for name in names})
     if names:
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        warnings.warn(f"{what} ({len(names)}): {', '.join(names[:10])}{more}.", stacklevel=4)
+        warnings.warn(f"{what} ({len(names)}): {', '.join(names[:10])}{more}.", stacklevel=6)
 
 
 def choose(
@@ -232,11 +236,12 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
 
     Raises:
         ClipError: no video of the source can be used, now or when an item is asked for.
-        ValueError: `repeats` is below 1.
+        ValueError: `repeats` is below 1, or another number below 0.
     """
 
     MARGIN = 1 / 8
 
+    @checked
     def __init__(
         self,
         source: ClipSource,
@@ -248,8 +253,7 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
         cache_bytes: int = 2**30,
         progress: bool = False,
     ) -> None:
-        if repeats < 1:
-            raise ValueError(f"ClipDataset: repeats must be at least 1, got {repeats}.")
+        check_least("ClipDataset", repeats=(repeats, 1), seed=(seed, 0), cache_bytes=(cache_bytes, 0))
         self.source = source
         self.spec = spec
         self.augment = augment
@@ -334,7 +338,7 @@ def _usable(source: ClipSource, spec: ClipSpec, progress: bool) -> list[int]:
         named = "".join(f"\n- {line}" for line in broken[:10]) + more
         if not usable:
             raise ClipError(f"None of the {len(source)} videos of {source!r} can be used:{named}")
-        warnings.warn(f"Leaving out {len(broken)} of the {len(source)} videos of {source!r}:{named}", stacklevel=3)
+        warnings.warn(f"Leaving out {len(broken)} of the {len(source)} videos of {source!r}:{named}", stacklevel=4)
     if not usable:
         raise ClipError(f"{source!r} holds no videos.")
     return usable

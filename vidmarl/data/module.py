@@ -18,6 +18,7 @@ from vidmarl.data.base import ClipDataset, ClipSource
 from vidmarl.data.spec import ClipSpec
 from vidmarl.data.video import as_batch
 from vidmarl.errors import ClipError
+from vidmarl.utils.kinds import check_least, checked
 
 Batch = tuple[Float[Tensor, "b 3 t h w"], Int64[Tensor, " b"]]
 
@@ -46,6 +47,7 @@ class ClipData(lightning.LightningDataModule):
         cache_gb: memory for decoded videos, GiB per dataset and process.
     """
 
+    @checked
     def __init__(
         self,
         train: ClipSource | None = None,
@@ -61,8 +63,8 @@ class ClipData(lightning.LightningDataModule):
         cache_gb: float = 1.0,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or eval_batch_size < 1:
-            raise ValueError(f"ClipData: batch sizes must be at least 1, got {batch_size} and {eval_batch_size}.")
+        check_least("ClipData", batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), repeats=(repeats, 1))
+        check_least("ClipData", num_workers=(num_workers, 0), seed=(seed, 0), cache_gb=(cache_gb, 0))
         self.sources = {name: source for name, source in (("train", train), ("val", val), ("test", test)) if source}
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from numbers import Integral, Real
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from vidmarl.errors import ClipError
 from vidmarl.registry import explain_settings
+from vidmarl.utils.kinds import fits
+
+MOST = 1_000_000
+"""The largest number in a spec."""
+
+LAYOUTS = ("c t h w", "t c h w", "t h w c", "b t c h w", "b t h w c", "b t h c w", "c b t h w")
+"""Axes that clips often come with, where they should have `b c t h w`."""
 
 ROUNDING = 0.01
 """Values so near to [0, 1] are taken for numbers that were not clamped, not for another range."""
@@ -56,13 +63,20 @@ class ClipSpec:
         if len(sizes) != 2:
             raise ValueError(f"ClipSpec: size is a height and a width in px, or one number for both, got {given!r}.")
         height, width = sizes
-        whole = {"frames": self.frames, "size": height, "short_side": self.short_side, "stride": self.stride}
+        whole: dict[str, Any] = {
+            "frames": self.frames,
+            "size": height,
+            "short_side": self.short_side,
+            "stride": self.stride,
+        }
         for name, value in (*whole.items(), ("size", width), ("fps", self.fps)):
             if value is None and name in ("frames", "short_side"):
                 continue
-            if not isinstance(value, Integral if name in whole else Real) or not value > 0:
+            if not fits(value, int if name in whole else float) or not 0 < value <= MOST:
                 kind = "whole number" if name in whole else "number"
-                raise ValueError(f"ClipSpec: {name} must be a {kind} above 0, got {getattr(self, name)!r}.")
+                raise ValueError(
+                    f"ClipSpec: {name} must be a {kind} above 0 and at most {MOST:,}, got {getattr(self, name)!r}."
+                )
         object.__setattr__(self, "size", sizes)
         for name, allowed in (
             ("fit", ("crop", "letterbox", "squash")),
@@ -106,17 +120,14 @@ def validate_clips(clips: Tensor, doing: str) -> None:
     if not isinstance(clips, Tensor):
         raise ClipError(f"While {doing}: expected a tensor of clips [b 3 t h w], got {type(clips).__name__}.")
     if clips.ndim != 5 or clips.shape[1] != 3:
-        hint = ""
-        if clips.ndim == 4:
-            hint = " A single clip needs a batch axis: clip[None]."
-        elif clips.ndim == 5 and clips.shape[2] == 3:
-            hint = " These look like [b t c h w]: rearrange(clips, 'b t c h w -> b c t h w')."
-        elif clips.ndim == 5 and clips.shape[-1] == 3:
-            hint = " These look like [b t h w c]: rearrange(clips, 'b t h w c -> b c t h w')."
+        hint = next((_advice(axes) for axes in LAYOUTS if _fits(clips, axes)), "")
         raise ClipError(f"While {doing}: expected clips [b 3 t h w], got shape {tuple(clips.shape)}.{hint}")
+    if clips.is_meta or clips.layout != torch.strided:
+        kind = "without values, on the device meta" if clips.is_meta else f"in {clips.layout}"
+        raise ClipError(f"While {doing}: expected a dense tensor of clips with values, got one {kind}.")
     if 0 in clips.shape:
         raise ClipError(f"While {doing}: expected at least one clip and one pixel, got shape {tuple(clips.shape)}.")
-    if not clips.is_floating_point():
+    if not clips.is_floating_point() or clips.dtype.itemsize < 2:
         raise ClipError(
             f"While {doing}: expected float clips in [0, 1], got {clips.dtype}. For 8-bit values: clips.float() / 255."
         )
@@ -125,4 +136,23 @@ def validate_clips(clips: Tensor, doing: str) -> None:
         hint = " Divide 8-bit values by 255; do not normalise: mean and std belong to the Victim."
         if low > -ROUNDING and high < 1 + ROUNDING:
             hint = " That much comes from rounding or resizing: clips.clamp(0, 1)."
-        raise ClipError(f"While {doing}: expected clips in [0, 1], got values in [{low:.9g}, {high:.9g}].{hint}")
+        raise ClipError(f"While {doing}: expected clips in [0, 1], got values in [{_text(low)}, {_text(high)}].{hint}")
+
+
+def _fits(clips: Tensor, axes: str) -> bool:
+    """Whether clips may have these axes."""
+    return clips.ndim == len(axes.split()) and clips.shape[axes.split().index("c")] == 3
+
+
+def _advice(axes: str) -> str:
+    """How clips of these axes become clips."""
+    if axes == "c t h w":
+        return " A single clip needs a batch axis: clip[None]."
+    batch = "b" if "b" in axes.split() else "1"
+    return f" They look like [{axes}]: einops.rearrange(clips, '{axes} -> {batch} c t h w')."
+
+
+def _text(value: Tensor) -> str:
+    """A value with as many digits as it takes to see that it is beyond [0, 1]."""
+    short = f"{value:.4g}"
+    return short if not 0 <= float(short) <= 1 or 0 <= value <= 1 else repr(value.item())

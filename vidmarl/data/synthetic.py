@@ -26,11 +26,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from vidmarl.utils.kinds import check_least, checked
+
 CLASSES = ("right", "left", "up", "down", "clockwise", "anticlockwise", "pulse", "still")
 """What the figure does, in the order of the labels; x points right and y points down."""
 
 SPLITS = ("train", "val", "test")
 
+_SMALLEST = 8  # px, side of a frame
 _SPRITE = 48  # px, side of the square that holds a figure before it is placed in the frame
 _MARGIN = 1.6  # half the side of that square, in mean radii of the figure
 
@@ -103,6 +106,7 @@ class Motion:
         return self.centre[0] + x, self.centre[1] + y, self.angle + angle, self.swell * size
 
 
+@checked
 def make_clip(seed: int, index: int, label: int, frames: int = 8, size: int = 64) -> UInt8[Tensor, "3 t h w"]:
     """Draws one clip; what it shows besides the motion depends on `seed` and `index` alone.
 
@@ -111,8 +115,14 @@ def make_clip(seed: int, index: int, label: int, frames: int = 8, size: int = 64
         index: of the clip in its set, at least 0.
         label: an index of `CLASSES`.
         frames: number of frames.
-        size: height and width, px.
+        size: height and width, px, at least 8.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
+    check_least("make_clip", seed=(seed, 0), index=(index, 0), frames=(frames, 1), size=(size, _SMALLEST))
+    if not 0 <= label < len(CLASSES):
+        raise ValueError(f"make_clip: label must be an index of the {len(CLASSES)} CLASSES, got {label}.")
     rng = np.random.default_rng([seed, index])
     with _one_thread():
         motion = Motion.draw(rng)
@@ -123,6 +133,7 @@ def make_clip(seed: int, index: int, label: int, frames: int = 8, size: int = 64
         return (clip.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
+@checked
 def make_clips(
     n: int, seed: int, frames: int = 8, size: int = 64, progress: bool = False
 ) -> tuple[Float[Tensor, "n 3 t h w"], Int64[Tensor, " n"]]:
@@ -141,7 +152,7 @@ def make_clips(
     Returns:
         Clips, float32[n 3 t h w] in [0, 1] and exact multiples of 1/255, and labels, int64[n].
     """
-    source = Synthetic(n, seed, frames, size)
+    source = Synthetic(n, seed, frames, size)  # which checks them
     clips = torch.empty(n, 3, frames, size, size)
     with _one_thread():
         for i in tqdm(range(n), desc="Drawing clips", unit="clip", disable=not progress):
@@ -161,7 +172,9 @@ class Synthetic(Dataset[tuple[Tensor, int]]):
 
     classes = CLASSES
 
+    @checked
     def __init__(self, n: int, seed: int = 0, frames: int = 8, size: int = 64) -> None:
+        check_least("Synthetic", n=(n, 0), seed=(seed, 0), frames=(frames, 1), size=(size, _SMALLEST))
         self.n = n
         self.seed = seed
         self.frames = frames

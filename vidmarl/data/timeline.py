@@ -13,7 +13,6 @@ import numpy as np
 from vidmarl.data.spec import ClipSpec
 from vidmarl.errors import ClipError
 
-
 _MOST_REPEATS = 64
 _MANY_FRAMES = 4096
 """A clip that shows a frame so often on average, and has so many of them, comes from a damaged

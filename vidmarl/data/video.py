@@ -25,6 +25,7 @@ from vidmarl.data.spec import ClipSpec, HasSpec
 from vidmarl.data.timeline import Timeline
 from vidmarl.errors import ClipError
 from vidmarl.utils.files import PathLike, readable
+from vidmarl.utils.kinds import checked
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -71,7 +72,7 @@ class Footage:
                 raise ClipError(f"{self.damage} Get it anew, or go on with what there is (strict=False).")
         if self.damage:
             warnings.warn(
-                f"Reading the video {readable(path)}: {self.damage} Going on with what there is.", stacklevel=3
+                f"Reading the video {readable(path)}: {self.damage} Going on with what there is.", stacklevel=4
             )
 
     def sample(self, spec: ClipSpec, offset: float | None = None) -> np.ndarray:
@@ -121,6 +122,7 @@ class Footage:
                 yield from video.frames()
 
 
+@checked
 def decode(
     path: PathLike, spec: ClipSpec, offset: float | None = None, *, strict: bool = False
 ) -> UInt8[Tensor, "3 t h w"]:
@@ -145,6 +147,7 @@ def decode(
     return Footage(path, strict).clip(spec, offset)
 
 
+@checked
 def read_video(path: PathLike, *, strict: bool = False) -> tuple[UInt8[Tensor, "3 t h w"], float]:
     """Every frame of a video at its own size, uint8[3 t h w], and the frames a second.
 
@@ -159,6 +162,7 @@ def read_video(path: PathLike, *, strict: bool = False) -> tuple[UInt8[Tensor, "
     return footage.frames(range(len(footage.timeline))), footage.timeline.fps
 
 
+@checked
 def probe(path: PathLike) -> Timeline:
     """The timeline by the packets of the file, at a fraction of what decoding costs.
 
@@ -180,6 +184,7 @@ def probe(path: PathLike) -> Timeline:
         return video.timeline(sorted(known) if len(known) == len(video.stamps) else video.stamps)
 
 
+@checked
 def load_clips(
     paths: PathLike | Iterable[PathLike],
     victim: HasSpec | ClipSpec | None = None,
