@@ -485,17 +485,68 @@ def test_a_bound_is_no_control(tmp_path: Path) -> None:
     assert set(summary["attack"]) == {"random_cells", "sensitivity_order"}
 
 
-def test_tables_of_several_devices_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_of_several_devices_and_versions_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tiny(tmp_path, max_clips=1))
+    assert not {"torch", "threads"} & set(pd.read_csv(tmp_path / "rows.csv"))
     save = vidmarl.benchmark.runner.save_trials
 
     def elsewhere(paths, result, facts, wanted):
-        save(paths, result, [known | {"device": "cuda"} for known in facts], wanted)
+        other = result.provenance | {"device": "NVIDIA H100", "torch": "3.0"}
+        save(paths, dataclasses.replace(result, provenance=other), facts, wanted)
 
     monkeypatch.setattr(vidmarl.benchmark.runner, "save_trials", elsewhere)
-    with pytest.warns(UserWarning, match="cpu and cuda"):
+    with (
+        pytest.warns(UserWarning, match=r"made with device NVIDIA H100 and cpu \("),
+        pytest.warns(UserWarning, match=r"made with torch .* and 3\.0, which may round differently"),
+    ):
         rows = run(tiny(tmp_path, max_clips=2))
-    assert sorted(rows["device"]) == ["cpu", "cpu", "cuda", "cuda"]
+    assert rows["device"].str[:3].tolist() == ["cpu", "NVI", "cpu", "NVI"]
+    assert (rows["torch"].astype(str) == "3.0").tolist() == [False, True, False, True]
+
+
+def test_a_trial_and_the_report_say_where_they_come_from(whole: Path) -> None:
+    done = run_benchmark(tiny(whole), progress=False)
+    assert done is not None
+    trials = done.trials["demo", "gaussian_noise"]["random_cells"]
+    told = trials.provenance
+    assert told == trials.provenances[0]
+    assert set(told) >= {"vidmarl", "torch", "python", "device", "threads", "command", "victim", "networks"}
+    assert told["victim"]["spec"]["frames"] == 4
+    assert told["victim"]["network"] in Page(whole / "report.html").text
+    assert told["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, RuntimeError])
+def test_clips_that_are_finished_when_their_batch_fails_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+) -> None:
+    at_once = {"grow_and_reduce": {"init_args": {"max_queries_after_success": 0}}}
+    benchmark = tiny(tmp_path / "cut", clips_at_once=CLIPS, attacks=at_once, budget=30)
+    spent = sorted(run(dataclasses.replace(benchmark, out=tmp_path / "whole"))["queries"])
+    assert spent[0] < spent[-1]
+    left = CLIPS * spent[0] + 1  # by then, some clip is done and another is not
+    plain = Victim._forward
+
+    def failing(self: Victim, clips: torch.Tensor, first: bool) -> torch.Tensor:
+        nonlocal left
+        left -= len(clips)
+        if left < 0:
+            raise stop(143)
+        return plain(self, clips, first)
+
+    monkeypatch.setattr(Victim, "_forward", failing)
+    with pytest.raises(stop) as caught:
+        run_benchmark(benchmark, progress=False)
+    assert any(note.startswith(f"Kept in {benchmark.out}: every trial") for note in caught.value.__notes__)
+    assert 0 < len(list(tmp_path.rglob("cut/**/*.safetensors"))) < CLIPS
+    monkeypatch.setattr(Victim, "_forward", plain)
+    run(benchmark)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a benchmark, by their place."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_an_attack_may_have_tubelets_of_its_own(tmp_path: Path) -> None:

@@ -30,12 +30,13 @@ from tqdm.auto import tqdm
 
 from vidmarl import metrics
 from vidmarl.attacks.identity import identity
+from vidmarl.attacks.result import AttackResult
 from vidmarl.benchmark.clips import Clip, find_clips, pixels_of, short_hash
 from vidmarl.benchmark.config import Benchmark, VictimChoice, label_of
 from vidmarl.benchmark.entries import Entry, make_entries
 from vidmarl.benchmark.report import write_benchmark_report
-from vidmarl.benchmark.tables import Key, summarise, write_tables
-from vidmarl.benchmark.trials import FORMAT, SUFFIX, Trials, Wanted, is_done, save_trials
+from vidmarl.benchmark.tables import ORIGINS, Key, summarise, write_tables
+from vidmarl.benchmark.trials import FORMAT, SUFFIX, Trials, Wanted, is_done, origins, save_trials
 from vidmarl.data.spec import ClipSpec
 from vidmarl.errors import CheckpointError, ClipError
 from vidmarl.queries.goals import Goal, Misclassify, Target
@@ -129,7 +130,11 @@ def run_benchmark(
         runner = VictimRunner(benchmark, choice, victim, clips[victim.spec])
         of_victim = [runner.trial_set(entry) for entry in entries]
         if not summarise_only:
-            runner.run(of_victim, wanted, shard, progress)
+            try:
+                runner.run(of_victim, wanted, shard, progress)
+            except BaseException as error:
+                error.add_note(f"Kept in {benchmark.out}: every trial that is finished. The same command goes on.")
+                raise
         sets += of_victim
     paths = [path for one in sets for path in one.paths]
     done = {path for path in paths if is_done(path, wanted, strict=summarise_only)}
@@ -176,15 +181,18 @@ def _check_settings(out: Path) -> None:
 
 
 def _warn_of_differences(trials: Mapping[Key, Mapping[str, Trials]], slow_metrics: bool) -> None:
-    """Warns of tables whose trials were made on different devices, or before a metric was added."""
+    """Warns of tables whose trials were made on different devices or by different versions, or
+    before a metric was added."""
     for (victim, distortion), attacks in trials.items():
-        devices = {facts["device"] for of_attack in attacks.values() for facts in of_attack.facts}
-        if len(devices) > 1:
-            warnings.warn(
-                f"Benchmark: the trials of {victim} under {distortion} were made on {' and '.join(sorted(devices))},"
-                " which round differently: see the column device of rows.csv.",
-                stacklevel=3,
-            )
+        found = origins(attacks.values())
+        for what in ORIGINS:
+            if len(values := found.get(what, ())) > 1:
+                warnings.warn(
+                    f"Benchmark: the trials of {victim} under {distortion} were made with {what}"
+                    f" {' and '.join(sorted(map(str, values)))}, which may round differently: see the column {what} of"
+                    " rows.csv.",
+                    stacklevel=3,
+                )
         measured = frozenset.intersection(*[of_attack.columns for of_attack in attacks.values()])
         if unknown := [c.name for c in metrics.columns(slow_metrics) if c.name not in measured]:
             warnings.warn(
@@ -289,15 +297,23 @@ class VictimRunner:
                         bar.update(len(rows))
 
     def _try(self, trials: TrialSet, clips: list[int], pixels: Float[Tensor, "b 3 t h w"], wanted: Wanted) -> None:
-        with self._autocast():
-            result = trials.entry.attack(self.victim, pixels, self._goal(clips))
+        try:
+            with self._autocast():
+                result = trials.entry.attack(self.victim, pixels, self._goal(clips))
+        except BaseException as error:
+            if isinstance(found := getattr(error, "result", None), AttackResult):
+                ended = found.finished.nonzero().flatten().tolist()
+                self._save(trials, [clips[row] for row in ended], found[ended], wanted)
+            raise
+        self._save(trials, clips, result, wanted)
+
+    def _save(self, trials: TrialSet, clips: list[int], result: AttackResult, wanted: Wanted) -> None:
         facts = [
             {
                 "clip": self.clips[i].name,
                 "path": self.clips[i].path,
                 "label": self.clips[i].label_name,
                 "seed": self.benchmark.seed,
-                "device": self._device.type,
             }
             for i in clips
         ]

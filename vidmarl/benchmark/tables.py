@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidmarl import metrics
-from vidmarl.benchmark.trials import Trials
+from vidmarl.benchmark.trials import Trials, origins
 from vidmarl.metrics import Column
 from vidmarl.metrics.table import names
 from vidmarl.utils.files import write_atomically
@@ -21,6 +21,10 @@ Key = tuple[str, str]
 """(victim, distortion), their names in the tables."""
 
 Row = dict[Any, Any]
+
+ORIGINS = ("device", "threads", "torch", "vidmarl", "python")
+"""What of the provenance of trials may change a result: a column of rows.csv where they differ; the
+device always is."""
 
 BEST = "best control"
 """Whether no control has a smaller median L2 at this budget."""
@@ -73,12 +77,15 @@ def write_tables(
     """
     import pandas as pd
 
+    found = origins(of_attack for attacks in trials.values() for of_attack in attacks.values())
+    told = [key for key in ORIGINS if key == "device" or len(found.get(key, ())) > 1]
     rows = []
     for (victim, distortion), attacks in trials.items():
         for attack, of_attack in attacks.items():
             table = of_attack.table(budgets)
             known = {"victim": victim, "distortion": distortion, "attack": attack}
-            rows.append(pd.DataFrame(known, index=table.index).join(table))
+            origin = {key: [provenance.get(key) for provenance in of_attack.provenances] for key in told}
+            rows.append(pd.DataFrame(known | origin, index=table.index).join(table))
     parts = [table.assign(victim=v, distortion=d) for (v, d), table in summaries.items()]
     summary = pd.concat(parts, ignore_index=True)
     summary = summary[["victim", "distortion", *summary.columns.drop(["victim", "distortion"])]]

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,10 +89,11 @@ def save_trials(
             "classes": {name: int(getattr(result, name)[i]) for name in _CLASSES},
             "slow_metrics": wanted.slow_metrics,
             "columns": columns,
+            "provenance": {key: value for key, value in result.provenance.items() if key != "time"},
             "measured": {key: value if math.isfinite(value) else str(value) for key, value in measured.items()},
         }
         text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-        header = {"trial": text, "sha256": _checksum(text, tensors)}
+        header = {"trial": f"{_checksum(text, tensors)} {text}"}  # one entry: several are written in any order
         write_atomically(path, save({key: value.contiguous() for key, value in tensors.items()}, header))
 
 
@@ -129,13 +130,13 @@ def _read(path: Path, *names: str) -> tuple[dict[str, Any], dict[str, Tensor | N
 
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+            checksum, _, text = (file.metadata() or {})["trial"].partition(" ")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        record = json.loads(metadata["trial"])
+        if checksum != _checksum(text, tensors):
+            raise ValueError("its content is not that of its checksum")
+        record = json.loads(text)
         if record["format"] != FORMAT:
             raise ValueError(f"expected format {FORMAT}, got {record['format']!r}")
-        if metadata["sha256"] != _checksum(metadata["trial"], tensors):
-            raise ValueError("its content is not that of its checksum")
     except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"Reading the trial {path}: it is damaged, or no trial ({error}). Delete it.") from error
     return record, {key: value if key in names else None for key, value in tensors.items()}
@@ -162,6 +163,8 @@ class Trials:
         measured: `vidmarl.metrics.perturbation_metrics`, float64[b]; NaN where the clip was
             skipped, or the trial was made before there was such a metric.
         columns: the metrics that were asked for when the trials were made, in all of them.
+        provenances: of each clip, as in `AttackResult`, but for the time: what a run that was cut
+            short makes is the same to the byte.
         has_clips: whether all of them have kept their clips.
     """
 
@@ -175,6 +178,7 @@ class Trials:
     facts: list[dict[str, Any]]
     measured: dict[str, Float[Tensor, " b"]]
     columns: frozenset[str]
+    provenances: list[dict[str, Any]]
     has_clips: bool
 
     @classmethod
@@ -203,6 +207,7 @@ class Trials:
                 for name in names
             },
             columns=frozenset.intersection(*[frozenset(record["columns"]) for record in records]),
+            provenances=[record["provenance"] for record in records],
             has_clips=all("adversarial" in t for t in tensors),
         )
 
@@ -232,11 +237,16 @@ class Trials:
             history={key: values[rows] for key, values in self.history.items()},
             settings=self.settings,
             missing=0,
-            provenance={},
+            provenance=self.provenances[rows[0]] if rows else {},
             strength=torch.stack([t["strength"] for t in tensors]),
             **{name: torch.stack([t[name] for t in tensors]).float() / 255 for name in _CLIPS},
             **{name: torch.tensor([record["classes"][name] for record in records]) for name in _CLASSES},
         )
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What is true of all clips; a list of all that is true of some where they differ."""
+        return {key: found[0] if len(found) == 1 else found for key, found in origins([self]).items()}
 
     def table(self, budgets: Sequence[int]) -> pd.DataFrame:
         """A row for each clip: its facts, what happened, at each budget the success and the L2, and
@@ -257,3 +267,13 @@ class Trials:
         """What was measured of the fooled clips."""
         fooled = self.success & ~self.skipped
         return {name: values[fooled] for name, values in self.measured.items()}
+
+
+def origins(trials: Iterable[Trials]) -> dict[str, list[Any]]:
+    """All values of each part of the provenance of trials, in the order in which they are met."""
+    found: dict[str, dict[str, Any]] = {}
+    for of_attack in trials:
+        for provenance in of_attack.provenances:
+            for key, value in provenance.items():
+                found.setdefault(key, {}).setdefault(json.dumps(value), value)
+    return {key: list(values.values()) for key, values in found.items()}

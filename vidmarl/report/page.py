@@ -89,10 +89,12 @@ def summary_rows(
 
 
 def setting_rows(result: Outcome) -> list[tuple[str, str]]:
-    """The settings of an attack as text; the victim's class names are left out."""
+    """The settings of an attack as text, and where its result comes from, if it says so; the
+    victim's class names are left out."""
+    origin = {f"made with: {key}": value for key, value in getattr(result, "provenance", {}).items()}
     return [
         (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        for key, value in result.settings.items()
+        for key, value in (result.settings | origin).items()
         if key != "labels"
     ]
 
