@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import lightning
 import pytest
@@ -54,7 +55,7 @@ def module(**kwargs) -> TwoAgentPPO:
         "ppo": PPO(epochs=2, minibatch=32, lr=1e-2, target_kl=None),
         "eval_budget": 12,
     }
-    return TwoAgentPPO(Victim(OneCell()), **(settings | kwargs))
+    return TwoAgentPPO(**({"victim": Victim(OneCell())} | settings | kwargs))
 
 
 def trainer(path, epochs=2, **kwargs) -> lightning.Trainer:
@@ -349,8 +350,6 @@ DDP = """
 
 @pytest.mark.slow
 def test_two_processes_share_the_clips_and_agree_on_the_parameters(tmp_path):
-    from pathlib import Path
-
     script = tmp_path / "ddp.py"
     script.write_text(textwrap.dedent(DDP.format(tests=str(Path(__file__).parent), out=str(tmp_path))))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=600, check=False)

@@ -402,9 +402,11 @@ def test(words: list[str]) -> None:
     without learning, on the victim and the test clips of a training configuration."""
     from lightning.pytorch.cli import LightningArgumentParser
 
+    from vidmarl.agents.checkpoint import load_agents
     from vidmarl.benchmark import Benchmark, agents_and_controls
     from vidmarl.metrics import BUDGETS
     from vidmarl.training.command_line import CommandLine
+    from vidmarl.training.settings import differences
     from vidmarl.utils.quiet import no_tips
 
     class Testing(CommandLine):
@@ -436,6 +438,13 @@ def test(words: list[str]) -> None:
         raise VidmarlError("Testing agents: none were given. Name a checkpoint of `vidmarl fit`: --ckpt_path PATH.")
     if "test" not in data.sources:
         raise VidmarlError("Testing agents: no test clips were given. Set data.test.")
+    agents = load_agents(config.ckpt_path)
+    taken_over = agents.trained.keys() & {"victim", "distortion", "grid", "search_cell", "coherence"}
+    if other := differences(agents.trained, module.agents.trained, sorted(taken_over)):
+        raise VidmarlError(
+            f"Testing the agents {config.ckpt_path}: they were trained with {'; '.join(other)}. Give the settings that"
+            " they were trained with, or attack something else with them by `vidmarl benchmark`."
+        )
     victim = module.victim
     victim.to(cli.trainer.strategy.root_device)
     if data.spec is not None:

@@ -209,14 +209,15 @@ class TwoAgentPPO(L.LightningModule):
         """
         checkpoint = read_checkpoint(checkpoint_path)
         doing = f"Loading the checkpoint {readable(checkpoint_path)}"
-        module = cls(**arguments_from(checkpoint[SETTINGS], settings, doing))
-        if "victim" not in settings and (other := differences(checkpoint[SETTINGS], settings_of(module), ["victim"])):
-            raise CheckpointError(f"{doing}: the victim was {'; '.join(other)}. Give it yourself: victim=...")
+        arguments = arguments_from(checkpoint[SETTINGS], settings, doing)
         try:
+            module = cls(**arguments)
             module.load_state_dict(checkpoint["state_dict"])
-            module._note(module.counts)
-        except RuntimeError as error:
-            raise CheckpointError(f"{doing}: its content does not fit together ({error}).") from error
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{doing}: no TwoAgentPPO can be made with these settings. {error}") from error
+        if "victim" not in settings and (other := differences(checkpoint[SETTINGS], settings_of(module), ["victim"])):
+            raise CheckpointError(f"{doing}: it was trained with {'; '.join(other)}. Give the victim: victim=...")
+        module._note(module.counts)
         return module
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
