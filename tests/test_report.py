@@ -8,6 +8,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -173,6 +175,17 @@ class TestPictures:
         assert moving.n_frames == clip.shape[1]  # type: ignore[attr-defined]
         assert moving.size == (3 * 48, 48)
 
+    @pytest.mark.parametrize("std", [0.05, 0.1, 0.2])
+    def test_a_picture_of_a_frame_shows_noise_as_strong_as_it_is(self, std: float) -> None:
+        clean = films(1)[0]
+        noisy = (clean + std * torch.randn(clean.shape)).clamp(0, 1)
+        before, after = (pictures.to_frames(clip)[0] for clip in (clean, noisy))
+        url = pictures.picture(after)
+        drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/jpeg;base64,")))))
+        assert drawn.shape == after.shape
+        kept = (drawn.astype(float) - before).std() / (after.astype(float) - before).std()
+        assert kept == pytest.approx(1, abs=0.2)
+
 
 class TestFigures:
     def test_frames_have_a_slider_step_for_each_frame(self, results: dict[str, AttackResult]) -> None:
@@ -182,7 +195,31 @@ class TestFigures:
         assert [a.text.split(" x")[0] for a in figure.layout.annotations] == ["original", "attacked", "difference"]
         plain = figures.frames(result.clean[0], result.adversarial[0])
         assert plain.data[1].source != figure.data[1].source or plain.frames[-1] != figure.frames[-1]
-        assert len(figure.to_json()) < 500_000
+
+    def test_figures_are_light(self) -> None:
+        clean = torch.full((3, 4, 176, 176), 0.5)
+        noisy = (clean + 0.1 * torch.randn(clean.shape)).clamp(0, 1)
+        assert len(figures.frames(clean, noisy).to_json()) < 600_000  # as PNG 1,400,000
+
+    def test_frames_are_scaled_down_where_there_are_many_pixels(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(figures, "MOST_PIXELS", 4 * 24 * 30)
+        clip = torch.rand(3, 4, 48, 60)
+        figure = figures.frames(clip, 1 - clip)
+        for trace in figure.data:
+            assert Image.open(io.BytesIO(base64.b64decode(trace.source.split(",")[1]))).size == (30, 24)
+
+    @pytest.mark.slow
+    def test_a_notebook_exported_to_html_keeps_its_figures(self, tmp_path: Path) -> None:
+        nbformat = pytest.importorskip("nbformat")
+        pytest.importorskip("nbconvert")
+        code = "import torch\nfrom vidmarl.report import figures\nclip = torch.rand(3, 2, 8, 8)\n"
+        cells = [nbformat.v4.new_code_cell(code + "figures.frames(clip, 1 - clip)")]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "mine.ipynb")
+        line = [sys.executable, "-m", "nbconvert", "--execute", "--to", "html", "mine.ipynb"]
+        subprocess.run(line, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+        page = (tmp_path / "mine.html").read_text("utf-8")
+        assert page.count("Plotly.newPlot(") == 1
+        assert "jpeg;base64," in page
 
     def test_compare_has_a_panel_for_each_clip_under_its_name(self) -> None:
         one, other = films(2, frames=3)

@@ -4,11 +4,13 @@ each other."""
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.express as px
 import plotly.graph_objects as go
+import plotly.io
 from jaxtyping import Float, UInt8
 from plotly.subplots import make_subplots
 from torch import Tensor
@@ -22,8 +24,16 @@ COLOURS = ("#2f78c4", "#e66101", "#1b9e77", "#b5469b", "#a6761d", "#666f7a")
 DASHES = ("solid", "dash", "dot")
 """Taken in turn when the colours are used up."""
 
+MOST_PIXELS = 1_500_000
+"""Of all frames of a film on a slider; those of larger ones are scaled down, so that a figure has a
+few MB at most."""
+
 _FRAME_MS = 200
 """How long a frame is shown when a slider plays, ms."""
+
+if plotly.io.renderers.default == "plotly_mimetype" and "PLOTLY_RENDERER" not in os.environ:
+    # Plotly's own choice within Jupyter, which `jupyter nbconvert --to html` drops
+    plotly.io.renderers.default = "plotly_mimetype+notebook"
 
 _STYLE = go.layout.Template(
     layout={
@@ -91,17 +101,21 @@ def compare(clips: Mapping[str, Float[Tensor, "3 t h w"]], start: int = 0) -> go
 
 def _slider(panels: Mapping[str, UInt8[np.ndarray, "t h w 3"]], start: int) -> go.Figure:
     """Films side by side, each under its title, on one slider that opens at frame `start`."""
-    stack = np.stack(list(panels.values()))
-    figure = px.imshow(stack, facet_col=0, animation_frame=1, binary_string=True, labels={"animation_frame": "frame"})
+    t, height, width, _ = next(iter(panels.values())).shape
+    scale = min(1.0, (MOST_PIXELS / (t * height * width)) ** 0.5)
+    blank = np.zeros((len(panels), t, 1, 1, 3), np.uint8)
+    figure = px.imshow(blank, facet_col=0, animation_frame=1, binary_string=True, labels={"animation_frame": "frame"})
     for annotation, title in zip(figure.layout.annotations, panels, strict=True):
         annotation.text = title
+    for i, step in enumerate(figure.frames):
+        for trace, film in zip(step.data, panels.values(), strict=True):
+            trace.source = pictures.picture(film[i], scale)
     for trace, shown in zip(figure.data, figure.frames[start].data, strict=True):
         trace.source = shown.source
     play = {"duration": _FRAME_MS, "redraw": True}
     figure.update_layout(sliders=[{"active": start, "pad": {"t": 24}}], updatemenus=[{"pad": {"t": 34}}])
     figure.layout.updatemenus[0].buttons[0].args[1].update(frame=play, transition={"duration": 0})
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
-    height, width = stack.shape[2:4]
     return figure.update_layout(
         template=_STYLE,
         margin={"l": 8, "r": 8, "t": 56, "b": 8},

@@ -91,6 +91,26 @@ def sprite(frames: UInt8[np.ndarray, "t h w 3"], quality: int = 80) -> tuple[str
     return _data_url(file), columns
 
 
+def picture(frame: UInt8[np.ndarray, "h w 3"], scale: float = 1.0) -> str:
+    """One frame as a data URL, a third as large as a PNG.
+
+    It is a JPEG whose colours are as fine as its lightness, so that the noise of single pixels
+    stays about as strong as it is.
+
+    Args:
+        frame: the frame.
+        scale: of its height and width, up to 1; pixels are averaged.
+    """
+    from PIL import Image
+
+    image, file = Image.fromarray(frame), io.BytesIO()
+    if scale < 1:
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BOX)
+    image.save(file, "JPEG", quality=85, subsampling=0)
+    return _data_url(file, "jpeg")
+
+
 def animation(clean: Float[Tensor, "3 t h w"], adversarial: Float[Tensor, "3 t h w"], fps: float = 5.0) -> str:
     """Original, attacked and amplified difference side by side, in motion: a WebP picture as a data
     URL."""
@@ -105,5 +125,5 @@ def animation(clean: Float[Tensor, "3 t h w"], adversarial: Float[Tensor, "3 t h
     return _data_url(file)
 
 
-def _data_url(file: io.BytesIO) -> str:
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+def _data_url(file: io.BytesIO, kind: str = "webp") -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode("ascii")
