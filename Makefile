@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+SECONDS ?= 60
 
 BIN := $(VENV)/bin
 USER_STAMP := $(VENV)/.installed
@@ -13,7 +14,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 2 || echo -qq)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test lint format typecheck runtime wheel results lab hooks clean
+.PHONY: help demo quick test lint format typecheck runtime fuzz wheel results lab hooks clean
 
 help: ## Show this list
 	@echo "vidmarl: make TARGET [PYTHON=python3] [VENV=.venv]"
@@ -47,6 +48,10 @@ typecheck: $(DEV_STAMP) ## Check the types of the package and of the documentati
 runtime: $(DEV_STAMP) ## The fast tests, with the shapes and types of all arguments checked while they run
 	@echo "== fast tests, with types checked at run time"
 	@VIDMARL_TYPECHECK=1 $(PYTEST) -m "not slow and not browser" tests
+
+fuzz: $(DEV_STAMP) ## A minute of damaged videos and files and of odd arguments: SECONDS=600 for ten, SEED=1 for the same again
+	@echo "== fuzz"
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 wheel: $(DEV_STAMP) ## Build the wheel into dist/, and try it outside of the checkout
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
