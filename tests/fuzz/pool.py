@@ -163,7 +163,7 @@ def _work(connection: Connection, kinds: dict[str, Kind], originals: Path, cases
 
 
 def _attempt(case: Case, kind: Kind, originals: Path, folder: Path, tell: Callable[[str], None]) -> Outcome:
-    """Tries one case in this process, after it has told what it is; its folder stays if it fails."""
+    """Tries one case in this process, once it has told what it is; its folder stays if it fails."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     rng = random.Random(case.name)

@@ -20,7 +20,7 @@ from vidmarl.data.resize import window
 from vidmarl.data.spec import ClipSpec
 from vidmarl.data.timeline import Timeline
 from vidmarl.data.video import Footage, decode, probe
-from vidmarl.errors import ClipError, DataError, UnknownNameError
+from vidmarl.errors import ClipError, DataError, SettingsError, UnknownNameError
 from vidmarl.registry import explain_settings
 from vidmarl.utils.files import PathLike, readable
 from vidmarl.utils.kinds import check_least, checked
@@ -67,7 +67,10 @@ class ClipSource(Sequence[ClipFile]):
 
     @checked
     def __init__(self, files: Iterable[ClipFile], classes: Sequence[str] = ()) -> None:
-        self.files = [file._replace(name=readable(file.name)) for file in files]
+        found = list(files)
+        if strange := [file for file in found if not isinstance(file, ClipFile)]:
+            raise SettingsError(f"{type(self).__name__}: files must hold ClipFiles, got {strange[0]!r}.")
+        self.files = [file._replace(name=readable(file.name)) for file in found]
         self.classes = list(classes)
         wrong = [f for f in self.files if f.label is not None and not 0 <= f.label < len(self.classes)]
         if wrong:
@@ -138,6 +141,18 @@ def find_videos(root: PathLike) -> list[Path]:
     if not found:
         raise DataError(f"Looking for videos in {readable(root)}: no file in it, or below it, is named as a video is.")
     return sorted(found)
+
+
+def read_lines(path: PathLike, what: str) -> list[str]:
+    """The lines of a text file, without the blank ones.
+
+    Raises:
+        DataError: there is no such file, or it is no text.
+    """
+    try:
+        return [line.strip() for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"Reading {what} in {readable(path)}: {error}.") from error
 
 
 def warn_of_lost_labels(what: str, names: Iterable[str], which: str) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from vidmarl.data.container import saved_clip_mark
 from vidmarl.errors import ClipError
 from vidmarl.utils.files import PathLike, write_atomically
+from vidmarl.utils.kinds import checked
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
@@ -47,6 +48,7 @@ def as_bytes(clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"]) -> UInt8
     return (clip.detach().float() * 255).round().to(torch.uint8)
 
 
+@checked
 def side_by_side(
     clean: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"],
     adversarial: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"],
@@ -76,6 +78,7 @@ def side_by_side(
     return torch.cat([left, middle, right], dim=-1)
 
 
+@checked
 def mp4_bytes(clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"], fps: float = 10.0, crf: int = 18) -> bytes:
     """A clip as an mp4 that plays everywhere (H.264, 4:2:0); lossy.
 
@@ -97,6 +100,7 @@ def mp4_bytes(clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"], fps: fl
     return _encode(padded, fps, "mp4", "libx264", "yuv420p", {"crf": str(crf)})
 
 
+@checked
 def write_mp4(
     path: PathLike, clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"], fps: float = 10.0, crf: int = 18
 ) -> Path:
@@ -108,6 +112,7 @@ def write_mp4(
     return write_atomically(path, mp4_bytes(clip, fps, crf))
 
 
+@checked
 def write_lossless(
     path: PathLike, clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"], fps: float = 10.0
 ) -> Path:

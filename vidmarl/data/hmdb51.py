@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos, warn_of_lost_labels
+from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos, read_lines, warn_of_lost_labels
 from vidmarl.data.paths import data_path
 from vidmarl.errors import DataError
 from vidmarl.utils.files import PathLike
@@ -63,7 +63,7 @@ class HMDB51(ClipSource):
         if split is None and train is not None:
             raise ValueError("HMDB-51: train=True or False needs a split, 1, 2 or 3.")
         videos = find_videos(data_path("clips", "hmdb51") if root is None else root)
-        names = Path(labels or data_path("labels", "hmdb51_labels.txt")).read_text("utf-8").split()
+        names = read_lines(labels or data_path("labels", "hmdb51_labels.txt"), "the class names")
         files = [ClipFile(video, _label(video, names), video.stem) for video in videos]
         unknown = [file.name for file in files if file.label is None]
         warn_of_lost_labels("HMDB-51", unknown, "videos whose folder and name say no class")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos, warn_of_lost_labels
+from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos, read_lines, warn_of_lost_labels
 from vidmarl.data.paths import data_path
 from vidmarl.utils.files import PathLike
 
@@ -46,7 +46,7 @@ class Kinetics(ClipSource):
         found = [(video, video.relative_to(base).parts[:-1]) for video in find_videos(base)]
         if labels is not None or version is not None:
             file = Path(labels or data_path("labels", f"kinetics{version}_labels.txt"))
-            names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            names = read_lines(file, "the class names")
         else:
             names = sorted({folders[-1].replace("_", " ").strip().lower() for _, folders in found if folders})
         index = {_key(name): label for label, name in enumerate(names)}

@@ -58,7 +58,7 @@ class ClipSpec:
     def __post_init__(self) -> None:
         given: Any = self.size
         sizes: tuple[int, ...] = (
-            tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given, given)
+            tuple(given) if isinstance(given, Iterable) and not isinstance(given, str | Tensor) else (given, given)
         )
         if len(sizes) != 2:
             raise ValueError(f"ClipSpec: size is a height and a width in px, or one number for both, got {given!r}.")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos, warn_of_lost_labels
+from vidmarl.data.base import ClipFile, ClipSource, choose, find_videos, read_lines, warn_of_lost_labels
 from vidmarl.data.paths import data_path, data_root
 from vidmarl.errors import DataError
 from vidmarl.utils.files import PathLike
@@ -92,7 +92,7 @@ def _distinct(names: Iterable[str]) -> list[str]:
 def _class_names(folder: Path) -> list[str]:
     """The names of the official class list, in its order; none where the list is missing."""
     file = _find(folder, "classInd.txt")
-    return [] if file is None else [line.split()[1] for line in file.read_text("utf-8").splitlines() if line.strip()]
+    return [] if file is None else [line.split()[-1] for line in read_lines(file, "the class names")]
 
 
 def _listed(folder: Path, side: str, split: int) -> set[str]:
@@ -100,7 +100,7 @@ def _listed(folder: Path, side: str, split: int) -> set[str]:
     file = _find(folder, name)
     if file is None:
         raise DataError(f"UCF-101, split {split}: looked for {name} (or ucf101_{name}) in {folder}: it is not there.")
-    return {Path(line.split()[0]).stem.casefold() for line in file.read_text("utf-8").splitlines() if line.strip()}
+    return {Path(line.split()[0]).stem.casefold() for line in read_lines(file, "an official split")}
 
 
 def _find(folder: Path, name: str) -> Path | None:
