@@ -83,8 +83,10 @@ def fits(value: Any, kind: Any) -> bool:
 def _fits(value: Any, kind: Any) -> bool:
     origin = get_origin(kind) or kind
     if origin in (int, float):
-        number = Integral if origin is int else Real
-        return isinstance(value, number) and not isinstance(value, bool) and abs(value) < math.inf  # type: ignore[operator]
+        number, limit = (Integral, 2**63) if origin is int else (Real, math.inf)
+        return isinstance(value, number) and not isinstance(value, bool) and abs(value) < limit  # type: ignore[operator]
+    if origin is Literal:  # which of them, has messages of its own
+        return any(isinstance(value, type(one)) for one in get_args(kind))
     if origin is os.PathLike:
         return isinstance(value, os.PathLike) and isinstance(os.fspath(value), str)
     if origin in (list, Sequence, Iterable):
