@@ -167,7 +167,7 @@ def _encode(
         target = Path(folder) / "video"
         with av.open(str(target), "w", format=container) as output:
             output.metadata.update(metadata or {})
-            rate = Fraction(fps).limit_denominator(1001)
+            rate = Fraction(float(fps)).limit_denominator(1001)
             stream = cast("VideoStream", output.add_stream(codec, rate=rate, options=options))
             stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixel_format
             for number, pixels in enumerate(frames):
