@@ -140,8 +140,9 @@ def _as_options(message: str) -> str:
     settings = "|".join((*SPEC_FIELDS, "overwrite", "skip_bad", "weights", "device", "agents"))
     message = re.sub(rf"(?<!\w)(?<!\w\()({settings})=(True|\.\.\.|'[^']*'|\"[^\"]*\")", option, message)
     message = re.sub(r"^ClipSpec: (\w+)(?= (?:must|is) )", lambda found: flag(found[1]), message)
-    message = re.sub(rf"^(?!Benchmark)\w+: ({'|'.join(ATTACK_OPTIONS)})(?= must )", r"--\1", message)
-    message = re.sub(r"^Benchmark: (\w+)(?= must )", r"--\1", message)
+    for owner, prefix in (("Benchmark", ""), ("TwoAgentPPO", "model."), ("ClipData", "data.")):
+        message = re.sub(rf"^{owner}: (\w+)(?= must )", rf"--{prefix}\1", message)
+    message = re.sub(rf"^\w+: ({'|'.join(ATTACK_OPTIONS)})(?= must )", r"--\1", message)
     return message.replace("Making ClipSpec:", "--spec:")
 
 

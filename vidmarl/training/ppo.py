@@ -130,6 +130,9 @@ class TwoAgentPPO(L.LightningModule):
         self.grid = grid
         self.search_cell = search_cell
         self.coherence: Coherence = coherence
+        for name, value in (("budget", budget), ("steps", steps), ("eval_budget", eval_budget)):
+            if value < 1:
+                raise ValueError(f"TwoAgentPPO: {name} must be at least 1, got {value}.")
         self.budget = budget
         self.steps = steps
         self.proposal_size = proposal_size
