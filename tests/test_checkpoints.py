@@ -188,7 +188,7 @@ def poison(source, target, **settings):
     agents.trained |= settings
     content |= {"vidmarl": pack_agents(agents), "vidmarl_settings": content["vidmarl_settings"] | settings}
     path = {"class_path": "evil.Evil"}
-    content["hyper_parameters"] = {"_instantiator": "evil.evil", "_class_path": "evil.Evil", "distortion": path}
+    content["hyper_parameters"] = {"_instantiator": "evil.evil", "distortion": path}
     content["hparams_name"] = "evil.Evil"
     torch.save(content, target)
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
+from vidmarl.agents.checkpoint import load_agents
 from vidmarl.benchmark.config import CONTROLS
 
 CONFIG = """
@@ -66,13 +70,15 @@ def folders(make_video, tmp_path) -> Path:
     for part, lengths in (("train", range(8, 12)), ("val", range(12, 14)), ("test", range(14, 17))):
         for length in lengths:
             make_video(f"{part}/clip{length}.mp4", frames=length)
+    (tmp_path / "train" / "damaged.mp4").write_bytes((tmp_path / "train" / "clip8.mp4").read_bytes()[:500])
     (tmp_path / "tiny.yaml").write_text(CONFIG.format(root=tmp_path))
     return tmp_path
 
 
 @pytest.mark.slow
 def test_train_validate_test_predict_attack(folders):
-    run("fit", "-c", "tiny.yaml", cwd=folders)
+    fitted = run("fit", "-c", "tiny.yaml", cwd=folders)
+    assert "damaged.mp4" in fitted.stderr  # it is left out
     rows = (folders / "out" / "log" / "version_0" / "metrics.csv").read_text().splitlines()
     for name in ("losses/approx_kl", "losses/clipfrac", "losses/explained_variance", "charts/frames", "charts/queries"):
         assert name in rows[0]
@@ -142,3 +148,91 @@ def test_two_processes_from_the_same_command_line(folders):
     logged = [row.split(",") for row in rows[1:] if row.split(",")[frames]]
     assert [float(row[frames]) for row in logged] == [0, 16]  # 2 x 2 clips, 4 steps
     assert float(logged[0][queries]) == 16  # of each clip the clean prediction and three probes
+
+
+# -- training that is stopped
+
+EPOCHS, KILLS = 4, 4
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+import vidmarl.cli
+import vidmarl.training.command_line
+
+def fit(folder, *words, after=None):
+    \"\"\"Trains in a process of its own, which is killed after some seconds, counted from the first epoch.\"\"\"
+    child = os.fork()
+    if not child:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2) if after else None
+        own = ["--trainer.default_root_dir", folder, "--trainer.logger", "false", "--trainer.callbacks", "[]"]
+        vidmarl.cli.main(["fit", "-c", "tiny.yaml", "--trainer.max_epochs", str(EPOCHS), *own, *words])
+        os._exit(0)
+    if after is not None:
+        time.sleep(after)
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+EPOCHS, KILLS = map(int, sys.argv[1:])
+began = time.monotonic()
+assert fit("whole") == 0
+took = time.monotonic() - began
+draw = random.Random(0)
+for i in range(KILLS):
+    ended = fit(f"killed{i}", after=draw.uniform(0.2, 1) * took)
+    last = Path(f"killed{i}/checkpoints/last.ckpt")
+    print("killed" if ended else "ended", last.exists(), flush=True)
+    assert fit(f"killed{i}", *(["--ckpt_path", str(last)] if last.exists() else [])) == 0
+"""
+
+
+def bits(content: object) -> object:
+    """Tensors as bytes, so that everything can be compared with `==`."""
+    if isinstance(content, dict):
+        return {key: bits(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [bits(value) for value in content]
+    return content.numpy().tobytes() if isinstance(content, torch.Tensor) else content
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_goes_on_as_if_nothing_had_happened(folders):
+    (folders / "kill.py").write_text(KILLED)
+    done = subprocess.run(
+        [sys.executable, "kill.py", str(EPOCHS), str(KILLS)],
+        cwd=folders,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("killed") > KILLS / 2, done.stdout
+    whole = torch.load(folders / "whole" / "checkpoints" / "last.ckpt", weights_only=True)
+    for i in range(KILLS):
+        folder = folders / f"killed{i}" / "checkpoints"
+        assert os.listdir(folder) == ["last.ckpt"], "what the killed one was at is swept"
+        again = torch.load(folder / "last.ckpt", weights_only=True)
+        for part in ("state_dict", "optimizer_states", "vidmarl", "vidmarl_settings", "epoch", "global_step"):
+            assert bits(again[part]) == bits(whole[part]), part
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_training_that_is_stopped_says_so_and_how_to_go_on(folders, number, code):
+    words = [sys.executable, "-m", "vidmarl", "fit", "-c", "tiny.yaml", "--trainer.max_epochs", "4000"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(words, cwd=folders, env=environment, stderr=subprocess.PIPE, text=True)
+    last = folders / "out" / "last.ckpt"
+    while not last.exists() and run.poll() is None:
+        time.sleep(0.05)
+    run.send_signal(number)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == code, said
+    assert "Traceback" not in said
+    assert f"Kept in {last}: " in said.splitlines()[-1]
+    assert f"--ckpt_path {last}" in said.splitlines()[-1]
+    assert load_agents(last).trained["training_frames"] > 0
