@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import signal
+import subprocess
 import sys
+import time
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -542,6 +545,48 @@ def test_clips_that_are_finished_when_their_batch_fails_are_kept(
     monkeypatch.setattr(Victim, "_forward", plain)
     run(benchmark)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_benchmark_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path: Path) -> None:
+    """Byte for byte: trials, tables, report. Killed at drawn moments, also while the tables are
+    written; Ctrl-C and SIGTERM say how to go on."""
+    command = [sys.executable, "-m", "vidmarl", "benchmark", "-c", str(CONFIG / "small.yaml")]
+    command += ["--out", "out", "--no-progress", "--max_clips", "4"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir(), killed.mkdir()
+    subprocess.run(command, cwd=whole, check=True, capture_output=True, timeout=300)
+    expected = contents(whole / "out")
+    trials = sum(name.endswith(".safetensors") for name in expected)
+
+    seed = int(os.environ.get("VIDMARL_SEED", "0"))
+    random = np.random.default_rng(seed)
+    moments = [*sorted(random.integers(1, trials, 4).tolist()), trials]
+    signals = random.permutation([signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+    told = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+    for moment, number in zip(moments, signals.tolist(), strict=True):
+        process = subprocess.Popen(
+            command,
+            cwd=killed,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which shells take from background jobs
+        )
+        while process.poll() is None and len(list(killed.rglob("*.safetensors"))) < moment:
+            time.sleep(0.01)
+        time.sleep(0.3 * random.random())
+        process.send_signal(number)
+        _, said = process.communicate(timeout=300)
+        if process.returncode == 0:
+            continue  # it was quicker
+        code, word = told.get(number, (-signal.SIGKILL, ""))
+        assert process.returncode == code, said
+        if word and len(list(killed.rglob("*.safetensors"))) < trials:
+            kept = "Kept in out: every trial that is finished. The same command goes on."
+            assert said == f"vidmarl: {word}. {kept}\n", said
+    subprocess.run(command, cwd=killed, check=True, capture_output=True, timeout=300)
+    assert contents(killed / "out") == expected
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -40,7 +40,7 @@ from vidmarl.benchmark.trials import FORMAT, SUFFIX, Trials, Wanted, is_done, or
 from vidmarl.data.spec import ClipSpec
 from vidmarl.errors import CheckpointError, ClipError
 from vidmarl.queries.goals import Goal, Misclassify, Target
-from vidmarl.utils.files import sweep, write_atomically
+from vidmarl.utils.files import readable, sweep, write_atomically
 from vidmarl.victims.victim import Victim
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def run_benchmark(
             been tried on.
     """
     _check_settings(Path(benchmark.out))
+    sweep(benchmark.out)  # what a killed run has left of the tables, half written
     entries = make_entries(benchmark)
     wanted = Wanted(benchmark.slow_metrics, benchmark.keep_clips)
     clips: dict[ClipSpec | None, list[Clip]] = {}
@@ -133,7 +134,9 @@ def run_benchmark(
             try:
                 runner.run(of_victim, wanted, shard, progress)
             except BaseException as error:
-                error.add_note(f"Kept in {benchmark.out}: every trial that is finished. The same command goes on.")
+                error.add_note(
+                    f"Kept in {readable(benchmark.out)}: every trial that is finished. The same command goes on."
+                )
                 raise
         sets += of_victim
     paths = [path for one in sets for path in one.paths]
@@ -268,7 +271,7 @@ class VictimRunner:
         name = f"{_safe(entry.label)}-{short_hash(text.encode())}"
         folder = Path(self.benchmark.out) / "trials" / _safe(self.label) / _safe(entry.distortion) / name
         folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)  # what a killed run has left half written
+        sweep(folder)
         if not (folder / "settings.json").exists():
             write_atomically(folder / "settings.json", text + "\n")
         paths = [folder / self._file(clip, goal) for clip, goal in zip(self.clips, self.classes, strict=True)]
