@@ -32,7 +32,7 @@ trainer:
     init_args: {{save_dir: {root}/out, name: log, version: 0}}
   callbacks:
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {{dirpath: {root}/out, save_last: true}}
+      init_args: {{dirpath: {root}/out}}
 model:
   victim: demo
   weights: random
