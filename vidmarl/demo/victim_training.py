@@ -18,7 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from tqdm.auto import tqdm
 
 from vidmarl.data.synthetic import CLASSES, Synthetic, split_seed, transform
-from vidmarl.utils.files import save_tensors
+from vidmarl.utils.files import load_tensors, save_tensors
 from vidmarl.utils.quiet import quiet
 from vidmarl.victims.demo import MEAN, STD, default_path, make_network
 
@@ -133,7 +133,7 @@ def train(
 def _accuracy_of(path: Path, settings: dict[str, Any]) -> float | None:
     """The accuracy of a victim already trained with these settings, or None."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = load_tensors(path, "Looking for a trained victim")
         return float(found["accuracy"]) if found["settings"] == settings else None
     except Exception:  # not there, cut short, or another program's: whatever it is, training replaces it
         return None

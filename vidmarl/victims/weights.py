@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vidmarl.data.paths import data_root
 from vidmarl.errors import CheckpointError
+from vidmarl.utils.files import load_tensors
 from vidmarl.utils.randomness import seeded
 
 RANDOM = "random"
@@ -152,7 +152,7 @@ def _load(path: Path) -> dict[str, Any]:
         from safetensors.torch import load_file
 
         return load_file(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = load_tensors(path, "Reading it")
     if not isinstance(content, Mapping):
         raise TypeError(f"holds one {type(content).__name__}")
     return dict(content)
