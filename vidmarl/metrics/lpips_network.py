@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidmarl.errors import CheckpointError
+from vidmarl.utils.files import load_tensors
 
 WEIGHTS = "stlpips_alex_shift_tolerant.pth"
 SMALLEST = 21
@@ -81,12 +82,7 @@ class STLPIPS(nn.Module):
             FileNotFoundError: there is no such file.
             CheckpointError: the file is damaged, or holds something else.
         """
-        try:
-            released = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise CheckpointError(f"Loading ST-LPIPS from {path}: the file cannot be read ({error}).") from error
+        released = load_tensors(path, "Loading ST-LPIPS")
         network = cls()
         try:
             state = {
