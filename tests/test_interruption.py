@@ -271,7 +271,7 @@ def test_a_distortion_that_fails_costs_nothing() -> None:
 
 
 def test_mistakes_carry_no_result() -> None:
-    with pytest.raises(ValueError, match="classes") as caught:
+    with pytest.raises(ValueError, match="one class for each of the 4 clips") as caught:
         make("grow_and_reduce")(Victim(Linear()), CLIPS, Misclassify([0, 1]))
     assert caught.value.result is None  # type: ignore[attr-defined]
 

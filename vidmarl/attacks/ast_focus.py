@@ -14,6 +14,7 @@ from vidmarl.attacks.search.gradient_estimation import NESAttack, nes
 from vidmarl.queries.clip import ClipView
 from vidmarl.queries.goals import Goal
 from vidmarl.queries.scheduler import Pixels, Search
+from vidmarl.utils.kinds import check_least
 from vidmarl.utils.randomness import seeded
 
 PLACES = 7
@@ -67,8 +68,8 @@ class AstFocus(NESAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.window < 1:
-            raise ValueError(f"AstFocus: the window needs at least 1 px, got {self.window}.")
+        self.check_positive("learning_rate")
+        check_least("AstFocus", window=(self.window, 1))
 
     def search(self, clip: ClipView) -> Search:
         pixels, rng = clip.pixels, clip.rng

@@ -10,7 +10,7 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, get_args
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from vidmarl.attacks.provenance import provenance
 from vidmarl.attacks.result import AttackResult
+from vidmarl.attacks.settings import Settings
 from vidmarl.data.spec import validate_clips
 from vidmarl.distortions import as_distortion
 from vidmarl.distortions.base import Distortion
@@ -26,10 +27,10 @@ from vidmarl.perturbations.grid import GridLike, TubeletGrid, as_grid
 from vidmarl.perturbations.noise import Coherence
 from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.clip import ClipView
-from vidmarl.queries.goals import Goal
+from vidmarl.queries.goals import Classes, Goal, as_goal
 from vidmarl.queries.scheduler import Search, run_searches
 from vidmarl.queries.session import Session
-from vidmarl.registry import explain_settings
+from vidmarl.utils.kinds import check_least
 from vidmarl.utils.precision import default_dtype
 from vidmarl.victims.victim import Victim
 
@@ -37,24 +38,7 @@ DistortionLike = Distortion | str | Mapping[str, Any] | Callable[..., Any]
 """A distortion, or what names one, see `as_distortion`."""
 
 
-@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(dataclasses.field,))
-class _Settings:
-    """Makes every subclass a dataclass whose settings are keyword-only, without a decorator.
-
-    A plain `budget = 50` in a subclass is another default of a setting that its base has.
-    """
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        inherited: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-        for field in inherited:
-            if field.name in vars(cls) and field.name not in cls.__annotations__:
-                cls.__annotations__[field.name] = field.type
-                setattr(cls, field.name, dataclasses.field(default=vars(cls)[field.name], kw_only=field.kw_only))
-        explain_settings(dataclasses.dataclass(kw_only=True, eq=False)(cls))
-
-
-class Attack(_Settings):
+class Attack(Settings):
     """An attack: its settings when it is made, the data when it is called.
 
     A subclass declares its own settings as annotated attributes with defaults, and checks them in
@@ -77,6 +61,7 @@ class Attack(_Settings):
         progress: whether to show a progress bar.
 
     Raises:
+        SettingsError: a setting is of another type.
         ValueError: a setting is out of its range.
     """
 
@@ -94,18 +79,25 @@ class Attack(_Settings):
     """Whether the result of a clip depends on that clip alone, whatever is attacked beside it."""
 
     def __post_init__(self) -> None:
+        self.check_kinds()
         self.distortion = as_distortion(self.distortion)
         self.grid = as_grid(self.grid)
         self.grid.coarser(self.search_cell)  # checks it
-        for name, value, least in (
-            ("budget", self.budget, 1),
-            ("clips_at_once", self.clips_at_once, 1),
-            ("max_queries_after_success", self.max_queries_after_success, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{type(self).__name__}: {name} must be at least {least}, got {value}.")
+        if self.coherence not in get_args(Coherence):
+            raise ValueError(
+                f"{type(self).__name__}: coherence must be 'static', 'flow' or 'free', got {self.coherence!r}."
+            )
+        after = self.max_queries_after_success
+        check_least(
+            type(self).__name__,
+            budget=(self.budget, 1),
+            clips_at_once=(self.clips_at_once, 1),
+            max_queries_after_success=(0 if after is None else after, 0),
+        )
 
-    def __call__(self, victim: Victim, clips: Float[Tensor, "b 3 t h w"], goal: Goal | None = None) -> AttackResult:
+    def __call__(
+        self, victim: Victim, clips: Float[Tensor, "b 3 t h w"], goal: Goal | Classes | None = None
+    ) -> AttackResult:
         """Attacks every clip.
 
         Nothing that was found is lost: whatever is raised while the attack runs carries it as
@@ -116,16 +108,19 @@ class Attack(_Settings):
         Args:
             victim: who is attacked.
             clips: float[b 3 t h w] in [0, 1]; rounded to 8 bits before anything else.
-            goal: `Misclassify(labels)` or `Target(classes)`; None: away from the clean prediction.
+            goal: `Misclassify(labels)`, for which the bare labels will do, or `Target(classes)`: a
+                class for each clip, or one for all of them, by index or name. None: away from the
+                clean prediction.
 
         Raises:
             ClipError: the clips have another shape, dtype or range.
-            ValueError: the goal does not fit the clips or the victim.
+            UnknownNameError: the victim has no class of a name.
+            ValueError, TypeError: the goal does not fit the clips or the victim, or is none.
             VictimError: the victim raised or gave unusable scores.
         """
         parts: list[AttackResult] = []
         try:
-            self._check(victim, clips, goal)
+            clips, goal = self._checked(victim, clips, goal)
             starts = range(0, len(clips), self.clips_at_once)
             some = [slice(start, start + self.clips_at_once) for start in starts]
             pairs = ((clips[rows], None if goal is None else goal[rows]) for rows in some)
@@ -148,7 +143,7 @@ class Attack(_Settings):
     def batches(
         self,
         victim: Victim,
-        pairs: Iterable[tuple[Float[Tensor, "b 3 t h w"], Goal | None]],
+        pairs: Iterable[tuple[Float[Tensor, "b 3 t h w"], Goal | Classes | None]],
         total: int | None = None,
     ) -> Iterator[AttackResult]:
         """Attacks batches of clips one after the other, each when its result is asked for, with one
@@ -170,19 +165,19 @@ class Attack(_Settings):
         origin: dict[str, Any] = {}
         with tqdm(total=queries, unit="query", desc=type(self).__name__, disable=not self.progress) as bar:
             for clips, goal in pairs:
-                self._check(victim, clips, goal)
+                checked = self._checked(victim, clips, goal)
                 origin = origin or provenance(victim, self.networks(), clips.device)
-                yield self._attack_batch(victim, clips, goal, origin, bar.update)
+                yield self._attack_batch(victim, *checked, origin, bar.update)
 
-    def _check(self, victim: Victim, clips: Tensor, goal: Goal | None) -> None:
-        """Raises an error unless the clips and the goal can be attacked."""
+    def _checked(self, victim: Victim, clips: Tensor, goal: Goal | Classes | None) -> tuple[Tensor, Goal | None]:
+        """The clips without gradients, and a class for each of them. Raises an error where the two
+        cannot be attacked."""
         if not isinstance(victim, Victim):
             raise TypeError(
                 f"Attacking: expected a vidmarl.Victim, got {type(victim).__name__}. Wrap it: Victim(model)."
             )
         validate_clips(clips, f"attacking with {type(self).__name__}")
-        if goal is not None and goal.classes.numel() != len(clips):
-            raise ValueError(f"Attacking {len(clips)} clips: the goal has {goal.classes.numel()} classes.")
+        return clips.detach(), None if goal is None else as_goal(goal, victim, len(clips))
 
     @default_dtype(torch.float32)
     def _attack_batch(

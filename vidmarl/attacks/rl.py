@@ -77,6 +77,7 @@ class RLAttack(Attack):
     init: Literal["clean", "alternating"] = "clean"
 
     def __post_init__(self) -> None:
+        self.check_kinds()
         self._name = self.agents if isinstance(self.agents, str) else None
         self.agents = load_agents(self.agents)
         trained = self.agents.trained

@@ -3,6 +3,7 @@ attack."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,9 +19,7 @@ from vidmarl.distortions import as_distortion
 from vidmarl.perturbations.grid import as_grid
 from vidmarl.queries.budget import QueryBudget
 from vidmarl.queries.clip import ClipView
-from vidmarl.queries.goals import Goal
 from vidmarl.queries.scheduler import Search
-from vidmarl.victims.victim import Victim
 
 AT_ONCE = 32
 """Probes that are rendered and asked about at once; bounds the memory."""
@@ -51,24 +50,24 @@ class SensitivityOrder(Attack):
             found. (1, 2, 2) costs a quarter of the probes.
     """
 
-    box: tuple[int, int, int] = (1, 1, 1)
+    box: Sequence[int] = (1, 1, 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.box) != 3 or min(self.box) < 1:
             raise ValueError(
-                f"SensitivityOrder: a box needs at least 1 search cell along each of three axes, got {self.box}."
+                f"SensitivityOrder: box must be 3 whole numbers of search cells, at least 1 each, got {self.box}."
             )
 
-    def __call__(self, victim: Victim, clips: Float[Tensor, "b 3 t h w"], goal: Goal | None = None) -> AttackResult:
-        """As `Attack.__call__`; the settings of the result also say how many probes were not
+    def batches(self, *args: Any, **kwargs: Any) -> Iterator[AttackResult]:
+        """As `Attack.batches`; the settings of a result also say how many probes were not
         counted."""
-        result = super().__call__(victim, clips, goal)
         signs = 2 if as_distortion(self.distortion).signed else 1
-        result.settings["uncounted_probes_per_clip"] = signs * int(
-            self._boxes(as_grid(self.grid).coarser(self.search_cell).shape(clips)).max() + 1
-        )
-        return result
+        cells = as_grid(self.grid).coarser(self.search_cell)
+        for result in super().batches(*args, **kwargs):
+            boxes = self._boxes(cells.shape(result.clean)).max() + 1
+            result.settings["uncounted_probes_per_clip"] = signs * int(boxes)
+            yield result
 
     def params(self) -> dict[str, Any]:
         return super().params() | {

@@ -86,11 +86,13 @@ class SparseNES(VBAD):
                 moved[:, :, varied] += over_patches(weights, h, w) * d[:, varied]
                 return moved
 
-            shape = (len(varied), self.patches, self.patches)
+            shape = (len(varied), min(self.patches, h), min(self.patches, w))
             slope = yield from nes(probes, shape, self.samples, self.sigma, rng, pixels.device)
             move = torch.zeros_like(pixels)
             move[:, varied] = -size * over_patches(slope.sign(), h, w) * tentative[:, varied]
             if self.frames == "learned":
+                if 2 * self.draws > clip.budget - clip.queries:
+                    return
                 sets = [agent.draw() for _ in range(self.draws)]
                 pairs = [pair for some in sets for pair in (move, mask(some, pixels) * move)]
                 response = yield Pixels(self.project(iterate + torch.stack(pairs), pixels), probe=True)

@@ -97,7 +97,9 @@ class STDE(Attack):
             validate_clips(self.donors, "giving STDE its donors")
             self.donors = to_8bit(self.donors.float())
         if self.population < 4:
-            raise ValueError(f"STDE: differential evolution needs at least 4 patches, got {self.population}.")
+            raise ValueError(
+                f"STDE: differential evolution needs a population of at least 4 patches, got {self.population}."
+            )
         if not 0 < self.factor <= 2 or not 0 < self.crossover <= 1:
             raise ValueError(
                 f"STDE: expected 0 < factor <= 2 and 0 < crossover <= 1, got {self.factor} and {self.crossover}."
@@ -169,13 +171,14 @@ class STDE(Attack):
 
         change = pixels.diff(dim=1).abs().mean((0, 2, 3)).cpu()
         change = torch.cat([change[:1], change]) + 1e-6 if len(change) else torch.ones(1)
-        patches = [everything, *(random_patch(change, rng) for _ in range(self.population - 1))]
-        areas = [float(everything.mask(*size).sum())] + [math.inf] * (self.population - 1)
+        population = min(self.population, clip.budget)  # the others would never be asked about
+        patches = [everything, *(random_patch(change, rng) for _ in range(population - 1))]
+        areas = [float(everything.mask(*size).sum())] + [math.inf] * (population - 1)
         for i, patch in enumerate(patches[1:], 1):
             if (yield put(patch)).success:
                 areas[i] = float(patch.mask(*size).sum())
         while True:
-            for i in range(self.population):
+            for i in range(population):
                 offspring = self._offspring(patches, areas, i, size, rng)
                 if offspring is None:
                     return

@@ -8,6 +8,7 @@ from vidmarl.attacks.search.gradient_estimation import NESAttack, nes, over_patc
 from vidmarl.attacks.search.image_prior import Prior, as_prior
 from vidmarl.queries.clip import ClipView
 from vidmarl.queries.scheduler import Pixels, Search
+from vidmarl.utils.kinds import check_least
 
 
 class VBAD(NESAttack):
@@ -39,6 +40,7 @@ class VBAD(NESAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_least("VBAD", patches=(self.patches, 1))
         self._prior_name, self._prior = as_prior(self.prior)
 
     def params(self) -> dict[str, Any]:
@@ -57,7 +59,7 @@ class VBAD(NESAttack):
             tentative = self._prior(iterate, rng)
             slope = yield from nes(
                 lambda weights, x=iterate, d=tentative: x + over_patches(weights, h, w) * d,  # type: ignore[misc]
-                (t, self.patches, self.patches),
+                (t, min(self.patches, h), min(self.patches, w)),
                 self.samples,
                 self.sigma,
                 rng,

@@ -10,6 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidmarl.registry import explain_settings
+from vidmarl.utils.kinds import fits
+
+MOST = 1_000_000
+"""Frames or pixels of a tubelet."""
 
 
 @explain_settings
@@ -29,8 +33,10 @@ class TubeletGrid:
     width: int = 16
 
     def __post_init__(self) -> None:
-        if min(self.frames, self.height, self.width) < 1:
-            raise ValueError(f"TubeletGrid: cells need at least one frame and one pixel, got {self}.")
+        for name, size in vars(self).copy().items():
+            if not fits(size, int) or not 1 <= size <= MOST:
+                raise ValueError(f"TubeletGrid: {name} must be a whole number from 1 to {MOST:,}, got {size!r}.")
+            object.__setattr__(self, name, int(size))
 
     def coarser(self, search_cell: int) -> TubeletGrid:
         """The grid of cells of `search_cell` x `search_cell` tubelets, of as many frames each.
@@ -40,7 +46,8 @@ class TubeletGrid:
         """
         if search_cell < 1:
             raise ValueError(f"TubeletGrid: a cell is at least one tubelet wide, got search_cell={search_cell}.")
-        return TubeletGrid(self.frames, search_cell * self.height, search_cell * self.width)
+        height, width = (min(search_cell * side, MOST) for side in (self.height, self.width))
+        return TubeletGrid(self.frames, height, width)
 
     def shape(self, clips: Float[Tensor, "b 3 t h w"]) -> tuple[int, int, int]:
         """`(gt, gh, gw)`, the number of tubelets over the time, height and width of such clips."""
@@ -49,23 +56,23 @@ class TubeletGrid:
 
     def expand(self, strength: Float[Tensor, "n gt gh gw"], t: int, h: int, w: int) -> Float[Tensor, "n 1 t h w"]:
         """The strength of every pixel: that of its tubelet."""
-        per_pixel = strength.repeat_interleave(self.frames, 1)[:, :t]
-        per_pixel = per_pixel.repeat_interleave(self.height, 2)[:, :, :h]
-        return per_pixel.repeat_interleave(self.width, 3)[:, :, :, :w][:, None]
+        frames, height, width = self._cell(t, h, w)
+        per_pixel = strength.repeat_interleave(frames, 1)[:, :t]
+        per_pixel = per_pixel.repeat_interleave(height, 2)[:, :, :h]
+        return per_pixel.repeat_interleave(width, 3)[:, :, :, :w][:, None]
 
     def pool(self, pixels: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c gt gh gw"]:
         """The mean of every tubelet's pixels, ragged ones included."""
-        cell = self._cell(pixels)
+        cell = self._cell(*pixels.shape[-3:])
         return torch.nn.functional.avg_pool3d(pixels, cell, cell, ceil_mode=True, count_include_pad=False)
 
     def total(self, pixels: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c gt gh gw"]:
         """The sum of every tubelet's pixels, ragged ones included."""
-        cell = self._cell(pixels)
+        cell = self._cell(*pixels.shape[-3:])
         return torch.nn.functional.avg_pool3d(pixels, cell, cell, ceil_mode=True, divisor_override=1)
 
-    def _cell(self, pixels: Tensor) -> tuple[int, int, int]:
+    def _cell(self, t: int, h: int, w: int) -> tuple[int, int, int]:
         """The sides of a tubelet, which may be larger than the clip."""
-        t, h, w = pixels.shape[-3:]
         return min(self.frames, t), min(self.height, h), min(self.width, w)
 
 

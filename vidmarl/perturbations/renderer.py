@@ -123,7 +123,8 @@ class Renderer:
                 f"Upsampling a map: expected {self.shape} tubelets or {self.coarse_shape} search cells, got"
                 f" {tuple(strength.shape[1:])}."
             )
-        fine = repeat(strength, "n t y x -> n t (y dy) (x dx)", dy=self.search_cell, dx=self.search_cell)
+        dy, dx = (min(self.search_cell, tubelets) for tubelets in self.shape[1:])  # a cell may be larger than the clip
+        fine = repeat(strength, "n t y x -> n t (y dy) (x dx)", dy=dy, dx=dx)
         return fine[..., : self.shape[1], : self.shape[2]]
 
     @torch.no_grad()

@@ -7,9 +7,9 @@ import inspect
 import math
 import os
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -27,6 +27,7 @@ _WORDS: dict[Any, str] = {
     os.PathLike: "a path",
     Tensor: "a tensor",
     Callable: "a function",
+    Mapping: "a dict",
 }
 
 
@@ -57,11 +58,18 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         except TypeError:
             return function(*args, **kwargs)  # which says what is wrong
         for argument, kind in kinds().items():
-            if argument in given and not fits(given[argument], kind):
-                raise SettingsError(f"{name}: {argument} must be {_told(kind)}, got {_shown(given[argument])}.")
+            if argument in given:
+                check_kind(given[argument], kind, f"{name}: {argument}")
         return function(*args, **kwargs)
 
     return wrapped
+
+
+def check_kind(value: Any, kind: Any, what: str) -> None:
+    """Raises a SettingsError unless a value is what an annotation says; `what` opens the
+    message."""
+    if not fits(value, kind):
+        raise SettingsError(f"{what} must be {_told(kind)}, got {_shown(value)}.")
 
 
 def check_least(who: str, **limits: tuple[float, float]) -> None:
@@ -111,6 +119,8 @@ def _told(kind: Any) -> str:
 
 def _word(kind: Any) -> str:
     origin = get_origin(kind) or kind
+    if origin is Literal:
+        return " or ".join(map(repr, get_args(kind)))
     if origin in (list, Sequence, Iterable):
         return f"a list (each item {_told(get_args(kind)[0])})"
     return (

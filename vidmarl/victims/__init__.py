@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import os
 import pkgutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -67,6 +68,10 @@ def load_victim(
         "device": None if device == "auto" else device,
         "batch_size": batch_size,
     }
+    if not isinstance(spec, ClipSpec | Mapping | None):
+        raise SettingsError(f"Loading a victim: spec must be a ClipSpec or a dict of some of its fields, got {spec!r}.")
+    if not isinstance(weights, str | os.PathLike | None):
+        raise SettingsError(f"Loading a victim: weights must be the path of a file, 'random' or None, got {weights!r}.")
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if isinstance(thing, Victim):
         if surplus := sorted(given.keys() - {"device"}):

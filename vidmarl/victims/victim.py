@@ -12,8 +12,9 @@ import functools
 import itertools
 import math
 import re
+import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +41,9 @@ CLIP_AXES = "b c t h w"
 PIXELS_AT_ONCE = 2**25
 """Pixels of a forward pass on an accelerator, all clips and frames together: 64 clips of 16 frames
 of 181 px."""
+
+_COUNTING = threading.Lock()
+"""Held where a query is counted: several threads may ask one victim."""
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What a model may compute in; one with parameters in anything else (8 bits) gets float32."""
@@ -98,7 +102,7 @@ class Victim:
             raise TypeError(f"Victim: expected a callable from clips to scores, got {type(model).__name__}.")
         if outputs not in ("logits", "probabilities"):
             raise ValueError(f"Victim: outputs must be 'logits' or 'probabilities', got {outputs!r}.")
-        axes = layout.replace("(", " ").replace(")", " ").split()
+        axes = layout.replace("(", " ").replace(")", " ").split() if isinstance(layout, str) else []
         if sorted(axes) != sorted(CLIP_AXES.split()):
             raise ValueError(f"Victim: layout must order the axes of {CLIP_AXES!r}, got {layout!r}.")
         if spec is not None and not isinstance(spec, ClipSpec):
@@ -112,6 +116,8 @@ class Victim:
         self.layout = layout
         self.outputs = outputs
         self.labels = None if labels is None else _in_order(labels)
+        if not isinstance(name, str | None):
+            raise TypeError(f"Victim: name must be a text, or None, got {name!r}.")
         self.name = name or getattr(model, "__name__", type(model).__name__)
         self.batch_size = batch_size
         self.queries = 0
@@ -200,8 +206,11 @@ class Victim:
         Raises:
             UnknownNameError: no class has that name.
             ValueError: the victim has no names, or no class of that index.
+            TypeError: it is neither a name nor an index.
         """
-        if isinstance(wanted, int) or wanted.isdecimal():
+        if isinstance(wanted, bool) or not isinstance(wanted, str | Integral):
+            raise TypeError(f"Looking up the class {wanted!r}: expected its name or its index.")
+        if isinstance(wanted, Integral) or wanted.isdecimal():
             index = int(wanted)
             if index < 0 or (self.n_classes is not None and index >= self.n_classes):
                 raise ValueError(
@@ -252,7 +261,8 @@ class Victim:
             batch = self._preprocess(clips.to(device, torch.float32)).to(self.dtype)
             if batch.untyped_storage().data_ptr() == clips.untyped_storage().data_ptr():
                 batch = batch.clone()  # models may normalise in place
-            self.queries += len(clips)  # before the call: a model that raises has been asked all the same
+            with _COUNTING:
+                self.queries += len(clips)  # before the call: a model that raises has been asked all the same
             try:
                 with default_dtype(self._default_dtype):
                     returned = self.model(batch)
@@ -354,10 +364,10 @@ def _in_order(labels: Sequence[str] | Mapping[Any, str]) -> list[str]:
     """Class names as a list.
 
     Raises:
-        ValueError: they are one text, or a dict whose keys are not the indices from 0 on.
+        ValueError: they are no list, or a dict whose keys are not the indices from 0 on.
     """
-    if isinstance(labels, str):
-        raise ValueError(f"Victim: labels must be a list of class names, got the text {labels!r}.")
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise ValueError(f"Victim: labels must be a list of class names, got {labels!r}.")
     if not isinstance(labels, Mapping):
         return [str(label) for label in labels]
     try:

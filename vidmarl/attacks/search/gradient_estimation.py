@@ -89,6 +89,10 @@ def bandit(
     return slope + learning_rate * rise.to(direction) * direction
 
 
+MOST_SAMPLES = 10_000
+"""Probes of an iteration of `nes`, which are made together."""
+
+
 class NESAttack(BallAttack):
     """What attacks by `nes` have in common: the probes, and a step that becomes smaller.
 
@@ -108,10 +112,12 @@ class NESAttack(BallAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 2 or self.samples % 2:
+        if not 2 <= self.samples <= MOST_SAMPLES or self.samples % 2:
             raise ValueError(
-                f"{type(self).__name__}: probes come in pairs, so samples must be even, got {self.samples}."
+                f"{type(self).__name__}: probes come in pairs, so samples must be even, from 2 to {MOST_SAMPLES}, got"
+                f" {self.samples}."
             )
+        self.check_positive("sigma", "step", "smallest_step", "patience")
 
     def step_size(self) -> StepSize:
         """The steps of one search."""
@@ -134,6 +140,10 @@ class BanditAttack(BallAttack):
     exploration: float = 0.1
     learning_rate: float = 0.1
     step: float = 0.025
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_positive("reach", "exploration", "step")
 
     @abstractmethod
     def directions(self, clip: Float[Tensor, "3 t h w"], rng: torch.Generator) -> Iterator[Float[Tensor, "3 t h w"]]:
