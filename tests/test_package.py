@@ -96,6 +96,7 @@ PUBLIC = [
     "Misclassify",
     "RLAttack",
     "RandomCells",
+    "SavedResult",
     "SquareTubes",
     "Target",
     "TubeletGrid",

@@ -12,6 +12,7 @@ from .attacks.grow_and_reduce import GrowAndReduce as GrowAndReduce
 from .attacks.random_cells import RandomCells as RandomCells
 from .attacks.result import AttackResult as AttackResult
 from .attacks.rl import RLAttack as RLAttack
+from .attacks.saved import SavedResult as SavedResult
 from .attacks.square_tubes import SquareTubes as SquareTubes
 from .data.spec import ClipSpec as ClipSpec
 from .data.video import load_clips as load_clips

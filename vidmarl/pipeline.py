@@ -57,7 +57,7 @@ def attack_files(
     """Attacks video files and writes what came of it to a folder, which appears complete or not at
     all.
 
-    The folder holds `results.json`, `report.html`, `result/` (for `SavedResult.open`, or for
+    The folder holds `results.json`, `report.html`, `result/` (for `SavedResult`, or for
     `AttackResult.load`, which reads all clips at once), and for each clip `clips/NAME.webm` (the
     adversarial clip, lossless) and `clips/NAME.mp4` (clean, adversarial and amplified difference
     side by side).
@@ -110,7 +110,7 @@ def attack_files(
             else:
                 shutil.rmtree(folder / "new", ignore_errors=True)
             raise
-    return SavedResult.open(Path(out) / "result")
+    return SavedResult(Path(out) / "result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +243,7 @@ class _Job:
         """Writes what says something of all clips; `bad`: the files that were left out, and why."""
         new = self.folder / "new"
         join_parts(new / "result", len(self.batches))
-        result = SavedResult.open(new / "result")
+        result = SavedResult(new / "result")
         record = to_record(result, self.files) | {"left_out": {readable(path): why for path, why in bad.items()}}
         write_atomically(new / RESULTS, json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
         title = f"{result.settings['attack']} against {result.settings['victim']}"

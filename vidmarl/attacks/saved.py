@@ -15,12 +15,13 @@ from torch import Tensor
 from vidmarl import metrics
 from vidmarl.attacks.parts import RECORD, find_parts
 from vidmarl.attacks.result import AttackResult
+from vidmarl.registry import explain_settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@explain_settings
 class SavedResult:
     """A saved result whose clips stay on the disk until they are asked for.
 
@@ -28,16 +29,18 @@ class SavedResult:
     as an `AttackResult`. Everything else is in the memory: this is a `vidmarl.metrics.Outcome`, as
     figures and reports take it.
 
+    Args:
+        path: the folder that `AttackResult.save` or `vidmarl.attack_files` has written.
+
     Attributes:
-        path: the folder.
         success, skipped, finished, queries, strength, classes, prediction, adversarial_prediction,
             full_l2, history, settings: as in `AttackResult`.
         provenance: that of the first part, which was made when the attack began.
-        rows: the rows of `AttackResult.records`.
-        parts: the folders of the parts, and how many clips each of them has.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see `AttackResult.load`.
     """
 
-    path: Path
     success: Bool[Tensor, " b"]
     skipped: Bool[Tensor, " b"]
     finished: Bool[Tensor, " b"]
@@ -50,29 +53,22 @@ class SavedResult:
     history: dict[str, Float[Tensor, "b q"]]
     settings: dict[str, Any]
     provenance: dict[str, Any]
-    rows: list[dict[str, Any]] = dataclasses.field(repr=False)
-    parts: list[tuple[Path, int]] = dataclasses.field(repr=False)
 
-    @classmethod
-    def open(cls, path: str | Path) -> SavedResult:
-        """Opens what `AttackResult.save` or `vidmarl.attack_files` has written.
-
-        Raises:
-            FileNotFoundError, CheckpointError: see `AttackResult.load`.
-        """
-        path = Path(path)
-        without_clips, rows, parts = [], [], []
-        for folder in find_parts(path):
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        without_clips, rows = [], []
+        self._parts: list[tuple[Path, int]] = []
+        for folder in find_parts(self.path):
             result = AttackResult.load(folder)
             b, _, _, h, w = result.clean.shape
             nothing = result.clean.new_empty(b, 3, 0, h, w)
             without_clips.append(dataclasses.replace(result, clean=nothing, adversarial=nothing))
             rows += json.loads((folder / RECORD).read_text(encoding="utf-8"))["clips"]
-            parts.append((folder, b))
+            self._parts.append((folder, b))
+        self._rows = [row | {"clip": i} for i, row in enumerate(rows)]
         every = AttackResult.cat(without_clips)
-        kept = {f.name for f in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(AttackResult)}
-        numbered = [row | {"clip": i} for i, row in enumerate(rows)]
-        return cls(path=path, rows=numbered, parts=parts, **{name: getattr(every, name) for name in kept})
+        for name in SavedResult.__annotations__:
+            setattr(self, name, getattr(every, name))
 
     def __len__(self) -> int:
         return len(self.success)
@@ -91,7 +87,7 @@ class SavedResult:
             raise IndexError(f"Reading clips of {self.path}: none was asked for.")
         found: dict[int, AttackResult] = {}
         start = 0
-        for folder, clips in self.parts:
+        for folder, clips in self._parts:
             own = sorted({row for row in wanted if start <= row < start + clips})
             if own:
                 part = AttackResult.load(folder)[[row - start for row in own]]
@@ -111,10 +107,10 @@ class SavedResult:
         """A row for each clip, see `AttackResult.metrics`; what is infinite there is missing."""
         import pandas as pd
 
-        table = pd.DataFrame(self.rows)
+        table = pd.DataFrame(self._rows)
         numbers = [column.name for column in metrics.columns(slow=True) if column.name in table]
         return table.astype({"first_success": "Int64"} | dict.fromkeys(numbers, float))
 
     def records(self) -> list[dict[str, Any]]:
         """The rows of `metrics` as plain data for JSON, see `AttackResult.records`."""
-        return [dict(row) for row in self.rows]
+        return [dict(row) for row in self._rows]

@@ -89,7 +89,9 @@ class Journal:
         stays on the clips' device.
         """
         bits = clips.detach().float().contiguous().view(torch.int32).flatten(1)
-        bits = torch.nn.functional.pad(bits, (0, bits.shape[1] % 2)).view(torch.int64)
+        if bits.shape[1] % 2:
+            bits = torch.nn.functional.pad(bits, (0, 1))
+        bits = bits.view(torch.int64)  # two values at a time
         if self._weights.shape != bits.shape[1:] or self._weights.device != bits.device:
             generator = torch.Generator().manual_seed(0)
             drawn = torch.randint(-(2**62), 2**62, bits.shape[1:], generator=generator)
