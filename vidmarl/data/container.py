@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import math
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -16,6 +16,7 @@ from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
 
+from vidmarl.data.endings import is_cut_short
 from vidmarl.data.limits import check_pixels, max_pixels
 from vidmarl.data.timeline import Timeline
 from vidmarl.errors import ClipError
@@ -37,6 +38,12 @@ CONTAINERS = (
 
 _TURNS = {90: (0, -1, 1, 0), -90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), -180: (-1, 0, 0, -1)}
 
+_ORIENTATIONS: dict[object, tuple[int, int, int, int]] = {
+    1: (1, 0, 0, 1), 2: (-1, 0, 0, 1), 3: (-1, 0, 0, -1), 4: (1, 0, 0, -1),
+    5: (0, 1, 1, 0), 6: (0, 1, -1, 0), 7: (0, -1, -1, 0), 8: (0, -1, 1, 0),
+}  # fmt: skip
+"""By EXIF's numbers."""
+
 _SAVED_CLIP = "vidmarl clip of {frames} frames, {height} x {width} px"
 
 
@@ -49,6 +56,7 @@ class Video:
     """An open video file, which is read once, from its start.
 
     Attributes:
+        path: where the file is.
         container: the file.
         stream: its video stream.
         size: height and width of a frame as it is stored, px.
@@ -56,7 +64,8 @@ class Video:
             away and what cannot be decoded because no key frame comes before is not among them.
     """
 
-    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+    def __init__(self, path: Path, container: InputContainer, stream: VideoStream) -> None:
+        self.path = path
         self.container = container
         self.stream = stream
         self.size = stream.codec_context.height, stream.codec_context.width
@@ -67,6 +76,9 @@ class Video:
         self._end = -math.inf  # of the last frame, in units of the time base
         self._decoded = 0
         self._failed: list[int | None] = []  # stamps of packets
+        self._keys: list[int] = []  # numbers of frames that refer to no other
+        self._anchors: list[int] = []  # of frames that refer to none that is shown later
+        self._half = False  # a packet is incomplete
         self._corrupt: list[int] = []
 
     def packets(self) -> Iterator[Packet[VideoStream]]:
@@ -90,6 +102,7 @@ class Video:
             ClipError: a frame is larger than allowed.
         """
         import av
+        from av.video.frame import PictureType
 
         try:
             frames = self.stream.decode(packet)
@@ -98,7 +111,15 @@ class Video:
             if packet is not None and self._started:
                 self._failed.append(packet.pts)
             return []
-        self._corrupt += [number for number, frame in enumerate(frames, self._decoded) if frame.is_corrupt]
+        for number, frame in enumerate(frames, self._decoded):
+            if frame.is_corrupt:
+                self._corrupt.append(number)
+            if frame.key_frame:
+                self._keys.append(number)
+            if frame.pict_type != PictureType.B:
+                self._anchors.append(number)
+            if packet is not None and self.stream.codec_context.name == "mjpeg":
+                frame.opaque = _exif_orientation(bytes(packet))
         self._decoded += len(frames)
         return frames
 
@@ -148,19 +169,46 @@ class Video:
             said.append(
                 f"{len(self._failed)} of its packets cannot be decoded{self._missing(stamps)}: the file is damaged."
             )
+        if said and (others := self._referring(stamps)):
+            said.append(f"Frames that refer to what is lost may be wrong too: {others}.")
         stated, end = self._stated_end(), self._end * float(self.stream.time_base or 1)
         if not said and stated - max(end, 0) > max(0.05 * stated, 3 / float(self.stream.guessed_rate or 1)):
             said.append(f"It ends at {end:.2f} s, and states {stated:.2f} s: the file is cut short.")
+        if not said and (self._half or is_cut_short(self.path, self.container.format.name)):
+            said.append("Its end is missing: the file is cut short.")
         return " ".join(said)
 
     def _missing(self, stamps: Sequence[int | None]) -> str:
         """Where the frames of damaged packets are missing."""
+        places = self._places(stamps)
+        return f" (missing: before {_numbers(places)})" if places else ""
+
+    def _places(self, stamps: Sequence[int | None]) -> list[int]:
+        """The numbers of the frames before which damaged packets would have been shown."""
         shown = sorted(stamp for stamp in stamps if stamp is not None)
-        places = {bisect.bisect_left(shown, stamp) for stamp in self._failed if stamp is not None}
-        places -= {len(shown)}
-        return f" (missing: before {_numbers(sorted(places))})" if places else ""
+        return sorted({bisect.bisect_left(shown, stamp) for stamp in self._failed if stamp is not None} - {len(shown)})
+
+    def _referring(self, stamps: Sequence[int | None]) -> str:
+        """The frames around damage, up to the next key frame, such as "18 to 23, 31"."""
+        wrong: set[int] = set()
+        for lost in {*self._corrupt, *self._places(stamps)}:
+            before, after = (
+                bisect.bisect_left(self._anchors, lost),
+                bisect.bisect_left(self._keys, lost + (lost in self._corrupt)),
+            )
+            start = self._anchors[before - 1] + 1 if before else 0
+            wrong |= {*range(start, self._keys[after] if after < len(self._keys) else len(stamps))}
+        wrong -= {*self._corrupt}
+        runs = [[n, n] for n in sorted(wrong) if n - 1 not in wrong]
+        for run in runs:
+            while run[1] + 1 in wrong:
+                run[1] += 1
+        return ", ".join(f"{first} to {last}" if last > first else str(first) for first, last in runs[:8]) + (
+            ", ..." if len(runs) > 8 else ""
+        )
 
     def _note(self, packet: Packet[VideoStream]) -> None:
+        self._half = self._half or packet.is_corrupt
         if packet.is_keyframe and not self._started:
             self._started, self._first = True, packet.pts
         if packet.is_discard:
@@ -189,7 +237,7 @@ class Video:
         return 0.0
 
 
-@contextmanager
+@contextlib.contextmanager
 def about(path: PathLike) -> Iterator[None]:
     """Puts the name of the file before every complaint about it."""
     try:
@@ -198,7 +246,7 @@ def about(path: PathLike) -> Iterator[None]:
         raise ClipError(f"Reading the video {readable(path)}: {error}") from error.__cause__
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_video(path: PathLike) -> Iterator[Video]:
     """The open file.
 
@@ -227,10 +275,7 @@ def open_video(path: PathLike) -> Iterator[Video]:
         except PermissionError as error:
             raise ClipError(f"it cannot be opened ({error.strerror}).") from error
         except (av.FFmpegError, OSError) as error:
-            raise ClipError(
-                f"it cannot be opened ({error.strerror}). It is no video file (playlists and pictures are none), or it"
-                " was cut short before its index was written, as in a download that broke off."
-            ) from error
+            raise ClipError(f"it cannot be opened ({error.strerror}). {_no_video(file)}") from error
         with container:
             streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
             if not streams:
@@ -243,7 +288,18 @@ def open_video(path: PathLike) -> Iterator[Video]:
             stream.codec_context.options = bound
             # With several threads, what is shown of a damaged frame depends on which was faster.
             stream.codec_context.thread_count = 1
-            yield Video(container, stream)
+            yield Video(file, container, stream)
+
+
+def _no_video(file: Path) -> str:
+    """What a file may be that cannot be opened."""
+    with contextlib.suppress(OSError), file.open("rb") as content:
+        if content.read(12)[8:] == b"WEBP":
+            return "It is a WebP picture, and FFmpeg decodes no animated ones: make a video or a GIF of it."
+    return (
+        "It is no video file (playlists and pictures are none), or it was cut short before its index was written, as in"
+        " a download that broke off."
+    )
 
 
 def rgb(frame: VideoFrame, reformatter: VideoReformatter) -> UInt8[Tensor, "3 h w"]:
@@ -272,12 +328,30 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
         # Made anew: the container that a frame keeps of its own keeps the frame in turn, and memory
         # is not given back until the garbage collector comes.
         data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
-    except ValueError:  # PyAV does not know all kinds of data, such as EXIF; then the angle alone can be had
-        return _TURNS.get(frame.rotation, (1, 0, 0, 1))
+    except ValueError:  # PyAV does not know all kinds of data, such as EXIF; else the angle alone can be had
+        return _ORIENTATIONS.get(frame.opaque) or _TURNS.get(frame.rotation, (1, 0, 0, 1))
     if data is None:
         return 1, 0, 0, 1
     a, b, _, c, d = struct.unpack_from("=5i", cast("SideData", data))
     return a, b, c, d
+
+
+def _exif_orientation(jpeg: bytes) -> int | None:
+    """How the EXIF data of a JPEG picture say that it shall be shown; None if they do not."""
+    start = jpeg.find(b"Exif\0\0") + 6
+    order = {b"II": "<", b"MM": ">"}.get(jpeg[start : start + 2])
+    if start < 6 or order is None:
+        return None
+    try:
+        (table,) = struct.unpack_from(f"{order}I", jpeg, start + 4)
+        (entries,) = struct.unpack_from(f"{order}H", jpeg, start + table)
+        for entry in range(entries):
+            tag, value = struct.unpack_from(f"{order}H6xH", jpeg, start + table + 2 + 12 * entry)
+            if tag == 0x0112:
+                return int(value)
+    except struct.error:  # cut or damaged
+        pass
+    return None
 
 
 def _numbers(numbers: Sequence[int]) -> str:
