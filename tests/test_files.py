@@ -23,7 +23,15 @@ import torch
 from vidmarl.data.encode import write_mp4
 from vidmarl.errors import CheckpointError
 from vidmarl.utils import files
-from vidmarl.utils.files import load_tensors, new_directory, readable, save_tensors, write_atomically
+from vidmarl.utils.files import (
+    load_tensors,
+    new_directory,
+    readable,
+    resumable_directory,
+    save_tensors,
+    unfinished,
+    write_atomically,
+)
 
 resource = pytest.importorskip("resource", reason="limits on the size of files are a matter of Unix")
 
@@ -390,3 +398,63 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     for name in ("fifo", "nothing", "."):
         with pytest.raises(FileNotFoundError, match="Loading: there is no file"):
             load_tensors(tmp_path / name, "Loading")
+
+
+def test_what_a_run_that_failed_has_made_is_there_for_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "folder"
+    with pytest.raises(KeyboardInterrupt), resumable_directory(path) as workshop:  # noqa: PT012
+        (workshop / "new" / "a").write_text("paid")
+        (workshop / "note").write_text("of the first run")
+        raise KeyboardInterrupt
+    assert not path.exists()
+    with resumable_directory(path) as workshop:
+        assert workshop == unfinished(path)
+        assert (workshop / "note").read_text() == "of the first run"
+        (workshop / "new" / "b").write_text("new")
+    assert sorted(os.listdir(path)) == ["a", "b"]
+    assert os.listdir(path.parent) == ["folder"]
+
+
+def test_a_run_that_has_made_nothing_leaves_nothing(tmp_path: Path) -> None:
+    for path in (tmp_path / "deep" / "er" / "folder", tmp_path / "folder"):
+        with pytest.raises(OSError, match="disk"), resumable_directory(path) as workshop:  # noqa: PT012
+            (workshop / "note").write_text("begun")
+            raise OSError("disk")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_run_that_was_killed_when_all_was_in_place_is_swept(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with resumable_directory(path) as workshop:
+        (workshop / "new" / "a").write_text("a")
+    workshop.mkdir()
+    (workshop / "note").write_text("left over")
+    with pytest.raises(FileExistsError, match="not empty"), resumable_directory(path):
+        pass
+    assert os.listdir(tmp_path) == ["folder"]
+    workshop.mkdir()
+    (workshop / "note").write_text("left over")
+    with resumable_directory(path, overwrite=True) as again:
+        assert os.listdir(again) == ["new"]
+
+
+def test_a_run_that_was_killed_between_two_renames_gives_the_old_folder_back(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    (unfinished(path) / "old" / "folder").mkdir(parents=True)
+    (unfinished(path) / "old" / "folder" / "a").write_text("earlier")
+    (unfinished(path) / "new").mkdir()
+    (unfinished(path) / "new" / "b").write_text("new")
+    with pytest.raises(OSError, match="disk"), resumable_directory(path, overwrite=True):
+        raise OSError("disk")
+    assert os.listdir(path) == ["a"]
+    assert (unfinished(path) / "new" / "b").read_text() == "new"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_runs_at_once_are_one_too_many(tmp_path: Path, overwrite: bool) -> None:
+    path = tmp_path / "folder"
+    with resumable_directory(path) as workshop:
+        (workshop / "new" / "a").write_text("a")
+        with pytest.raises(BlockingIOError, match="another process"), resumable_directory(path, overwrite):
+            pass
+    assert os.listdir(path) == ["a"]
