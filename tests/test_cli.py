@@ -25,7 +25,7 @@ from vidmarl.data.spec import ClipSpec
 from vidmarl.data.synthetic import make_clips
 from vidmarl.data.video import decode
 from vidmarl.distortions import as_distortion
-from vidmarl.errors import UnknownNameError
+from vidmarl.errors import UnknownNameError, VidmarlError
 
 VICTIM = ("--victim", "r2plus1d_light", "--weights", "random", "--device", "cpu")
 SPEC = ("--spec", '{"frames": 8, "size": [64, 64], "sampling": "uniform"}')
@@ -255,6 +255,21 @@ def test_settings_of_python_are_told_as_options() -> None:
         'Pass --weights random or "--weights", --skip-bad, --spec.short hold; ClipSpec(size=...) stays.'
     )
     assert set(SPEC_FIELDS) == {field.name for field in dataclasses.fields(ClipSpec)}
+
+
+def test_a_fresh_demo_deletes_what_a_demo_left_and_nothing_else(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("thesis.tex", "agents.pt", "test/report.html"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def stopped(*_: object, **__: object) -> None:
+        raise VidmarlError("stopped")
+
+    monkeypatch.setattr("vidmarl.demo.victim_training.train", stopped)
+    assert here("demo", "--out", ".", "--fresh")[2] == "vidmarl: stopped\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_an_unknown_command_offers_the_nearest(here: Here) -> None:

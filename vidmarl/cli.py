@@ -56,7 +56,7 @@ SPEC_FIELDS = ("frames", "size", "short_side", "fit", "sampling", "fps", "stride
 ATTACK_OPTIONS = ("budget", "seed", "coherence")
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 """The exit codes after Ctrl-C and after SIGTERM."""
-CLIP_HELP = "a video file"
+CLIP_HELP = "video files"
 VICTIM_HELP = (
     "the classifier under attack: a name from `vidmarl list victims`, a class path, or"
     """ '{"class_path": ..., "init_args": {...}}'"""
@@ -168,7 +168,8 @@ def attack(words: list[str]) -> None:
     parser = _parser(
         "attack",
         "Attacks video files: looks for a small distortion that makes the victim fail, in few queries, and writes"
-        " report.html, results.json and the adversarial clips. A query is one clip through the victim.",
+        " report.html, results.json and the adversarial clips. A query is one clip through the victim. For a start:"
+        " vidmarl attack clip.mp4 --victim movinet_a0 --out results",
     )
     parser.add_argument("-c", "--config", action="config", metavar="FILE", help="settings from a YAML file")
     _add_victim(parser)
@@ -178,7 +179,8 @@ def attack(words: list[str]) -> None:
         default="rl",
         type=named_or_described,
         metavar="NAME",
-        help='a name from `vidmarl list attacks`, or \'{"class_path": ..., "init_args": {...}}\' (default: rl)',
+        help="a name from `vidmarl list attacks` (default: rl), or with settings of its own,"
+        """ such as '{"class_path": "grow_and_reduce", "init_args": {"grid": 8}}'""",
     )
     parser.add_argument(
         "--agents",
@@ -285,7 +287,10 @@ def _make_attack(attack: str | dict[str, Any], agents: str | None, **settings: A
 
 def check(words: list[str]) -> None:
     """`vidmarl check CLIP...`: `Victim.check`, and what the victim says of each clip."""
-    parser = _parser("check", "Says whether a victim is fit for an attack, and what it sees in video files.")
+    parser = _parser(
+        "check",
+        "Says whether a victim is fit for an attack, and what it sees in video files. Exits with 1 if it is not fit.",
+    )
     _add_victim(parser)
     args = parser.parse_args(words[1:])
 
@@ -307,7 +312,9 @@ def list_names(words: list[str]) -> None:
     """`vidmarl list victims|attacks|distortions|agents [PATTERN]`."""
     parser = _parser("list", "Lists what there is by name.")
     parser.add_argument("what", choices=["victims", "attacks", "distortions", "agents"], help="what to list")
-    parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="such as 'x3d*', in quotes")
+    parser.add_argument(
+        "pattern", nargs="?", default="*", metavar="PATTERN", help="such as 'x3d*', in quotes; default: all"
+    )
     args = parser.parse_args(words[1:])
 
     import vidmarl
@@ -342,9 +349,9 @@ def demo(words: list[str]) -> None:
         "Makes small action clips, trains a victim on them, trains both agents against it, attacks clips that neither"
         " has seen beside the attacks without learning, and writes a report. Minutes on two cores; no network.",
     )
-    parser.add_argument("--out", default="outputs/demo", metavar="DIR", help="where to (default: outputs/demo)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything that is random (default: 0)")
-    parser.add_argument("--fresh", action="store_true", help="use nothing of what an earlier demo left there")
+    parser.add_argument("--out", default="outputs/demo", metavar="DIR", help="the folder (default: outputs/demo)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed, the same demo (default: 0)")
+    parser.add_argument("--fresh", action="store_true", help="start over, instead of using what an earlier demo left")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
     args = parser.parse_args(words[1:])
 

@@ -38,6 +38,8 @@ TRAIN_CLIPS, TEST_CLIPS, EPOCHS = 256, 24, 1
 BATCH, STEPS, BUDGET = 32, 16, 24
 BUDGETS = [25, 50, 100]
 SHOWN = 4
+WRITTEN = ("victim.pt", "agents.pt", "test", "videos")
+"""What a demo leaves in its folder."""
 FRAMES_PER_SECOND = 4
 
 
@@ -54,9 +56,10 @@ def main(out: str | Path = "outputs/demo", *, seed: int = 0, fresh: bool = False
         The path of the HTML report.
     """
     out = Path(out)
-    if fresh:
-        shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        for name in WRITTEN:  # and nothing else that may lie there
+            shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
     _say("1/3 The victim: a small 3-D network learns to tell eight motions apart.")
     accuracy = victim_training.train(out / "victim.pt", seed=seed, progress=progress)
     _publish(out / "victim.pt")
