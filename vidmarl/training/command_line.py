@@ -14,7 +14,7 @@ from vidmarl.data.module import ClipData
 from vidmarl.errors import SettingsError
 from vidmarl.training.checkpoints import LastState
 from vidmarl.training.ppo import TwoAgentPPO
-from vidmarl.utils.mistakes import PlainParser, told
+from vidmarl.utils.mistakes import PlainParser, is_a_bug, told
 
 
 class Parser(PlainParser, LightningArgumentParser):
@@ -62,6 +62,8 @@ class CommandLine(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception as error:
+            if is_a_bug(error):
+                raise
             raise SettingsError(told(error)) from error
 
     def before_validate(self) -> None:

@@ -93,6 +93,8 @@ def told(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         name = re.sub(r"\.(.+)\.[0-9a-f]{16}\.vidmarl-partial", r"\1", os.fsdecode(error.filename))
         return f"{_short(name)}: {FILE_FAULTS.get(error.errno or 0, error.strerror.lower())}."
+    if ways := re.findall(r"^  - (.*)", str(error), re.MULTILINE):  # of jsonargparse, to read a value: the first counts
+        return str(ways[0])
     return str(error).partition("\nGiven value type: ")[0] or type(error).__name__
 
 
@@ -120,6 +122,12 @@ def check_recipes(words: Iterable[str]) -> None:
             raise SettingsError(f"{doing}: {why}.") from error
         if not isinstance(content, dict):
             raise SettingsError(f"{doing}: expected lines such as 'budget: 200', got {content!r:.60}.")
+
+
+def is_a_bug(error: BaseException) -> bool:
+    """Whether an error tells of a fault of vidmarl or of a library, not of the user's mistake."""
+    *_, first = _chain(error)
+    return isinstance(first, NameError | AttributeError | AssertionError) and not in_own_code(error)
 
 
 def in_own_code(error: BaseException) -> bool:
