@@ -712,7 +712,7 @@ def test_the_fault_in_the_middle_is_found(faults: Path) -> None:
         ClipError, match=r"Frame 17 is damaged\. Only 39 of its 40 frames .* \(missing: before 18\)"
     ) as error:
         Footage(faults / "zeroed_middle.mp4", strict=True)
-    assert "Frames that refer to what is lost may be wrong too: 16, 18 to " in str(error.value)
+    assert "Frames that refer to what is lost may be wrong too: 18. " in str(error.value)
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "mpeg2video"])

@@ -63,7 +63,7 @@ def _breaks_off_in_a_ts_packet(file: BinaryIO, size: int) -> bool:
 def _ends_before_its_boxes(file: BinaryIO, size: int) -> bool:
     """MP4 and its kin: a box is its length, its kind and its content."""
     place = 0
-    while place < size:
+    while place + 8 <= size:  # a few bytes more are padding
         file.seek(place)
         (length,) = struct.unpack(">I4x", file.read(8))
         if length == 1:
@@ -77,7 +77,7 @@ def _ends_before_its_boxes(file: BinaryIO, size: int) -> bool:
 def _ends_before_its_chunks(file: BinaryIO, size: int) -> bool:
     """AVI: one RIFF chunk, or several in a long file."""
     place = 0
-    while place < size:
+    while place + 8 <= size:  # a few bytes more are padding
         file.seek(place)
         kind, length = struct.unpack("<4sI", file.read(8))
         if kind != b"RIFF" or not length:  # a program that was killed has not filled it in
