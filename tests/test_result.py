@@ -13,7 +13,9 @@ import re
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -101,8 +103,41 @@ class TestRows:
         same(result[-1], result[[2]])
         same(result[torch.tensor([2, 0])], AttackResult.cat([result[2], result[0]]))
         same(result[~result.skipped], result[:2])
-        with pytest.raises(IndexError):
-            result[3]
+        for one in (
+            np.int64(1),
+            np.uint8(1),
+            torch.tensor(1),
+            torch.tensor([1]),
+            np.array(1),
+            np.array([1]),
+            (1,),
+            [-2],
+        ):
+            same(result[one], result[1])
+        for mask in ([True, False, True], np.array([True, False, True]), torch.tensor([True, False, True])):
+            same(result[mask], result[[0, 2]])
+        same(result[::-1], result[[2, 1, 0]])
+        for nothing in ([], np.array([], dtype=int), torch.zeros(0, dtype=torch.int64), slice(0, 0), [False] * 3):
+            assert len(result[nothing]) == 0
+            assert result[nothing].clean.shape == (0, *result.clean.shape[1:])
+
+    @settings(max_examples=50)
+    @given(rows=st.lists(st.integers(-3, 2), max_size=5) | st.slices(3))
+    def test_rows_are_those_of_a_list(self, result: AttackResult, rows: Any) -> None:
+        wanted = [range(3)[row] for row in rows] if isinstance(rows, list) else list(range(3))[rows]
+        assert result[rows].full_l2.tolist() == [result.full_l2[row].item() for row in wanted]
+
+    @pytest.mark.parametrize("rows", [3, -4, np.int64(3), torch.tensor(3), [0, 3], [True], np.array([True] * 4)])
+    def test_what_is_beyond_the_clips(self, result: AttackResult, rows: Any) -> None:
+        with pytest.raises(IndexError, match="Taking clips of a result"):
+            result[rows]
+
+    @pytest.mark.parametrize(
+        "rows", [1.0, "1", None, True, [1.5], [None], [[0, 1]], torch.eye(3).bool(), {}, object(), [0, [1]]]
+    )
+    def test_what_is_no_index(self, result: AttackResult, rows: Any) -> None:
+        with pytest.raises((TypeError, IndexError), match="Taking clips of a result"):
+            result[rows]
 
     def test_iterating_gives_each_clip_once(self, result: AttackResult) -> None:
         assert [int(one.queries) for one in result] == result.queries.tolist()
@@ -119,6 +154,15 @@ class TestSavingAndLoading:
         path = result.save(tmp_path / "deep" / "one")
         assert sorted(p.name for p in path.iterdir()) == ["result.json", "result.safetensors"]
         same(AttackResult.load(path), result)
+
+    def test_a_path_may_begin_at_home(
+        self, result: AttackResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        monkeypatch.chdir(tmp_path)
+        assert result.save("~/r") == tmp_path / "home" / "r"
+        assert os.listdir(tmp_path) == ["home"]
+        same(AttackResult.load("~/r"), result)
 
     @settings(max_examples=20)
     @given(b=st.integers(0, 3), t=st.integers(1, 3), seed=st.integers(0, 1000), q=st.integers(1, 4))
@@ -226,12 +270,29 @@ class TestSavingAndLoading:
             with pytest.raises(CheckpointError, match=r"result\.safetensors is damaged"):
                 AttackResult.load(path)
 
+    @settings(max_examples=60)
+    @given(data=st.data())
+    def test_a_changed_byte_is_found_or_changes_nothing(
+        self, result: AttackResult, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    ) -> None:
+        path = result.save(tmp_path_factory.mktemp("changed") / "r")
+        file = path / data.draw(st.sampled_from(["result.json", "result.safetensors"]))
+        content = bytearray(file.read_bytes())
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+        file.write_bytes(content)
+        try:
+            loaded = AttackResult.load(path)
+        except CheckpointError:
+            return
+        same(loaded, result)
+
     @pytest.mark.parametrize(
         ("change", "says"),
         [
             ({"format": 99}, "expected format 3, got 99"),
             ({"format": None}, "another version"),
-            ({"settings": "DELETE"}, "not those of a result"),
+            ({"settings": "DELETE"}, r"result\.json is damaged, or was changed"),
+            ({"missing": 3}, r"result\.json is damaged, or was changed"),
         ],
     )
     def test_another_record_is_refused(

@@ -3,10 +3,12 @@ nothing unfit gets past."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 import dataclasses
 import json
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -130,6 +132,18 @@ def test_a_model_that_raises_in_the_middle_has_been_asked_all_the_same() -> None
     assert isinstance(e.value.__cause__, RuntimeError)
     assert victim.queries == sum(victim.model.batches) == 4  # the third batch was never sent
     assert query_budget.count.tolist() == [1] * 5
+
+
+def test_several_threads_are_counted_right() -> None:
+    victim, clips = Victim(says(0, 1)), make_clips(1, 2)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda _: victim(clips), range(1500)))
+    finally:
+        sys.setswitchinterval(before)
+    assert victim.queries == 1500
 
 
 def test_refused_clips_cost_nothing() -> None:
@@ -548,7 +562,10 @@ def test_a_model_must_be_callable() -> None:
         (torch.randint(256, (1, 3, 2, 8, 8), dtype=torch.uint8), r"got torch.uint8.*clips.float\(\) / 255"),
         (torch.full((1, 3, 2, 8, 8), 255.0), r"values in \[255, 255\].*Divide 8-bit values by 255"),
         (torch.full((1, 3, 2, 8, 8), -0.1), "do not normalise"),
-        (torch.full((1, 3, 2, 8, 8), 1.0000001), r"values in \[1.0000001192\d*, 1.0000001192\d*\].*clips.clamp\(0, 1\)"),
+        (
+            torch.full((1, 3, 2, 8, 8), 1.0000001),
+            r"values in \[1.0000001192\d*, 1.0000001192\d*\].*clips.clamp\(0, 1\)",
+        ),
         (torch.full((1, 3, 2, 8, 8), math.nan), r"expected clips in \[0, 1\]"),
         ([[0.5]], "expected a tensor of clips .* got list"),
     ],

@@ -1,9 +1,9 @@
 """What an attack returns, and how it is kept.
 
 A saved result is a folder: `result.safetensors` (every tensor; clips as bytes, which loses nothing
-because they hold 8-bit values), `result.json` (settings, a checksum, and the table of
-`AttackResult.metrics` for readers without Python) and, where asked for, `clip-0000.webm` and so on,
-the adversarial clips as lossless video.
+because they hold 8-bit values), `result.json` (settings, provenance, the table of
+`AttackResult.metrics` for readers without Python, and the checksums of both files) and, where asked
+for, `clip-0000.webm` and so on, the adversarial clips as lossless video.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import hashlib
 import html
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -158,12 +161,21 @@ class AttackResult:
     def __len__(self) -> int:
         return len(self.success)
 
-    def __getitem__(self, rows: int | slice | list[int] | Tensor) -> AttackResult:
-        """The result of some of the clips; one index gives a result of one clip."""
-        if isinstance(rows, int):
-            rows = [range(len(self))[rows]]  # raises an IndexError beyond the clips, counts negative ones from the end
-        fields = {f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self) if f.name not in _OF_ALL}
-        history = {key: values[rows] for key, values in self.history.items()}
+    def __getitem__(
+        self, rows: SupportsIndex | slice | Sequence[int] | Sequence[bool] | npt.NDArray[Any] | Tensor
+    ) -> AttackResult:
+        """The result of some of the clips; one index gives a result of one clip.
+
+        Args:
+            rows: an index, a slice, or a list, an array or a tensor of indices or of bools.
+
+        Raises:
+            IndexError: there is no such clip, or not a bool for each of them.
+            TypeError: this is no index.
+        """
+        at = _rows(rows, len(self))
+        fields = {f.name: getattr(self, f.name)[at] for f in dataclasses.fields(self) if f.name not in _OF_ALL}
+        history = {key: values[at] for key, values in self.history.items()}
         return dataclasses.replace(self, **fields, history=history, missing=0)
 
     def __repr__(self) -> str:
@@ -269,7 +281,7 @@ class AttackResult:
         """
         from safetensors.torch import save
 
-        path = Path(path).absolute()
+        path = Path(path).expanduser().absolute()
         tensors = {name: value for name, value in vars(self).items() if name not in (*_CLIPS, *_OF_ALL)}
         tensors |= {name: (getattr(self, name) * 255).round().to(torch.uint8) for name in _CLIPS}
         tensors |= {_HISTORY + key: values for key, values in self.history.items()}
@@ -302,6 +314,7 @@ class AttackResult:
             "clips": self.records(),
         }
         try:
+            record["record_sha256"] = _checksum(record)
             text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise TypeError(
@@ -317,9 +330,10 @@ class AttackResult:
             FileNotFoundError: there is no such folder.
             CheckpointError: it is damaged, or of another version, or no saved result.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
-        path = Path(path)
+        path = Path(path).expanduser()
         doing = f"Loading a result from {path}"
         if not path.exists():
             raise FileNotFoundError(f"{doing}: there is nothing of that name.")
@@ -336,6 +350,8 @@ class AttackResult:
                 f"{doing}: expected format {FORMAT}, got {version!r}. It is of another version of vidmarl, or no saved"
                 " result."
             )
+        if version == FORMAT and record.get("record_sha256") != _checksum(record):
+            raise CheckpointError(f"{doing}: {_RECORD} is damaged, or was changed: save the result again.")
         if hashlib.sha256(content).hexdigest() != record.get("sha256"):
             raise CheckpointError(f"{doing}: {_TENSORS} is damaged, or belongs to another {_RECORD}: save it again.")
         try:
@@ -354,8 +370,40 @@ class AttackResult:
                 missing=record["missing"],
                 provenance=record["provenance"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"{doing}: its parts are not those of a result ({error}).") from error
+
+
+def _rows(rows: Any, count: int) -> Tensor | slice:
+    """Rows of a result as PyTorch takes them, without the axis that a single index takes away."""
+    if isinstance(rows, slice) and (rows.step is None or rows.step > 0):
+        return rows
+    every = range(count)
+    try:
+        if isinstance(rows, slice):
+            return torch.tensor(every[rows], dtype=torch.int64)
+        at = rows.cpu() if isinstance(rows, Tensor) else torch.as_tensor(np.array(rows))
+    except (TypeError, ValueError):
+        at = torch.zeros(())
+    if at.dtype == torch.bool and at.ndim == 1:
+        if len(at) != count:
+            raise IndexError(f"Taking clips of a result: expected a bool for each of the {count} clips, got {len(at)}.")
+        return at
+    if at.numel() and (at.dtype == torch.bool or at.is_floating_point() or at.is_complex() or at.ndim > 1):
+        raise TypeError(
+            f"Taking clips of a result: expected an index, a slice, or a list of indices or bools, got {rows!r}."
+        )
+    beyond = [row for row in at.flatten().tolist() if not -count <= row < count]
+    if beyond:
+        raise IndexError(f"Taking clips of a result: it has {count} clips, and none of the index {beyond[0]}.")
+    return at.reshape(-1).to(torch.int64)
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    """Of all that `result.json` says, but for this checksum itself; it does not depend on how it is
+    written."""
+    told = json.loads(json.dumps({key: value for key, value in record.items() if key != "record_sha256"}))
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _is_result(path: Path) -> bool:
