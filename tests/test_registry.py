@@ -72,6 +72,12 @@ def test_any_other_text_is_an_unknown_name_or_no_such_thing(registry: Registry[A
 
 
 @each_registry
+def test_a_module_that_is_not_there_is_named(registry: Registry[Any]) -> None:
+    with pytest.raises(UnknownNameError, match="there is no module 'no_such_module', here or installed"):
+        registry.make("no_such_module.Thing")
+
+
+@each_registry
 def test_every_name_leads_to_the_same_class(registry: Registry[Any]) -> None:
     for name, kind in zip(registry.names(), registry.classes().values(), strict=True):
         for spelling in (name, kind.__name__, f"{kind.__module__}.{kind.__name__}"):

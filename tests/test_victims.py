@@ -297,6 +297,11 @@ def test_a_device_that_does_not_work_is_named_beside_those_that_do(device: str) 
         vidmarl.load_victim(PATH, device=device)
 
 
+def test_a_gpu_is_called_cuda() -> None:
+    with pytest.raises(ValueError, match=r"got 'gpu' \(GPUs are called cuda, cuda:0 and so on\)"):
+        vidmarl.load_victim("demo", "random", device="gpu")
+
+
 def test_the_device_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert usable_device("auto", "testing") == torch.device("cuda")
@@ -409,6 +414,8 @@ def test_without_its_weights_a_victim_says_how_to_get_them(no_data: Path) -> Non
         vidmarl.load_victim("movinet_a0")
     with pytest.raises(CheckpointError, match=r"there is no weight file '.*nowhere.pt'"):
         vidmarl.load_victim("movinet_a0", no_data / "nowhere.pt")
+    with pytest.raises(CheckpointError, match="it is a folder"):
+        vidmarl.load_victim("movinet_a0", no_data)
 
 
 def test_a_library_model_without_weights_warns(no_data: Path) -> None:
