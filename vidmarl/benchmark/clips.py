@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -23,7 +22,7 @@ from vidmarl.benchmark.config import Benchmark
 from vidmarl.data.base import ClipDataset, ClipSource, evenly
 from vidmarl.data.spec import ClipSpec
 from vidmarl.data.synthetic import Synthetic
-from vidmarl.data.video import as_floats, decode
+from vidmarl.data.video import as_batch, decode
 from vidmarl.errors import ClipError
 
 
@@ -66,9 +65,10 @@ def pixels_of(clips: Sequence[Clip]) -> Float[Tensor, "b 3 t h w"]:
     """Clips, decoded anew, as a victim wants them.
 
     Raises:
-        ClipError: a file is no longer what it was, or cannot be read any more.
+        ClipError: a file is no longer what it was, or cannot be read any more; or they differ in
+            length.
     """
-    return as_floats(torch.stack([clip.pixels() for clip in clips]))
+    return as_batch([clip.pixels() for clip in clips])
 
 
 def find_clips(benchmark: Benchmark, spec: ClipSpec | None, progress: bool) -> list[Clip]:

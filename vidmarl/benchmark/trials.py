@@ -93,7 +93,9 @@ def save_trials(
             "measured": {key: value if math.isfinite(value) else str(value) for key, value in measured.items()},
         }
         text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-        header = {"trial": f"{_checksum(text, tensors)} {text}"}  # one entry: several are written in any order
+        header = {
+            "trial": f"{_checksum(path.name + text, tensors)} {text}"
+        }  # one entry: several are written in any order
         write_atomically(path, save({key: value.contiguous() for key, value in tensors.items()}, header))
 
 
@@ -132,7 +134,7 @@ def _read(path: Path, *names: str) -> tuple[dict[str, Any], dict[str, Tensor | N
         with safe_open(path, "pt") as file:
             checksum, _, text = (file.metadata() or {})["trial"].partition(" ")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if checksum != _checksum(text, tensors):
+        if checksum != _checksum(path.name + text, tensors):  # it cannot stand for another trial
             raise ValueError("its content is not that of its checksum")
         record = json.loads(text)
         if record["format"] != FORMAT:
