@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class VidmarlError(Exception):
-    """Base of every error that vidmarl raises on purpose."""
+    """Base of every error that vidmarl raises on purpose.
+
+    Attributes:
+        result: what an attack had found when this was raised, see `vidmarl.attacks.Attack`; else
+            None.
+    """
+
+    result: Any = None
 
 
 class VictimError(VidmarlError):
