@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from vidmarl.attacks import as_attack
 from vidmarl.attacks.base import Attack, DistortionLike
 from vidmarl.attacks.result import AttackResult
+from vidmarl.data.spec import validate_clips
 from vidmarl.distortions import as_distortion
 from vidmarl.distortions.base import Distortion, FunctionDistortion, State
 from vidmarl.perturbations.grid import TubeletGrid, as_grid
@@ -76,11 +77,17 @@ def check_distortion(distortion: DistortionLike, clips: Float[Tensor, "b 3 t h w
     """
     made = as_distortion(distortion)
     clips = drawn_clips() if clips is None else clips
+    validate_clips(clips, "checking a distortion")
     if len(clips) < 2:
         raise ValueError(f"Checking a distortion: expected at least two clips, got {len(clips)}.")
     who = f"The distortion {type(made).__name__}" if distortion is made else f"The distortion {distortion!r}"
     noise = draw_noise(clips, "static", clip_seeds(to_8bit(clips.float()), 0))
-    _check_state(who, made, clips, noise)
+    try:
+        _check_state(who, made, clips, noise)
+    except AssertionError:
+        raise
+    except Exception as error:
+        raise _raised(who, "it takes and gives finite clips of any size", clips, error) from error
     _check_strengths(who, made, clips)
     _check_repeats(who, made, clips)
     _check_record(who, made, clips)

@@ -171,6 +171,7 @@ def _attempt(case: Case, kind: Kind, originals: Path, folder: Path, tell: Callab
     tell(what)
     if os.path.exists("/proc/self/clear_refs"):
         Path("/proc/self/clear_refs").write_text("5")  # the peak is that of the case
+    os.chdir(folder)  # for relative paths
     before, start = _memory("VmRSS"), time.perf_counter()
     end: Literal["loaded", "refused", "failed"] = "loaded"
     said = ""
@@ -183,6 +184,7 @@ def _attempt(case: Case, kind: Kind, originals: Path, folder: Path, tell: Callab
     seconds, memory = time.perf_counter() - start, _memory("VmHWM") - before
     if memory > MEMORY:
         end, said = "failed", f"it needed {memory / 2**30:.1f} GiB; {said}"
+    os.chdir(folder.parent)
     if end != "failed":
         shutil.rmtree(folder)
     return Outcome(case, end, what, said, seconds, memory)

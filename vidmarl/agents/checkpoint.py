@@ -18,6 +18,7 @@ from vidmarl.errors import CheckpointError, UnknownNameError
 from vidmarl.perturbations.grid import as_grid
 from vidmarl.utils.files import load_tensors, readable, save_tensors
 from vidmarl.utils.fingerprints import fingerprint
+from vidmarl.utils.kinds import check_kind
 from vidmarl.utils.randomness import seeded
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def load_agents(thing: Agents | str | os.PathLike[str]) -> Agents:
             they are. A file wins over a name.
 
     Raises:
+        SettingsError: `thing` is none of these.
         UnknownNameError: no agents of that name ship with vidmarl.
         FileNotFoundError: there is no file at the path.
         CheckpointError: the file is damaged, holds something else, or is of another version.
@@ -51,6 +53,7 @@ def load_agents(thing: Agents | str | os.PathLike[str]) -> Agents:
 
     if isinstance(thing, Agents):
         return thing
+    check_kind(thing, str | os.PathLike[str], "load_agents: thing")
     path = _find(thing)
     return unpack_agents(load_tensors(path, "Loading agents"), f"Loading agents from {readable(path)}")
 
