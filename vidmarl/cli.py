@@ -421,7 +421,8 @@ def test(words: list[str]) -> None:
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             add = parser.add_argument
             add("--ckpt_path", metavar="NAME", help="trained agents: a checkpoint of `vidmarl fit`, or a name")
-            add("--weights_only", help=SUPPRESS)  # stands in the configurations that `vidmarl fit` saves
+            for name in ("weights_only", "verbose", "return_predictions"):
+                add(f"--{name}", help=SUPPRESS)  # stand in the configurations that training commands save
             add("--budget", type=int, default=max(BUDGETS), metavar="N", help="queries per clip")
             add("--budgets", type=list[int], default=list(BUDGETS), help="where the tables are read off")
             add("--max_clips", type=int | None, metavar="N", help="at most so many clips, spread evenly")
