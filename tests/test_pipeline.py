@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import vidmarl.pipeline
 from vidmarl import AttackResult, ClipSpec, GrowAndReduce, Misclassify, Victim, attack_files, load_clips
 from vidmarl.attacks.saved import SavedResult
-from vidmarl.data.encode import write_mp4
+from vidmarl.data.encode import write_lossless, write_mp4
 from vidmarl.data.synthetic import make_clips
 from vidmarl.errors import CheckpointError, ClipError, SettingsError, VictimError
 from vidmarl.utils.files import resumable_directory, unfinished
@@ -125,6 +125,10 @@ def test_the_memory_holds_one_batch_of_clips(videos: list[Path], out: Path, monk
     monkeypatch.setattr(vidmarl.pipeline, "load_clips", load)
     attack_files(videos, victim(), attack(), out)
     assert loaded == [1] * CLIPS + [2, 2, 1]
+    loaded.clear()
+    monkeypatch.setattr(vidmarl.pipeline, "PIXELS_AT_ONCE", 3 * 8 * 32 * 32 + 1)
+    attack_files(videos, victim(), attack(clips_at_once=64), out, overwrite=True)
+    assert loaded == [1] * CLIPS + [3, 2]
 
 
 def test_a_file_that_cannot_be_used_costs_no_query(videos: list[Path], out: Path, tmp_path: Path) -> None:
@@ -169,12 +173,15 @@ def test_a_job_that_was_cut_short_goes_on_where_it_was(
     assert not out.exists()
     assert first.journal is None
     assert unfinished(out).exists() == bool(kept)
+    if kept:
+        (unfinished(out) / "new" / "clips" / ".half.vidmarl-partial").touch()  # of a writer that was killed
 
     second = victim()
     saved = attack_files(videos, second, attack(), out)
     assert same(saved[:], whole)
     assert first.model.asked + second.model.asked <= int(whole.queries.sum()) + 2  # the forward pass that failed
     assert os.listdir(out.parent) == ["out"]
+    assert len(os.listdir(out / "clips")) == 2 * CLIPS
     said = capsys.readouterr().err
     for note in kept:
         told = note.partition(": ")[2].partition(". ")[0]
@@ -290,6 +297,12 @@ def test_a_part_that_is_missing_or_another_one_is_said(videos: list[Path], out: 
         AttackResult.load(out / "result")
 
 
+def test_a_clip_is_written_the_same_each_time(tmp_path: Path) -> None:
+    clip, _ = make_clips(1, seed=0, frames=8, size=96)
+    for write, name in ((write_mp4, "a.mp4"), (write_lossless, "a.webm"), (write_lossless, "a.mkv")):
+        assert len({write(tmp_path / name, clip[0]).read_bytes() for _ in range(4)}) == 1
+
+
 COUNTED = """
 import os, time
 import torch
@@ -336,7 +349,8 @@ def test_kills_at_any_moment_change_nothing_and_cost_one_call_each(videos: list[
     words = ["attack", *map(str, videos), "--victim", "counted.victim", "--attack", json.dumps(attacked)]
     line = [sys.executable, "-m", "vidmarl", *words, "--budget", "30", "--no-progress", "--out", "out"]
     results, asked = [], []
-    for name, kills in (("at once", 0), ("with kills", 5)):
+    names = ("at once", "with kills")
+    for name, kills in zip(names, (0, 5), strict=True):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "counted.py").write_text(COUNTED)
@@ -346,5 +360,7 @@ def test_kills_at_any_moment_change_nothing_and_cost_one_call_each(videos: list[
         assert not (unfinished(folder / "out") / "new").exists()
     assert killed >= 3
     assert same(*results)
+    written = [{path.name: path.read_bytes() for path in (tmp_path / name / "out/clips").iterdir()} for name in names]
+    assert written[0] == written[1]
     assert asked[0] == int(results[0].queries.sum())
     assert asked[0] <= asked[1] <= asked[0] + 2 * killed

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from vidmarl._version import __version__
 from vidmarl.attacks import Attack, AttackResult, as_attack
@@ -35,10 +36,11 @@ from vidmarl.data.video import load_clips
 from vidmarl.errors import ClipError, SettingsError
 from vidmarl.queries.goals import Goal, Misclassify, Target
 from vidmarl.report.html import write_report
-from vidmarl.utils.files import readable, resumable_directory, write_atomically
+from vidmarl.utils.files import readable, resumable_directory, sweep, write_atomically
 from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.victims import Victim, load_victim
 from vidmarl.victims.journal import Journal, journaled
+from vidmarl.victims.victim import PIXELS_AT_ONCE
 
 RESULTS = "results.json"
 
@@ -64,7 +66,8 @@ def attack_files(
 
     Nothing that the victim has answered is lost. Until all is done, it is kept in the folder
     `OUT.unfinished`; the same call goes on from there after an error, Ctrl-C or a kill, and comes
-    to the same results. The memory holds `attack.clips_at_once` clips at a time.
+    to the same results. The memory holds `attack.clips_at_once` clips at a time, or fewer large
+    ones.
 
     Args:
         paths: video files.
@@ -96,9 +99,10 @@ def attack_files(
     victim, attack = load_victim(victim), as_attack(attack)
     with resumable_directory(out, _may_replace(Path(out), overwrite)) as folder:
         classes = _classes(victim, len(files), target, labels)
-        usable, hashes, bad = _inspect(files, victim, skip_bad)
+        usable, hashes, bad, pixels = _inspect(files, victim, skip_bad, attack.progress)
         goal = None if classes is None else (Misclassify if target is None else Target)(classes[usable])
-        job = _Job(folder, victim, attack, [files[i] for i in usable], hashes, goal)
+        at_once = min(attack.clips_at_once, max(1, PIXELS_AT_ONCE // pixels))
+        job = _Job(folder, victim, attack, [files[i] for i in usable], hashes, goal, at_once)
         job.begin(overwrite)
         try:
             job.run()
@@ -124,6 +128,7 @@ class _Job:
         files: whose clips are attacked.
         hashes: of the clips, one for each file.
         goal: of the attack.
+        at_once: clips that are attacked side by side.
     """
 
     folder: Path
@@ -132,12 +137,12 @@ class _Job:
     files: list[Path]
     hashes: list[str]
     goal: Goal | None
+    at_once: int
 
     @property
     def batches(self) -> list[slice]:
         """The clips that are attacked side by side."""
-        size = self.attack.clips_at_once
-        return [slice(start, start + size) for start in range(0, len(self.files), size)]
+        return [slice(start, start + self.at_once) for start in range(0, len(self.files), self.at_once)]
 
     @property
     def done(self) -> int:
@@ -150,6 +155,8 @@ class _Job:
         Raises:
             SettingsError: another job is there, without `overwrite`.
         """
+        for place in (self.folder, *(self.folder / "new").glob("**/")):
+            sweep(place)  # what a killed run has left half written
         place = self.folder / "job.json"
         own = json.dumps(self._identity(), indent=1, ensure_ascii=False)
         try:
@@ -176,7 +183,7 @@ class _Job:
         return {
             "vidmarl": __version__,
             "attack": identity(self.attack),
-            "clips_at_once": self.attack.clips_at_once,
+            "clips_at_once": self.at_once,
             "victim": self.victim.identity(),
             "device": (self.victim.device or torch.device("cpu")).type,
             "goal": None if self.goal is None else [type(self.goal).__name__, self.goal.classes.tolist()],
@@ -229,7 +236,9 @@ class _Job:
 
     def _write(self, number: int, result: AttackResult) -> None:
         """Writes what came of a batch; it is done when its part of the result is there."""
-        for i, name in enumerate(_clip_names(self.files)[self.batches[number]]):
+        names = _clip_names(self.files)[self.batches[number]]
+        bar = tqdm(names, unit="clip", desc="Writing clips", leave=False, disable=not self.attack.progress)
+        for i, name in enumerate(bar):
             clean, adversarial = result.clean[i], result.adversarial[i]
             place, rate = self.folder / "new" / "clips", _frame_rate(self.victim)
             write_lossless(place / f"{name}.webm", adversarial, rate)
@@ -287,11 +296,13 @@ def _may_replace(out: Path, overwrite: bool) -> bool:
     return overwrite
 
 
-def _inspect(files: list[Path], victim: Victim, skip_bad: bool) -> tuple[list[int], list[str], dict[Path, str]]:
+def _inspect(
+    files: list[Path], victim: Victim, skip_bad: bool, progress: bool
+) -> tuple[list[int], list[str], dict[Path, str], int]:
     """Decodes every file once, and keeps none: which of them can be used, the hashes of their
-    clips, and what is wrong with the others."""
+    clips, what is wrong with the others, and the pixels of a clip, all frames together."""
     usable, hashes, bad, lengths = [], [], {}, set()
-    for i, file in enumerate(files):
+    for i, file in enumerate(tqdm(files, unit="clip", desc="Looking at the files", leave=False, disable=not progress)):
         try:
             clip = load_clips([file], victim)[0]
         except (ClipError, OSError) as error:
@@ -310,7 +321,7 @@ def _inspect(files: list[Path], victim: Victim, skip_bad: bool) -> tuple[list[in
             f"Attacking {len(usable)} video files: their clips have {min(lengths)} to {max(lengths)} frames, because"
             " the spec asks for whole videos (frames=None). Attack them one by one, or set ClipSpec(frames=...)."
         )
-    return usable, hashes, bad
+    return usable, hashes, bad, clip[0].numel()
 
 
 def _near(path: Path) -> str:
