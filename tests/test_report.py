@@ -336,7 +336,7 @@ class TestPage:
         path = write_report(tmp_path / "one.html", results["grow"], max_clips=1)
         text = " ".join(Page(path).text.split())
         assert "The victim says grey" in text
-        assert "0 % 95 % interval 0 % to 66 %" in text  # none of two clips
+        assert "95 % interval 0 % to 66 %" in text  # none of two clips
         assert "no 95 % interval: too few clips" in text
         assert f"{metrics.INTERVALS}." in text
         assert "1 more attacked clip are" not in text
