@@ -97,7 +97,7 @@ def mp4_bytes(clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"], fps: fl
         raise ValueError(f"Writing an mp4: crf must be in 0 to 51, got {crf}.")
     pixels = as_bytes(clip)
     padded = F.pad(pixels.float(), (0, pixels.shape[-1] % 2, 0, pixels.shape[-2] % 2), mode="replicate").to(torch.uint8)
-    return _encode(padded, fps, "mp4", "libx264", "yuv420p", {"crf": str(crf), "threads": "1"})
+    return _encode(padded, fps, "mp4", "libx264", "yuv420p", {"crf": str(crf)})
 
 
 @checked
@@ -157,8 +157,8 @@ def _encode(
     options: dict[str, str],
     metadata: dict[str, str] | None = None,
 ) -> bytes:
-    """The bytes of a video file, the same each time: without the numbers that Matroska draws, and
-    by one thread of x264, several of which do not always come to the same."""
+    """The bytes of a video file; of a lossless one the same each time, without the numbers that
+    Matroska draws."""
     import av
 
     if not 0 < fps <= 1000:
