@@ -168,9 +168,8 @@ def test_a_distortion_that_a_file_names_is_not_imported(mark, name, trained):
         lambda: trainer(".").validate(named(), indexed(2), ckpt_path="train.ckpt"),
     )
     for load in loads:
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(CheckpointError):
             load()
-        assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match=r"cannot be made|not one of vidmarl's own.* distortion="):
         RLAttack("agents.pt")
     assert RLAttack("agents.pt", distortion="brightness").agents.trained["distortion"] == name
