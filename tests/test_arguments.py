@@ -9,7 +9,7 @@ import math
 import re
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import einops
 import numpy as np
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import vidmarl
 from vidmarl import ClipSpec, Misclassify, Target, Victim, load_victim
-from vidmarl.attacks import ATTACKS, AttackResult, as_attack
+from vidmarl.attacks import ATTACKS, Attack, AttackResult, as_attack
 from vidmarl.errors import ClipError, SettingsError, UnknownNameError, VidmarlError
 from vidmarl.queries.goals import Goal
 
@@ -115,6 +115,30 @@ def test_a_huge_budget_takes_no_memory() -> None:
 def test_a_wrong_setting_is_answered_in_a_line(given: dict[str, Any], says: str) -> None:
     with pytest.raises((ValueError, SettingsError), match=says):
         as_attack("grow_and_reduce", **given)
+
+
+class Own(Attack):
+    """An attack of a user's, with settings of any kind."""
+
+    anything: Any = None
+    one_of: Literal["a", "b"] = "a"
+    numbers: dict[str, float] = dataclasses.field(default_factory=dict)
+    where: Path | None = None
+    some: tuple[int, ...] = (1, 2)
+    several: list[Tensor] = dataclasses.field(default_factory=list)
+
+
+def test_settings_of_ones_own_may_be_of_any_kind() -> None:
+    attack = Own(anything=object(), numbers={"x": 1.0}, where=Path("x"), some=(3,), several=[torch.ones(1)])
+    assert attack.where == Path("x")
+    for wrong in ({"one_of": 3}, {"where": 3}, {"some": 3}, {"numbers": [1]}):
+        with pytest.raises(SettingsError, match=f"Own: {next(iter(wrong))} must be"):
+            Own(**wrong)  # type: ignore[arg-type]
+
+    class Unknown(Own):
+        elsewhere: OnlyForTypeCheckers = 3  # type: ignore[name-defined]
+
+    assert Unknown().elsewhere == 3
 
 
 def test_cells_larger_than_the_clip_are_one_cell() -> None:

@@ -103,7 +103,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return not isinstance(value, Sequence) or all(fits(item, get_args(kind)[0]) for item in value)
     if hasattr(origin, "array_type"):  # of jaxtyping, whose shapes have messages of their own
         return isinstance(value, Tensor)
-    return not isinstance(origin, type) or isinstance(value, origin)
+    return origin is Any or not isinstance(origin, type) or isinstance(value, origin)
 
 
 def _alternatives(kind: Any) -> tuple[Any, ...]:
