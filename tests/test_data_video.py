@@ -30,6 +30,7 @@ from PIL import Image, ImageOps
 import vidmarl
 from vidmarl import ClipSpec, Victim
 from vidmarl.data import decode, limits, mp4_bytes, read_video, side_by_side, video, write_lossless, write_mp4
+from vidmarl.data.endings import is_cut_short
 from vidmarl.data.resize import fit, resize
 from vidmarl.data.timeline import Timeline, mend_stamps
 from vidmarl.data.video import Footage, probe
@@ -657,6 +658,27 @@ def test_a_video_cut_off_in_any_container_is_known(
         assert 10 < len(Footage(path).timeline) <= 40
     with pytest.raises(ClipError, match=r"cut short|damaged"):
         read_video(path, strict=True)
+
+
+@given(
+    container=st.sampled_from(["apng", "avi", "gif", "matroska", "mjpeg", "mov", "mpegts", "ogg", "asf"]),
+    start=st.sampled_from(
+        [b"", b"RIFF", b"\x1a\x45\xdf\xa3", b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67", b"OggS", b"GGGG"]
+    ),
+    content=st.binary(max_size=600),
+)
+def test_any_bytes_have_an_end_or_none(
+    tmp_path_factory: pytest.TempPathFactory, container: str, start: bytes, content: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("ends") / "video"
+    path.write_bytes(start + content)
+    assert is_cut_short(path, container) in (True, False)
+
+
+def test_a_header_that_claims_any_length_is_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "video.mkv"
+    path.write_bytes(b"\x1a\x45\xdf\xa3\x01" + b"\xff" * 6 + b"\xfe" + bytes(90))
+    assert is_cut_short(path, "matroska,webm")
 
 
 def damaged(path: Path, packets: dict[int, float]) -> Path:

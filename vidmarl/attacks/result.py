@@ -27,7 +27,8 @@ from vidmarl import metrics
 from vidmarl.attacks.parts import find_parts
 from vidmarl.errors import CheckpointError
 from vidmarl.queries.session import Session
-from vidmarl.utils.files import new_directory, write_atomically
+from vidmarl.utils.files import PathLike, new_directory, write_atomically
+from vidmarl.utils.kinds import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -226,8 +227,16 @@ class AttackResult:
         """What came of each clip: "fooled", "not fooled" or "skipped"."""
         return metrics.outcomes(self)
 
+    @checked
     def label(self, index: int) -> str:
-        """The name of a class, or its number where the victim has no names."""
+        """The name of a class, or its number where the victim has no names.
+
+        Raises:
+            IndexError: the victim has names, and none of that index.
+        """
+        names = self.settings.get("labels")
+        if names is not None and not 0 <= index < len(names):
+            raise IndexError(f"The name of class {index}: the victim has the classes 0 to {len(names) - 1}.")
         return metrics.class_names(self, torch.tensor([index]))[0]
 
     def metrics(self, *, slow: bool = False) -> pd.DataFrame:
@@ -258,7 +267,8 @@ class AttackResult:
         title = html.escape(self.label(int(one.prediction)))  # plotly reads titles as markup
         return figure.update_layout(title=f"{title}: {one.outcomes[0]}, {int(one.queries)} queries")
 
-    def save(self, path: str | Path, *, videos: bool = False, fps: float = 5.0, overwrite: bool = False) -> Path:
+    @checked
+    def save(self, path: PathLike, *, videos: bool = False, fps: float = 5.0, overwrite: bool = False) -> Path:
         """Writes the result to a folder, which is there complete or not at all.
 
         A result that was saved there before is replaced.
@@ -323,7 +333,8 @@ class AttackResult:
         return text + "\n"
 
     @classmethod
-    def load(cls, path: str | Path) -> AttackResult:
+    @checked
+    def load(cls, path: PathLike) -> AttackResult:
         """Reads a result that `save` or `vidmarl.attack_files` wrote, with all its clips.
 
         Raises:

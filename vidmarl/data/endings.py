@@ -93,7 +93,7 @@ def _ends_before_its_segment(file: BinaryIO, size: int) -> bool:
         length = _variable(file)
         if name == 0x18538067:
             return length is not None and file.tell() + length > size  # a live stream does not know its length
-        file.seek(length or 0, os.SEEK_CUR)
+        file.seek(min(length or 0, size), os.SEEK_CUR)
     return False
 
 
