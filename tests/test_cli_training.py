@@ -180,7 +180,7 @@ EPOCHS, KILLS = map(int, sys.argv[1:])
 _, took = fit("whole")
 draw = random.Random(0)
 for i in range(KILLS):
-    ended, _ = fit(f"killed{i}", after=draw.uniform(0.2, 1) * took)
+    ended, _ = fit(f"killed{i}", after=draw.uniform(0.2, 0.8) * took)
     last = Path(f"killed{i}/checkpoints/last.ckpt")
     print("killed" if ended else "ended", last.exists(), flush=True)
     fit(f"killed{i}", *(["--ckpt_path", str(last)] if last.exists() else []))
