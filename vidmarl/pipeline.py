@@ -38,6 +38,7 @@ from vidmarl.queries.goals import Goal, Misclassify, Target
 from vidmarl.report.html import write_report
 from vidmarl.utils.files import readable, resumable_directory, sweep, write_atomically
 from vidmarl.utils.fingerprints import fingerprint
+from vidmarl.utils.kinds import checked
 from vidmarl.victims import Victim, load_victim
 from vidmarl.victims.journal import Journal, journaled
 from vidmarl.victims.victim import PIXELS_AT_ONCE
@@ -45,6 +46,7 @@ from vidmarl.victims.victim import PIXELS_AT_ONCE
 RESULTS = "results.json"
 
 
+@checked
 def attack_files(
     paths: Iterable[str | Path],
     victim: Victim | str | Mapping[str, Any],

@@ -136,7 +136,9 @@ class Arguments(Kind):
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
         assert trace is not None
-        if "can't allocate memory" in str(error):  # what was asked for by its number
+        if "can't allocate memory" in str(error) or "array is too big" in str(error):  # what was asked for, by a number
+            return True
+        if isinstance(error, OSError) and error.filename:  # the system's, which names the file
             return True
         code = trace.tb_frame.f_code
         raised = code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
