@@ -84,6 +84,7 @@ def test_train_validate_test_predict_attack(folders):
         assert name in rows[0]
     assert "val/fooling_rate" in rows[0]
     ckpt = str(folders / "out" / "last.ckpt")
+    own_settings = (folders / "out" / "log" / "version_0" / "config.yaml").rename(folders / "fitted.yaml")
 
     validated = run("validate", "-c", "tiny.yaml", "--ckpt_path", ckpt, cwd=folders)
     assert "val/fooling_rate" in validated.stdout
@@ -103,8 +104,7 @@ def test_train_validate_test_predict_attack(folders):
     made = {path: path.stat().st_mtime_ns for path in (folders / "out" / "test").rglob("*.safetensors")}
     assert run(*words, cwd=folders).stdout == said
     assert {path: path.stat().st_mtime_ns for path in (folders / "out" / "test").rglob("*.safetensors")} == made
-    fitted = str(folders / "out" / "log" / "version_0" / "config.yaml")
-    assert "--ckpt_path" in run("test", "-c", fitted, cwd=folders, expect=2).stderr
+    assert "--ckpt_path" in run("test", "-c", str(own_settings), cwd=folders, expect=2).stderr
 
     run("predict", "-c", "tiny.yaml", "--ckpt_path", ckpt, cwd=folders)
     import vidmarl
