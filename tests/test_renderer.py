@@ -50,7 +50,7 @@ def test_pooling_undoes_expansion_on_ragged_grids_too(grid: TubeletGrid, size: t
 
 @pytest.mark.parametrize("sides", [(0, 16, 16), (1, -1, 16), (1, 16, 0)])
 def test_a_grid_needs_cells(sides: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match="(frames|height|width) must be a whole number from 1 to"):
+    with pytest.raises(ValueError, match=r"(frames|height|width) must be a whole number from 1 to"):
         TubeletGrid(*sides)
 
 
