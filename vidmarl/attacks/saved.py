@@ -3,6 +3,7 @@ holds."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -62,7 +63,8 @@ class SavedResult:
             result = AttackResult.load(folder)
             b, _, _, h, w = result.clean.shape
             nothing = result.clean.new_empty(b, 3, 0, h, w)
-            without_clips.append(dataclasses.replace(result, clean=nothing, adversarial=nothing))
+            without_clips.append(copy.deepcopy(dataclasses.replace(result, clean=nothing, adversarial=nothing)))
+            del result  # with the content of its file, which its tensors share
             rows += json.loads((folder / RECORD).read_text(encoding="utf-8"))["clips"]
             self._parts.append((folder, b))
         self._rows = [row | {"clip": i} for i, row in enumerate(rows)]
