@@ -67,6 +67,13 @@ def test_configurations_are_there(page: Path) -> None:
         assert (ROOT / file).exists(), f"{page.name} names {file}"
 
 
+def test_the_tests_that_pages_name_are_there() -> None:
+    written = "\n".join(file.read_text("utf-8") for file in (ROOT / "tests").glob("*.py"))
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text("utf-8"))}
+    assert len(named) > 60
+    assert not [name for name in named if f"def {name}(" not in written]
+
+
 def test_the_glossary_is_in_order() -> None:
     rows = re.findall(r"^\| (.+?) \|", (ROOT / "docs" / "glossary.md").read_text("utf-8"), re.MULTILINE)[2:]
     assert len(rows) > 40
