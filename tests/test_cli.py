@@ -105,6 +105,10 @@ def test_an_attack_leaves_results_clips_and_a_report(tmp_path: Path, videos: lis
     assert record["settings"]["budget"] == 6
     assert record["left_out"] == {}
     assert record["summary"]["queries"] == sum(clip["queries"] for clip in record["clips"])
+    low, high = record["summary"]["fooling_rate_interval"]
+    assert low < high
+    assert low <= record["summary"]["fooling_rate"] <= high
+    assert f"(95 % interval {low:.0%} to {high:.0%})" in done.stdout
 
     result = AttackResult.load(out / "result")
     assert [clip["success"] for clip in record["clips"]] == result.success.tolist()

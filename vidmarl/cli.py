@@ -513,16 +513,19 @@ def _table(record: dict[str, Any]) -> str:
 
     table = pd.DataFrame(record["clips"])
     table["file"] = table["file"].map(os.path.basename)
-    table["outcome"] = "held"
+    table["outcome"] = "not fooled"
     table.loc[table["success"], "outcome"] = "fooled"
     table.loc[table["skipped"], "outcome"] = "skipped"
     numbers = {column.label: column.texts(table) for column in metrics.shown_metrics(table)}
     columns = table[["file", "prediction", "goal", "outcome", "queries"]].assign(**numbers)
+    summary = record["summary"] | {"surely": ""}
+    if interval := record["summary"]["fooling_rate_interval"]:
+        summary["surely"] = " (95 % interval {:.0%} to {:.0%})".format(*interval)
     lines = [
         columns.to_string(index=False, max_rows=60, max_colwidth=32),
         *(f"left out: {why}" for why in record["left_out"].values()),
         "",
-        "{fooled} of {attacked} clips fooled, {skipped} skipped, {queries} queries".format(**record["summary"]),
+        "{fooled} of {attacked} clips fooled{surely}, {skipped} skipped, {queries} queries".format(**summary),
     ]
     return "\n".join(lines)
 

@@ -21,6 +21,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -34,6 +35,7 @@ from vidmarl.attacks.saved import SavedResult
 from vidmarl.data.encode import side_by_side, write_lossless, write_mp4
 from vidmarl.data.video import load_clips
 from vidmarl.errors import ClipError, SettingsError
+from vidmarl.metrics.statistics import wilson
 from vidmarl.queries.goals import Goal, Misclassify, Target
 from vidmarl.report.html import write_report
 from vidmarl.utils.files import readable, resumable_directory, sweep, write_atomically
@@ -263,15 +265,15 @@ class _Job:
 
 
 def to_record(result: AttackResult | SavedResult, files: Sequence[Path]) -> dict[str, Any]:
-    """A result as plain data for JSON: settings, where it comes from, a summary, and a record per
-    clip."""
-
+    """A result as plain data for JSON: settings, where it comes from, a summary (with a 95 % Wilson
+    interval of the fooling rate), and a record per clip."""
     records = []
     for file, clip, row in zip(files, _clip_names(files), result.records(), strict=True):
         row["goal"] = ("say " if result.settings["targeted"] else "not ") + row["goal"]
         of_clip = {"file": readable(file), "lossless": f"clips/{clip}.webm", "side_by_side": f"clips/{clip}.mp4"}
         records.append(of_clip | {key: value for key, value in row.items() if key != "clip"})
-    attacked = int((~result.skipped).sum())
+    attacked, fooled = int((~result.skipped).sum()), int(result.success.sum())
+    interval = [float(end) for end in wilson(np.array(fooled), attacked)] if attacked else None
     return {
         "vidmarl": __version__,
         "settings": {key: value for key, value in result.settings.items() if key != "labels"},
@@ -280,8 +282,9 @@ def to_record(result: AttackResult | SavedResult, files: Sequence[Path]) -> dict
             "clips": len(result),
             "attacked": attacked,
             "skipped": len(result) - attacked,
-            "fooled": int(result.success.sum()),
-            "fooling_rate": int(result.success.sum()) / attacked if attacked else None,
+            "fooled": fooled,
+            "fooling_rate": fooled / attacked if attacked else None,
+            "fooling_rate_interval": interval,
             "queries": int(result.queries.sum()),
         },
         "clips": records,
