@@ -277,9 +277,9 @@ def test_a_function_has_a_path() -> None:
 def test_unknown_names_offer_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="gaussian_noise"):
         as_distortion("gausian_noise")
-    with pytest.raises(UnknownNameError, match="there is none"):
+    with pytest.raises(UnknownNameError, match="there is no"):
         as_distortion("no_such_package.Thing")
-    with pytest.raises(UnknownNameError, match="there is none"):
+    with pytest.raises(UnknownNameError, match="there is no"):
         as_distortion("vidmarl.distortions.gaussian_noise.Nothing")
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         _ = distortions.Nothing
