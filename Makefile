@@ -49,9 +49,9 @@ runtime: $(DEV_STAMP) ## The fast tests, with the shapes and types of all argume
 	@echo "== fast tests, with types checked at run time"
 	@VIDMARL_TYPECHECK=1 $(PYTEST) -m "not slow and not browser" tests
 
-fuzz: $(DEV_STAMP) ## A minute of damaged videos and files and of odd arguments: SECONDS=600 for ten, SEED=1 for the same again
+fuzz: $(DEV_STAMP) ## A minute of damaged videos and files and of odd arguments: SECONDS=600 for ten, SEED=1 ROUNDS=400 for the same again
 	@echo "== fuzz"
-	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 wheel: $(DEV_STAMP) ## Build the wheel into dist/, and try it outside of the checkout
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="fuzz", description=(sys.modules["fuzz"].__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="how long new cases are drawn (default: 60)")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of all cases (default: drawn)")
+    parser.add_argument("--rounds", type=int, help="no more than so many cases of the rarest kind")
     parser.add_argument("--only", choices=KINDS, action="append", help="the kind of cases; may be repeated")
     parser.add_argument("--case", type=int, help="try this case alone, and keep what it writes")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
@@ -53,7 +54,7 @@ def main() -> None:
             kind.make(originals)
         pool = Pool(kinds, Path(folder), FAILURES.absolute(), asked.workers)
         if asked.case is None:
-            cases = _draw(list(kinds), asked.seed, asked.seconds)
+            cases = _draw(list(kinds), asked.seed, asked.seconds, asked.rounds)
         else:
             cases = (Case(name, asked.seed, asked.case) for name in kinds)
         outcomes = []
@@ -68,11 +69,11 @@ def main() -> None:
     sys.exit(any(outcome.end == "failed" for outcome in outcomes))
 
 
-def _draw(kinds: Sequence[str], seed: int, seconds: float) -> Iterator[Case]:
-    """Cases of all kinds in turn until the time is over."""
+def _draw(kinds: Sequence[str], seed: int, seconds: float, rounds: int | None) -> Iterator[Case]:
+    """Cases of all kinds in turn until the time is over, or the rounds are."""
     end = time.monotonic() + seconds
     numbers = {kind: itertools.count() for kind in kinds}
-    while True:
+    for _ in itertools.count() if rounds is None else range(rounds):
         for kind in kinds:
             for _ in range(SHARES.get(kind, 1)):
                 if time.monotonic() > end:
