@@ -307,7 +307,8 @@ def _inspect(
     """Decodes every file once, and keeps none: which of them can be used, the hashes of their
     clips, what is wrong with the others, and the pixels of a clip, all frames together."""
     usable, hashes, bad, lengths = [], [], {}, set()
-    for i, file in enumerate(tqdm(files, unit="clip", desc="Looking at the files", leave=False, disable=not progress)):
+    bar = tqdm(files, unit="clip", desc="Looking at the files", leave=False, delay=1, disable=not progress)
+    for i, file in enumerate(bar):
         try:
             clip = load_clips([file], victim)[0]
         except (ClipError, OSError) as error:
