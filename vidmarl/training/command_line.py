@@ -66,6 +66,11 @@ class CommandLine(LightningCLI):
                 raise
             raise SettingsError(told(error)) from error
 
+    def before_fit(self) -> None:
+        """Says so if there are no clips to train on, before Lightning says what it will train."""
+        if "train" not in self.datamodule.sources:
+            raise SettingsError("Training agents: no clips to train on were given. Set data.train.")
+
     def before_validate(self) -> None:
         """Says so if there are no clips to validate on, where Lightning says nothing."""
         if "val" not in self.datamodule.sources:
