@@ -167,6 +167,7 @@ def test_entropies_are_those_of_the_parts(two_draws: None) -> None:
 # --- draws
 
 
+@pytest.mark.thorough
 @settings(max_examples=60)
 @given(
     t=st.integers(1, 6),

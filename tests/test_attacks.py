@@ -178,12 +178,14 @@ def test_the_controls_fool_an_easy_victim(name: str, distortion: Any, clips: Ten
     assert result.settings["targeted"]
 
 
+@pytest.mark.thorough
 @each_control
 def test_the_controls_clean_up_down_to_single_tubelets(name: str, clips: Tensor) -> None:
     result = make(name, search_cell=2, budget=60)(Victim(Linear()), clips)
     assert not all(constant_on_cells(strength) for strength in result.strength[result.success])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["grow_and_reduce", "random_cells", "square_tubes"])
 def test_another_seed_another_search(name: str, clips: Tensor) -> None:
     one, other = (make(name, seed=seed)(Victim(Linear()), clips) for seed in (0, 1))
@@ -193,6 +195,7 @@ def test_another_seed_another_search(name: str, clips: Tensor) -> None:
 # What an attack does with clips, goals and victims, whichever attack it is
 
 
+@pytest.mark.thorough
 def test_unrounded_clips_are_rounded_first(clips: Tensor) -> None:
     rounded = (clips * 255).round() / 255
     assert not torch.equal(rounded, clips)
@@ -474,6 +477,7 @@ def test_restarts_spend_the_budget(name: str, clips: Tensor) -> None:
     assert (result.queries == 150).all()
 
 
+@pytest.mark.thorough
 def test_a_restart_is_told_what_it_may_not_exceed() -> None:
     """A bit more than the smallest success that a search before it has found."""
     attack = Everywhere(ONE_SIDED, grid=GRID, budget=900, progress=False)
@@ -508,6 +512,7 @@ def test_restarts_end_where_nothing_is_asked() -> None:
     assert Silent(ONE_SIDED, grid=GRID, progress=False)(Victim(Constant()), GREY).queries.tolist() == [1]
 
 
+@pytest.mark.thorough
 def test_a_restart_ends_where_it_would_be_larger() -> None:
     """Three certain tubelets fool. After a success with many more, no set is more than a query too
     large."""

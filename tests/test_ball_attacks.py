@@ -164,6 +164,7 @@ def test_a_budget_that_ends_within_an_iteration(name: str, budget: int, clips: T
     assert counted.seen == asked
 
 
+@pytest.mark.thorough
 @each_of_these
 def test_another_seed_another_search(name: str, clips: Tensor) -> None:
     one, other = (make(name, budget=70, seed=seed)(Victim(Stubborn()), clips[:2]).adversarial for seed in (0, 1))
@@ -253,6 +254,7 @@ def cosine(one: Tensor, other: Tensor) -> float:
     return float(F.cosine_similarity(one.flatten(), other.flatten(), dim=0))
 
 
+@pytest.mark.thorough
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=10)
 def test_nes_points_along_the_gradient(seed: int) -> None:
@@ -266,6 +268,7 @@ def test_nes_points_along_the_gradient(seed: int) -> None:
     assert float((slope * gradient).sum() / gradient.square().sum()) == pytest.approx(1, abs=0.25), "unbiased"
 
 
+@pytest.mark.thorough
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=20)
 def test_a_bandit_gets_nearer_to_the_gradient(seed: int) -> None:
@@ -291,6 +294,7 @@ def test_a_bandit_s_probes_are_small_and_opposed() -> None:
     torch.testing.assert_close(norms, torch.full((4,), 0.1), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.thorough
 @given(p=st.integers(1, 8), h=st.integers(8, 20), w=st.integers(8, 20))
 def test_patches_cover_a_frame_evenly(p: int, h: int, w: int) -> None:
     weights = torch.arange(2 * p * p, dtype=torch.float32).view(2, p, p)

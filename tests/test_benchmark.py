@@ -146,6 +146,7 @@ def test_the_small_configuration_through_the_command_line(
     assert set(pd.read_csv(here / "out" / "summary.csv")["attack"]) == {"square_tubes"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "on_top", ["", "bounded", "bounded earlier_variants", "unseen", "ablations training", "visibility"]
 )
@@ -190,12 +191,14 @@ def test_the_summary_is_that_of_the_attack_itself(whole: Path) -> None:
         assert summary[column].to_numpy() == pytest.approx(expected[column].to_numpy(), rel=1e-4, nan_ok=True), column
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_tables_and_another_one_others(whole: Path, tmp_path: Path) -> None:
     run(tiny(tmp_path / "again"))
     assert texts(tmp_path / "again") == texts(whole)
     assert texts(whole)["rows.csv"] != run(tiny(tmp_path / "other", seed=1)).to_csv(index=False)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_run_cut_short_goes_on_where_it_was(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[int], stop: int
@@ -221,6 +224,7 @@ def test_a_run_cut_short_goes_on_where_it_was(
     assert sum(asked) == rows["queries"].sum()
 
 
+@pytest.mark.thorough
 def test_a_trial_that_is_damaged_is_made_again_and_no_other(whole: Path, tmp_path: Path, asked: list[int]) -> None:
     benchmark = tiny(tmp_path)
     run(benchmark)
@@ -232,6 +236,7 @@ def test_a_trial_that_is_damaged_is_made_again_and_no_other(whole: Path, tmp_pat
     assert texts(tmp_path) == texts(whole)
 
 
+@pytest.mark.thorough
 def test_a_flipped_bit_is_noticed_wherever_it_is(whole: Path, tmp_path: Path) -> None:
     """Or else what is read is the same: a space of JSON, say, has become another one."""
     done = run_benchmark(tiny(whole), progress=False)
@@ -274,6 +279,7 @@ def test_a_damaged_trial_is_named_where_nothing_is_to_be_attacked(tmp_path: Path
         run(benchmark, summarise_only=True)
 
 
+@pytest.mark.thorough
 def test_two_shards_come_to_the_table_of_one_run(whole: Path, tmp_path: Path) -> None:
     benchmark = tiny(tmp_path)
     assert run_benchmark(benchmark, shard=(0, 2), progress=False) is None
@@ -285,6 +291,7 @@ def test_two_shards_come_to_the_table_of_one_run(whole: Path, tmp_path: Path) ->
     assert texts(tmp_path) == texts(whole)
 
 
+@pytest.mark.thorough
 def test_more_attacks_and_clips_only_add_work(tmp_path: Path, asked: list[int]) -> None:
     benchmark = tiny(tmp_path, max_clips=2)
     few = run(benchmark)
@@ -323,6 +330,7 @@ def test_a_changed_setting_never_mixes_with_what_was_made_before(
     }
 
 
+@pytest.mark.thorough
 def test_targets_are_the_same_for_all_attacks_and_none_is_the_prediction(tmp_path: Path) -> None:
     rows = run(tiny(tmp_path, goal="targeted"))
     assert (rows["goal"] != rows["prediction"]).all()
@@ -332,6 +340,7 @@ def test_targets_are_the_same_for_all_attacks_and_none_is_the_prediction(tmp_pat
     assert rows["goal"].nunique() > 1
 
 
+@pytest.mark.thorough
 def test_the_runner_up_is_the_second_class_of_the_clean_prediction(tmp_path: Path) -> None:
     benchmark = tiny(tmp_path, goal="runner_up")
     rows = run(benchmark)
@@ -343,6 +352,7 @@ def test_the_runner_up_is_the_second_class_of_the_clean_prediction(tmp_path: Pat
     assert (rows.groupby("clip")["goal"].nunique() == 1).all()
 
 
+@pytest.mark.thorough
 def test_labels_of_the_dataset_and_clips_that_were_wrong_from_the_start(tmp_path: Path) -> None:
     rows = run(tiny(tmp_path, labels="dataset"))
     assert (rows["goal"] == rows["label"]).all()
@@ -351,6 +361,7 @@ def test_labels_of_the_dataset_and_clips_that_were_wrong_from_the_start(tmp_path
     assert rows["l2@10"].isna().tolist() == rows["skipped"].tolist()
 
 
+@pytest.mark.thorough
 def test_videos_of_a_folder(tmp_path: Path) -> None:
     clips, _ = make_clips(3, seed=0, frames=8, size=32)
     for i, clip in enumerate(clips):
@@ -400,6 +411,7 @@ def test_a_video_that_changes_while_a_benchmark_runs_is_noticed(tmp_path: Path) 
         clip.pixels()
 
 
+@pytest.mark.thorough
 def test_what_is_wanted_besides_is_made_later(tmp_path: Path) -> None:
     pytest.importorskip("cv2")
     benchmark = tiny(tmp_path, attacks={"random_cells": {}}, max_clips=1)
@@ -446,6 +458,7 @@ def test_the_tables_for_people_are_those_of_the_summary(whole: Path) -> None:
     assert lines[-1] == [f"Clips attacked: {CLIPS}; skipped: 0. {metrics.INTERVALS}."]
 
 
+@pytest.mark.thorough
 def test_names_run_no_formula_and_break_no_table(tmp_path: Path) -> None:
     evil = "=1+1|\r\n| \\| <b>"
     benchmark = tiny(
@@ -470,6 +483,7 @@ def test_names_run_no_formula_and_break_no_table(tmp_path: Path) -> None:
     assert len(set(cells[-4:])) == 1
 
 
+@pytest.mark.thorough
 def test_the_best_control_is_marked_and_agents_are_none(tmp_path: Path, whole: Path) -> None:
     summary = pd.read_csv(whole / "summary.csv")
     for _, rows in summary.groupby("budget"):
@@ -481,6 +495,7 @@ def test_the_best_control_is_marked_and_agents_are_none(tmp_path: Path, whole: P
     assert set(marked) == {"random_cells"}
 
 
+@pytest.mark.thorough
 def test_a_bound_is_no_control(tmp_path: Path) -> None:
     run(tiny(tmp_path, attacks={"random_cells": {}, "sensitivity_order": {}}))
     summary = pd.read_csv(tmp_path / "summary.csv")
@@ -488,6 +503,7 @@ def test_a_bound_is_no_control(tmp_path: Path) -> None:
     assert set(summary["attack"]) == {"random_cells", "sensitivity_order"}
 
 
+@pytest.mark.thorough
 def test_tables_of_several_devices_and_versions_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tiny(tmp_path, max_clips=1))
     assert not {"torch", "threads"} & set(pd.read_csv(tmp_path / "rows.csv"))
@@ -519,6 +535,7 @@ def test_a_trial_and_the_report_say_where_they_come_from(whole: Path) -> None:
     assert told["torch"] == torch.__version__
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, RuntimeError])
 def test_clips_that_are_finished_when_their_batch_fails_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
@@ -617,6 +634,7 @@ def small_agents(training_queries: int) -> Agents:
     return agents
 
 
+@pytest.mark.thorough
 def test_agents_by_file_or_name_trained_and_untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agents = small_agents(training_queries=123)
     save_agents(tmp_path / "gaussian_noise.pt", agents)
@@ -692,6 +710,7 @@ def test_trials_of_an_earlier_version_are_told_apart(tmp_path: Path, asked: list
     assert asked == []
 
 
+@pytest.mark.thorough
 def test_settings_that_are_damaged_are_named_and_written_again(tmp_path: Path, asked: list[int]) -> None:
     benchmark = tiny(tmp_path, max_clips=1)
     run(benchmark)
@@ -708,6 +727,7 @@ def test_settings_that_are_damaged_are_named_and_written_again(tmp_path: Path, a
     assert asked == []
 
 
+@pytest.mark.thorough
 def test_victims_distortions_and_clips_of_ones_own(tmp_path: Path) -> None:
     """What has no name in YAML: a model, a function, a folder of videos."""
     clips, _ = make_clips(2, seed=0, frames=8, size=32)
@@ -731,6 +751,7 @@ def darker(clips: torch.Tensor, strength: torch.Tensor, noise: torch.Tensor) -> 
 DARKER = FunctionDistortion(darker)
 
 
+@pytest.mark.thorough
 def test_clips_that_are_kept_come_back_and_are_in_the_report(tmp_path: Path, whole: Path) -> None:
     done = run_benchmark(tiny(tmp_path, keep_clips=True), progress=False)
     assert isinstance(done, BenchmarkResult)
@@ -755,6 +776,7 @@ def test_clips_that_are_kept_come_back_and_are_in_the_report(tmp_path: Path, who
         next(iter(plain.trials.values()))["random_cells"].to_result()
 
 
+@pytest.mark.thorough
 def test_trials_from_before_there_was_a_metric_are_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[int]
 ) -> None:

@@ -153,6 +153,7 @@ def mark(tmp_path, monkeypatch) -> Path:
     return mark
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMED_IN_FILES, ids=str)
 def test_a_distortion_that_a_file_names_is_not_imported(mark, name, trained):
     agents = load_agents(trained)
@@ -205,6 +206,7 @@ def test_a_victim_that_a_file_names_is_not_imported(mark, trained, victim):
     assert not mark.exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", ["attack", "test", "export", "fit", "validate", "predict"])
 def test_a_distortion_that_a_file_names_is_not_imported_by_a_command(mark, trained, command, make_video, capsys):
     make_video("clip.mp4", frames=8)
@@ -236,6 +238,7 @@ def test_a_distortion_that_a_file_names_is_not_imported_by_a_command(mark, train
 # -- files of checkpoints
 
 
+@pytest.mark.thorough
 def test_a_trainer_writes_checkpoints_whole_unless_it_was_given_another_way(tmp_path):
     class Own(TorchCheckpointIO):
         pass
@@ -311,6 +314,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path):
     assert full.value.__notes__[0].startswith(f"Kept in {last}: ")
 
 
+@pytest.mark.thorough
 def test_checkpoints_that_are_none_are_refused_in_one_line(tmp_path, trained):
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.6"}, tmp_path / "foreign.ckpt")

@@ -122,6 +122,7 @@ def test_an_attack_leaves_results_clips_and_a_report(tmp_path: Path, videos: lis
     assert Path(videos[0]).name in done.stdout
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_results(here: Here, videos: list[Path]) -> None:
     for name in ("first", "second"):
         assert here("attack", videos[0], *QUICK, "--seed", "7", "--out", name)[0] == 0
@@ -134,6 +135,7 @@ def test_the_same_seed_gives_the_same_results(here: Here, videos: list[Path]) ->
     assert first == second
 
 
+@pytest.mark.thorough
 def test_a_target_and_a_distortion_with_its_own_settings(here: Here, tmp_path: Path, videos: list[Path]) -> None:
     (tmp_path / "inverted.py").write_text(
         "from vidmarl.distortions.base import Distortion\n"
@@ -156,6 +158,7 @@ def test_a_target_and_a_distortion_with_its_own_settings(here: Here, tmp_path: P
     assert record["clips"][0]["goal"] == "say 17"
 
 
+@pytest.mark.thorough
 def test_bad_files_stop_it_before_any_query_unless_left_out(
     here: Here, tmp_path: Path, videos: list[Path], text_file: Path
 ) -> None:
@@ -214,6 +217,7 @@ def test_what_cannot_be_done_is_said_in_one_message_and_leaves_nothing(
     assert [path.name for path in here.folder.iterdir()] == ["text.mp4"]
 
 
+@pytest.mark.thorough
 def test_a_distortion_that_is_a_function_and_a_victim_of_ones_own(
     here: Here, tmp_path: Path, videos: list[Path]
 ) -> None:
@@ -233,6 +237,7 @@ def test_a_distortion_that_is_a_function_and_a_victim_of_ones_own(
     assert AttackResult.load(tmp_path / "results" / "result").clean.shape == (1, 3, 4, 48, 48)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("distortion", "expected"), [((), "GaussianNoise"), (("--distortion", "dead_pixels"), "DeadPixels")]
 )
@@ -247,6 +252,7 @@ def test_by_default_the_agents_that_ship_for_the_distortion_attack(
     assert settings["distortion"]["class_path"].endswith(f".{expected}")
 
 
+@pytest.mark.thorough
 def test_a_victim_whose_network_depends_on_the_size_of_its_clips(here: Here, videos: list[Path]) -> None:
     words = ("check", videos[0], "--victim", "mvit_base_16x4", "--weights", "random", "--device", "cpu")
     _, out, err = here(*words, "--spec", '{"frames": 4, "size": 64, "sampling": "uniform"}')
@@ -286,6 +292,7 @@ def test_debugging_shows_where_an_error_came_from(here: Here, monkeypatch: pytes
         here("atack")
 
 
+@pytest.mark.thorough
 def test_a_folder_with_something_in_it_is_only_replaced_on_request_and_if_it_is_ours(
     here: Here, tmp_path: Path, videos: list[Path]
 ) -> None:
@@ -418,6 +425,7 @@ def test_a_list_can_be_cut_short_by_its_reader(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.thorough
 def test_a_file_name_that_is_not_utf_8_has_results_with_an_escaped_name(tmp_path: Path) -> None:
     clip = os.path.join(os.fsencode(tmp_path), b"\xff\xe9.mp4")
     write_mp4(tmp_path / "clip.mp4", torch.rand(3, 4, 32, 32))

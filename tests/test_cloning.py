@@ -91,6 +91,7 @@ def test_probes_are_counted_queries_of_one_cell_each(search_cell: int) -> None:
         assert torch.equal(strength, expected.view(3, *shape))
 
 
+@pytest.mark.thorough
 def test_drops_are_those_of_the_margin_over_the_clean_margin() -> None:
     books = session(n=4)
     probes = probe(books, T * SIDE**2, generator())
@@ -146,6 +147,7 @@ def test_an_example_knows_some_of_the_probes_and_no_others() -> None:
         assert td["state"].shape == (len(probes), len(STATE))
 
 
+@pytest.mark.thorough
 def test_what_the_agents_are_shown_is_not_what_they_are_asked() -> None:
     """The drops of the probes that an example does not know change its target alone, not its
     observation."""
@@ -157,6 +159,7 @@ def test_what_the_agents_are_shown_is_not_what_they_are_asked() -> None:
     assert torch.equal(one["state"], other["state"])
 
 
+@pytest.mark.thorough
 def test_the_loss_trains_both_actors_and_leaves_the_probes_alone() -> None:
     probes = probe(session(), 30, generator())
     before = dataclasses.replace(
@@ -174,6 +177,7 @@ def test_the_loss_trains_both_actors_and_leaves_the_probes_alone() -> None:
         assert torch.equal(before.seen[key], probes.seen[key])
 
 
+@pytest.mark.thorough
 def test_one_cell_more_or_less_for_all_cells_of_a_clip_is_no_error() -> None:
     """Log-probabilities know no level, so a constant on all drops of a clip changes the loss by the
     spread alone."""
@@ -218,6 +222,7 @@ def test_the_team_learns_to_spare_it_after_success(learnt) -> None:
     assert joint.argmin(1).eq(FRAME * SIDE**2 + CELL).all()
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_team() -> None:
     def once(seed: int) -> Tensor:
         team, _ = learn(probe(session(n=4), 20, generator(seed)), 3, seed)

@@ -20,6 +20,7 @@ def single(place: tuple[int, int, int], shape: tuple[int, int, int] = (5, 7, 7),
     return change
 
 
+@pytest.mark.thorough
 @settings(max_examples=50)
 @given(shape=shapes, seed=st.integers(0, 999), signed=st.booleans())
 def test_the_last_reply_is_explained_exactly(shape: tuple[int, ...], seed: int, signed: bool) -> None:

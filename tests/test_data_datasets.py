@@ -542,6 +542,7 @@ def test_whole_videos_of_different_length_make_no_batch(videos: Path) -> None:
         next(iter(data.test_dataloader()))
 
 
+@pytest.mark.thorough
 def test_epochs_differ_and_come_again_the_same_with_workers(videos: Path) -> None:
     source = Folder(videos)
 
@@ -583,6 +584,7 @@ class Watcher(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_draws_what_the_whole_run_would_have_drawn(videos: Path, tmp_path: Path) -> None:
     def run(epochs: int, checkpoint: Path | None = None) -> tuple[Watcher, lightning.Trainer]:
         module = Watcher(SPEC)

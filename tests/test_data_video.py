@@ -23,7 +23,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import MakeVideo, pattern
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -103,6 +103,7 @@ def test_one_doubled_stamp_leaves_the_clock_alone(make_video: MakeVideo, faults:
 STAMPS = st.lists(st.integers(1, 1000), min_size=10, max_size=60).map(np.cumsum)
 
 
+@pytest.mark.thorough
 @given(true=STAMPS, which=st.sets(st.integers(1, 59), max_size=30))
 def test_doubled_stamps_are_spread_and_the_others_stay(true: np.ndarray, which: set[int]) -> None:
     stamps = true.tolist()
@@ -118,6 +119,7 @@ def test_doubled_stamps_are_spread_and_the_others_stay(true: np.ndarray, which: 
     assert mended[kept].tolist() == true[kept].tolist()
 
 
+@pytest.mark.thorough
 @given(
     true=STAMPS,
     where=st.integers(0, 59),
@@ -367,6 +369,7 @@ def test_pictures_that_a_camera_marks_as_turned_are_turned(tmp_path: Path, orien
     assert np.abs(shown.astype(int) - expected).mean() < 3
 
 
+@pytest.mark.thorough
 def test_decoded_frames_are_given_back_at_once(make_video: MakeVideo) -> None:
     import av
 
@@ -667,6 +670,9 @@ def test_a_video_cut_off_in_any_container_is_known(
     ),
     content=st.binary(max_size=600),
 )
+@example(container="matroska", start=b"\x1a\x45\xdf\xa3", content=b"\0")
+@example(container="matroska", start=b"\x1a\x45\xdf\xa3", content=b"\x40")
+@settings(max_examples=600)
 def test_any_bytes_have_an_end_or_none(
     tmp_path_factory: pytest.TempPathFactory, container: str, start: bytes, content: bytes
 ) -> None:
@@ -996,6 +1002,7 @@ REFERENCE: dict[str, Callable[[MakeVideo], Path]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the ffmpeg command")
 @pytest.mark.parametrize("case", REFERENCE)
 def test_frames_and_clock_are_those_of_the_ffmpeg_command(make_video: MakeVideo, case: str) -> None:
@@ -1065,6 +1072,7 @@ def test_a_video_that_only_claims_to_be_a_saved_clip_is_sampled(tmp_path: Path) 
     assert not Footage(path).timeline.is_clip_of(ClipSpec(frames=16, size=(24, 32)))
 
 
+@pytest.mark.thorough
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**31), frames=st.integers(1, 5), height=st.integers(1, 40), width=st.integers(1, 40))
 def test_what_a_float_clip_holds_after_rounding_is_what_the_file_holds(

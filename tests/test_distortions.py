@@ -518,6 +518,7 @@ def test_frame_freeze_shows_earlier_frames() -> None:
     assert torch.equal(out[:, :, :2], CLIPS[:, :, :1].expand(-1, -1, 2, -1, -1))
 
 
+@pytest.mark.thorough
 @given(t=st.integers(1, 40), reach=st.integers(2, 9), seed=st.integers(0, 999))
 def test_frame_shuffle_permutes_within_windows_and_moves_every_frame(t: int, reach: int, seed: int) -> None:
     keys = torch.rand(3, t, generator=torch.Generator().manual_seed(seed))

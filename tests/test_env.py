@@ -418,6 +418,7 @@ def test_an_untrained_team_draws_sizes_around_the_suggested_one_and_places_evenl
 # --- search cells of several tubelets
 
 
+@pytest.mark.thorough
 @settings(max_examples=30)
 @given(search_cell=st.integers(1, 4), size=st.tuples(st.integers(1, 40), st.integers(1, 40)), frames=st.integers(1, 3))
 def test_a_search_cell_is_a_square_of_tubelets_on_ragged_grids_too(
@@ -473,6 +474,7 @@ def played(env: VideoAttackEnv, td: TensorDict) -> TensorDict:
 EVERY = torch.arange(3)
 
 
+@pytest.mark.thorough
 def test_a_restart_begins_from_the_clean_clip_with_all_that_was_learnt() -> None:
     env, model = environment(budget=200)
     clean = env.reset()
@@ -544,6 +546,7 @@ def test_the_first_size_after_a_restart_is_half_of_the_last_success() -> None:
     assert again["temporal", "proposal_size"].tolist() == [[1]], "after an episode in vain as at first"
 
 
+@pytest.mark.thorough
 def test_under_a_bound_an_episode_gives_up_and_without_one_it_does_not() -> None:
     first, later = 2 * MAX_FAILED_ADDITIONS, MAX_FAILED_ADDITIONS
     margins = [4, *[5] * first, -1, *[5] * (later - 1), 3, *[5] * later]
@@ -591,6 +594,7 @@ def test_a_partial_reset_renews_only_its_rows() -> None:
     assert not out["done"][1]
 
 
+@pytest.mark.thorough
 def test_a_reset_forgets_a_bound() -> None:
     env, _ = environment(budget=200)
     env.episodes.restart(played(env, env.reset()), EVERY, 3.0)

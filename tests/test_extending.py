@@ -28,6 +28,7 @@ def script() -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.thorough
 def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(column, "_METRICS", dict(column._METRICS))  # the metric of the page stays there

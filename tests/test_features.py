@@ -27,6 +27,7 @@ def named(clips: Tensor, grid: TubeletGrid = GRID) -> dict[str, Tensor]:
     return dict(zip(NAMES, extract(clips, grid).unbind(1), strict=True))
 
 
+@pytest.mark.thorough
 @settings(max_examples=40)
 @given(
     grid=st.builds(TubeletGrid, st.integers(1, 5), st.integers(1, 12), st.integers(1, 12)),

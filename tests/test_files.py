@@ -337,6 +337,7 @@ def test_tensors_come_back_as_they_were_saved(tmp_path: Path) -> None:
     assert same(load_tensors(tmp_path / "old", "Loading"), CONTENT)
 
 
+@pytest.mark.thorough
 def test_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path: Path) -> None:
     whole = save_tensors(tmp_path / "file", CONTENT).read_bytes()
     draw, refused = random.Random(0), 0

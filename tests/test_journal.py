@@ -151,6 +151,7 @@ def test_a_disk_that_fills_up_leaves_what_was_whole(tmp_path: Path, victim: Vict
     assert asked(victim, tmp_path / "journal", clips)[1] == 3
 
 
+@pytest.mark.thorough
 def test_an_attack_is_replayed_bit_for_bit(tmp_path: Path, victim: Victim) -> None:
     clips, _ = make_clips(2, seed=0, frames=8, size=32)
     attack = GrowAndReduce(budget=20, progress=False)

@@ -140,6 +140,7 @@ class TestOfPerturbations:
         assert metrics.flicker(clean, adversarial).tolist() == pytest.approx([0, 0.01, 0.01])
         assert metrics.flicker2(clean, adversarial).tolist() == pytest.approx([0, 0, 0.04], abs=1e-7)
 
+    @pytest.mark.thorough
     @given(scale=st.floats(0.01, 1.0))
     def test_the_share_that_flickers_does_not_depend_on_the_norm(self, scale: float) -> None:
         clean = torch.zeros(3, 3, 4, 8, 8)
@@ -168,6 +169,7 @@ class TestOfPerturbations:
         with pytest.raises(ValueError, match="of one shape"):
             metrics.perturbation_metrics(torch.rand(1, 3, 2, 8, 8), torch.rand(2, 3, 2, 8, 8))
 
+    @pytest.mark.thorough
     @settings(max_examples=25)
     @given(seed=st.integers(0, 2**31), scale=st.floats(0.01, 1), frames=st.integers(1, 5))
     def test_relations_between_the_norms(self, seed: int, scale: float, frames: int) -> None:
@@ -330,6 +332,7 @@ class TestOfAttacks:
         assert (curve["FR"] <= curve["FR high"]).all()
         assert curve.equals(metrics.curves(HAND, [1, 2, 6], resamples=200, seed=3))
 
+    @pytest.mark.thorough
     def test_intervals_have_about_their_level(self) -> None:
         """Of many samples, the 90 % intervals of a share, a median and a mean hold the truth about
         nine times in ten; that of the median is on the safe side."""
@@ -370,6 +373,7 @@ class TestOfAttacks:
             float(metrics.mean_absolute(HAND.clean[fooled], HAND.adversarial[fooled]).mean())
         )
 
+    @pytest.mark.thorough
     @settings(max_examples=50)
     @given(
         st.lists(

@@ -52,6 +52,7 @@ class AnyChange(nn.Module):
 # by_search_cell
 
 
+@pytest.mark.thorough
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
     search_cell=st.integers(1, 5),
@@ -138,6 +139,7 @@ def test_minimizing_finds_exactly_what_is_needed(needed: set[int], extra: set[in
     assert int(session.query_budget.left) > 0, "nothing is left to do"
 
 
+@pytest.mark.thorough
 @given(needed=st.sets(st.integers(0, 47), min_size=1, max_size=4), seed=st.integers(0, 9))
 @settings(max_examples=20)
 def test_minimizing_weakens_to_the_last_visible_step(needed: set[int], seed: int) -> None:
@@ -151,6 +153,7 @@ def test_minimizing_weakens_to_the_last_visible_step(needed: set[int], seed: int
     assert torch.equal(kept.sign()[kept != 0], signs[kept != 0]), "directions are kept"
 
 
+@pytest.mark.thorough
 @given(budget=st.integers(2, 40))
 @settings(max_examples=15)
 def test_minimizing_keeps_to_the_budget_and_never_grows(budget: int) -> None:
@@ -161,6 +164,7 @@ def test_minimizing_keeps_to_the_budget_and_never_grows(budget: int) -> None:
     assert session.best_l2[0] <= session.history["l2"][0, 1]
 
 
+@pytest.mark.thorough
 @given(needed=st.sets(st.integers(0, 47), min_size=1, max_size=6), search_cell=st.integers(1, 5))
 @settings(max_examples=15)
 def test_minimizing_goes_down_from_cells_to_single_tubelets(needed: set[int], search_cell: int) -> None:
@@ -204,6 +208,7 @@ def found(seed: int, search_cell: int = 1, distortion=SIGNED, budget: int = 2000
     return started(model, start if distortion is SIGNED else torch.ones(SHAPE), distortion, search_cell, budget, clip)
 
 
+@pytest.mark.thorough
 @given(seed=st.integers(0, 30), search_cell=st.integers(1, 3), queries=st.integers(0, 80))
 @settings(max_examples=12)
 def test_refining_never_loses_the_success_and_never_grows(seed: int, search_cell: int, queries: int) -> None:
@@ -225,6 +230,7 @@ def test_refining_never_loses_the_success_and_never_grows(seed: int, search_cell
     assert session.best_l2[0] == sizes[margins < 0].min()
 
 
+@pytest.mark.thorough
 def test_refining_gains_margin_by_new_signs_and_spends_it_on_removals() -> None:
     smaller = []
     for seed in range(3):
@@ -251,6 +257,7 @@ def test_a_change_of_sign_is_accepted_only_where_the_margin_falls() -> None:
     assert changed == [i % 2 == 0 for i in range(40)]
 
 
+@pytest.mark.thorough
 @given(seed=st.integers(0, 20), queries=st.integers(1, 60))
 @settings(max_examples=10)
 def test_with_one_direction_tubelets_are_moved_or_removed(seed: int, queries: int) -> None:

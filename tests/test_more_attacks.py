@@ -185,6 +185,7 @@ class TestSignedBlocks:
         touched = torch.stack([asked != 0 for asked in model.maps()])
         assert torch.equal(touched.sum(0), torch.ones(48, dtype=torch.long))
 
+    @pytest.mark.thorough
     def test_a_second_pass_can_take_back(self) -> None:
         """The first cell helps alone, and is in the way once the second is dark."""
 
@@ -291,6 +292,7 @@ class TestSensitivityOrder:
         assert torch.equal(together.adversarial, (together.adversarial * 255).round() / 255)
         assert torch.equal(together.success, attacked & (Victim(model)(together.adversarial).argmax(1) == 1))
 
+    @pytest.mark.thorough
     def test_is_at_least_as_small_as_the_attack_that_pays(self) -> None:
         for seed in range(5):
             victim = Victim(Effects(effects(seed), lead=0.5))
@@ -315,6 +317,7 @@ class TestBall:
         if targeted:
             assert Victim(model)(result.adversarial).argmax(1).tolist() == [2]
 
+    @pytest.mark.thorough
     @each_ball_attack
     def test_the_ball_holds_at_the_edge_of_the_range(self, kind: type[Attack]) -> None:
         clips = (noisy_clips() > 0.5).float()
@@ -426,6 +429,7 @@ class TestAstFocus:
                 assert int(rows.max() - rows.min()) < 9
                 assert int(columns.max() - columns.min()) < 9
 
+    @pytest.mark.thorough
     def test_steps_go_down_the_slope(self) -> None:
         model = Slope(direction().sign(), lead=1e3)
         result = make(AstFocus, BALL, window=32, samples=20, budget=1 + 21 * 6)(Victim(model), GREY)
@@ -570,6 +574,7 @@ class TestSTDE:
             rows = [frame.any(1).nonzero().flatten() for frame in patched[covered]]
             assert len({(int(r.min()), int(r.max())) for r in rows}) == 1, "one rectangle in all its frames"
 
+    @pytest.mark.thorough
     def test_uses_labels_only(self) -> None:
         soft = make(STDE, donors=BRIGHT, budget=150)(Victim(Corner()), GREY)
         hard = make(STDE, donors=BRIGHT, budget=150)(Victim(Hard(Corner())), GREY)
@@ -589,6 +594,7 @@ class TestSTDE:
         assert areas[0] == 3 * 32 * 32
         assert (areas[1:] < areas[0]).all()
 
+    @pytest.mark.thorough
     def test_targeted(self) -> None:
         clips = torch.cat([GREY, BRIGHT, DARK])
         result = make(STDE, budget=150)(Victim(Corner()), clips, Target([2, 2, 2]))
@@ -596,6 +602,7 @@ class TestSTDE:
         assert result.skipped.tolist() == [False, False, True]
         assert Victim(Corner())(result.adversarial).argmax(1).tolist() == [2, 2, 2]
 
+    @pytest.mark.thorough
     def test_donors_of_the_batch_whatever_its_order(self) -> None:
         clips = torch.cat([GREY, BRIGHT, DARK, GREY * 0.9])
         result = make(STDE, budget=80)(Victim(Corner()), clips)

@@ -197,6 +197,7 @@ def test_the_version_is_said_once_and_everywhere_the_same() -> None:
     assert re.findall(r"^  version = {(\S+)}$", (ROOT / "README.md").read_text("utf-8"), re.M) == [version]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("checked", "error"), [("0", ""), ("1", "jaxtyping.TypeCheckError")])
 def test_shapes_are_checked_at_run_time_where_that_is_asked_for(checked: str, error: str) -> None:
     code = "import conftest, torch\nfrom vidmarl.metrics import l2\nl2(torch.zeros(2, 3), torch.zeros(2, 3))"

@@ -86,6 +86,7 @@ def same(one: AttackResult, other: AttackResult) -> bool:
     return all(history) and one.settings == other.settings
 
 
+@pytest.mark.thorough
 def test_batch_by_batch_comes_the_same_as_in_one_go(videos: list[Path], whole: AttackResult, out: Path) -> None:
     saved = attack_files(videos, victim(), attack(), out)
     assert isinstance(saved, SavedResult)
@@ -108,6 +109,7 @@ def test_batch_by_batch_comes_the_same_as_in_one_go(videos: list[Path], whole: A
     assert [clip["lossless"] for clip in record["clips"]] == [f"clips/000{i}_clip_{i}.webm" for i in range(CLIPS)]
 
 
+@pytest.mark.thorough
 def test_goals_go_with_their_clips(videos: list[Path], out: Path) -> None:
     one, labels = victim(), ["dark", "grey", "bright", "grey", "dark"]
     saved = attack_files(videos, one, attack(), out, labels=labels)
@@ -115,6 +117,7 @@ def test_goals_go_with_their_clips(videos: list[Path], out: Path) -> None:
     assert same(saved[:], attack()(one, load_clips(videos, one), goal))
 
 
+@pytest.mark.thorough
 def test_the_memory_holds_one_batch_of_clips(videos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
 
@@ -156,6 +159,7 @@ def fail_at(moment: int, how: BaseException) -> Callable[[int], None]:
     return fails
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt, SystemExit, Stop])
 @pytest.mark.parametrize("moment", [1, 3, 19, 70])
 def test_a_job_that_was_cut_short_goes_on_where_it_was(
@@ -190,6 +194,7 @@ def test_a_job_that_was_cut_short_goes_on_where_it_was(
     assert bool(said) == bool(kept)
 
 
+@pytest.mark.thorough
 def test_scores_that_are_nan_once_cost_nothing_but_themselves(
     videos: list[Path], whole: AttackResult, out: Path
 ) -> None:
@@ -211,6 +216,7 @@ def cut_short(videos: list[Path], out: Path) -> None:
         attack_files(videos, victim(fail_at(40, Stop())), attack(), out)
 
 
+@pytest.mark.thorough
 def test_other_settings_and_other_clips_do_not_mix_with_an_unfinished_job(
     videos: list[Path], whole: AttackResult, out: Path
 ) -> None:
@@ -228,6 +234,7 @@ def test_other_settings_and_other_clips_do_not_mix_with_an_unfinished_job(
     assert same(saved[:], whole[1:])
 
 
+@pytest.mark.thorough
 def test_the_job_of_another_process_is_left_alone(videos: list[Path], whole: AttackResult, out: Path) -> None:
     cut_short(videos, out)
     with resumable_directory(out) as folder:
@@ -240,6 +247,7 @@ def test_the_job_of_another_process_is_left_alone(videos: list[Path], whole: Att
             attack_files(videos, victim(), attack(), out)
 
 
+@pytest.mark.thorough
 def test_a_file_that_changes_meanwhile_stops_the_job(tmp_path: Path, out: Path) -> None:
     clips, _ = make_clips(3, seed=1, frames=16, size=32)
     files = [write_mp4(tmp_path / f"{i}.mp4", clip, fps=8) for i, clip in enumerate(clips)]
@@ -260,6 +268,7 @@ def small_disk() -> Iterator[Callable[[int], None]]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("room", [3000, 30_000, 1_000_000])
 def test_a_full_disk_stops_a_job_that_goes_on_when_there_is_room(
     videos: list[Path], whole: AttackResult, out: Path, small_disk: Callable[[int], None], room: int
@@ -275,6 +284,7 @@ def test_a_full_disk_stops_a_job_that_goes_on_when_there_is_room(
     assert first.queries + second.queries <= int(whole.queries.sum()) + 2
 
 
+@pytest.mark.thorough
 def test_a_link_to_a_folder_stays_one(videos: list[Path], whole: AttackResult, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk" / "results")
@@ -284,6 +294,7 @@ def test_a_link_to_a_folder_stays_one(videos: list[Path], whole: AttackResult, t
     assert same(saved[:], whole)
 
 
+@pytest.mark.thorough
 def test_a_part_that_is_missing_or_another_one_is_said(videos: list[Path], out: Path) -> None:
     attack_files(videos, victim(), attack(), out)
     second = out / "result" / "part-0001"
@@ -297,6 +308,7 @@ def test_a_part_that_is_missing_or_another_one_is_said(videos: list[Path], out: 
         AttackResult.load(out / "result")
 
 
+@pytest.mark.thorough
 def test_a_lossless_clip_is_written_the_same_each_time(tmp_path: Path) -> None:
     clip, _ = make_clips(1, seed=0, frames=8, size=96)
     for name in ("a.webm", "a.mkv"):

@@ -48,6 +48,7 @@ def misspelt(draw: st.DrawFn, names: list[str]) -> tuple[str, str]:
 # --- names ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @each_registry
 @given(data=st.data())
 def test_a_misspelt_name_is_answered_with_near_ones(registry: Registry[Any], data: st.DataObject) -> None:
@@ -207,6 +208,7 @@ def test_a_path_may_lead_into_a_class_and_its_end_is_corrected() -> None:
 CLASSES = [*ATTACKS.classes().values(), *DISTORTIONS.classes().values(), vidmarl.ClipSpec, vidmarl.Victim]
 
 
+@pytest.mark.thorough
 @given(data=st.data())
 def test_a_misspelt_setting_names_the_class_and_the_nearest_setting(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from([kind for kind in CLASSES if any(len(name) > 2 for name in settings_of(kind))]))

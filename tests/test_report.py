@@ -288,6 +288,7 @@ class TestPage:
         assert {"viewport", "color-scheme"} <= {m.get("name") for m in page.all("meta")}
         assert all(canvas.get("aria-label") for canvas in page.all("canvas"))
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("which", ["report", "hostile", "benchmark_report"])
     def test_refers_to_nothing_outside_of_itself(self, which: str, request: pytest.FixtureRequest) -> None:
         page = Page(request.getfixturevalue(which))

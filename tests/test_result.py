@@ -270,6 +270,7 @@ class TestSavingAndLoading:
             with pytest.raises(CheckpointError, match=r"result\.safetensors is damaged"):
                 AttackResult.load(path)
 
+    @pytest.mark.thorough
     @settings(max_examples=60)
     @given(data=st.data())
     def test_a_changed_byte_is_found_or_changes_nothing(

@@ -156,6 +156,7 @@ def test_unknown_agents_are_answered_with_the_nearest():
 # --- queries and results
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("budget", [1, 2, 25])
 def test_queries_are_the_clips_that_reached_the_model(budget):
     victim = Victim(OneCell())
@@ -165,6 +166,7 @@ def test_queries_are_the_clips_that_reached_the_model(budget):
     assert not result.success.any() or budget > 1
 
 
+@pytest.mark.thorough
 def test_a_success_holds_for_the_clip_as_returned():
     victim = Victim(OneCell())
     result = attack()(victim, clips(6))
@@ -214,6 +216,7 @@ def test_clips_already_wrong_are_skipped_for_one_query():
     assert torch.equal(result.adversarial, result.clean)
 
 
+@pytest.mark.thorough
 def test_a_target_is_reached():
     victim = Victim(OneCell())
     target = 1 - victim(clips(4)).argmax(1)
@@ -222,6 +225,7 @@ def test_a_target_is_reached():
     assert torch.equal(victim(result.adversarial).argmax(1)[result.success], target[result.success])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("limit", [0, 6])
 def test_so_many_queries_are_spent_after_the_first_success(limit):
     victim = Victim(OneCell())
@@ -242,6 +246,7 @@ def test_it_ends_with_any_budget(budget, model):
         assert (result.queries <= budget).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fallback_after", [None, 1, 20])
 def test_a_victim_that_is_never_fooled_is_asked_until_the_budget_is_spent(fallback_after, bounds):
     result = attack(40, fallback_after=fallback_after)(Victim(Unmoved()), clips(2))
@@ -313,6 +318,7 @@ def test_agents_that_start_from_full_strength_flip_tubelets_and_remove_nothing(m
 # --- the fallback
 
 
+@pytest.mark.thorough
 def test_a_clip_that_resists_is_asked_about_at_full_strength():
     clip = to_8bit(clips(1))
     victim = Whole(clip, 65)  # never
@@ -327,6 +333,7 @@ def test_a_clip_that_resists_is_asked_about_at_full_strength():
     assert all(torch.equal(*pair) for pair in zip(victim.shown[:12], without.shown[:12], strict=True))
 
 
+@pytest.mark.thorough
 def test_a_clip_that_goes_on_resisting_is_asked_again_with_other_signs():
     clip = to_8bit(clips(1))
     victim = Whole(clip, 65)  # never
@@ -338,6 +345,7 @@ def test_a_clip_that_goes_on_resisting_is_asked_again_with_other_signs():
     assert max(small) < 32, "the agents go on with what they had"
 
 
+@pytest.mark.thorough
 def test_the_fallback_asks_nothing_that_is_known():
     clip = to_8bit(clips(1))
     started, flat = Whole(clip, 65), Whole(clip[:, :, :1], 65)
@@ -366,6 +374,7 @@ def test_the_fallback_does_not_come_to_a_clip_that_is_fooled():
     assert torch.equal(late.adversarial[early], never.adversarial[early])
 
 
+@pytest.mark.thorough
 def test_what_only_the_fallback_has_fooled_is_minimized_in_the_second_half_of_the_budget():
     clip = to_8bit(clips(1))
     result = attack(120, fallback_after=5, distortion=DEAD)(Victim(Whole(clip, 40)), clip)
@@ -455,6 +464,7 @@ def test_further_rounds_make_successes_smaller():
 # --- agents
 
 
+@pytest.mark.thorough
 def test_an_untrained_agent_makes_another_attack():
     half = fresh(team(), only=["temporal"])
     settings = {"distortion": "brightness", "grid": TubeletGrid(1, 8, 8), "progress": False, "budget": 20}
@@ -463,6 +473,7 @@ def test_an_untrained_agent_makes_another_attack():
     assert one.shape != other.shape or not torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", list_agents())
 def test_shipped_agents_work_out_of_the_box_on_any_victim(name):
     shipped = RLAttack(name, budget=20, progress=False)

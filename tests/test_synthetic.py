@@ -122,6 +122,7 @@ def test_a_single_frame_does_not_tell_the_class(drawn, frame):
     assert held_out_accuracy(features, labels) < chance + 4 * spread
 
 
+@pytest.mark.thorough
 def test_the_motion_tells_the_class(drawn):
     clips, labels = drawn
     right, down = flow(clips)
@@ -130,6 +131,7 @@ def test_the_motion_tells_the_class(drawn):
     assert held_out_accuracy(features, labels[moving]) > 0.7
 
 
+@pytest.mark.thorough
 def test_the_directions_are_what_they_are_called(drawn):
     clips, labels = drawn
     right, down = flow(clips)
@@ -145,6 +147,7 @@ def test_played_backwards_right_is_left(drawn):
     assert (right.sign() == -backwards.sign()).all()
 
 
+@pytest.mark.thorough
 def test_symmetries_keep_the_label_true(drawn):
     clips, labels = drawn
     rng = np.random.default_rng(0)

@@ -349,6 +349,7 @@ class KeepsObjects(Grows):
     where: Any = Path("/")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("broken", "promise"),
     [
@@ -373,6 +374,7 @@ def test_an_attack_that_breaks_a_promise_is_told_so(broken: type[Attack], promis
         check_attack(broken("brightness"), budget=25)
 
 
+@pytest.mark.thorough
 def test_an_attack_that_keeps_them_passes() -> None:
     check_attack(Grows, budget=25)
     check_attack(Grows("brightness"), easy_clips()[:4], budget=25)

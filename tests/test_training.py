@@ -86,6 +86,7 @@ class Logged(lightning.Callback):
         self.rows.append({k: float(v) for k, v in trainer.logged_metrics.items()})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_first_ratio_of_every_rollout_is_one(tmp_path, precision):
     log = Logged()
@@ -105,6 +106,7 @@ def test_logged_queries_are_those_that_reached_the_model(tmp_path):
     assert int(team.counts[2]) == team.victim.model.seen == team.victim.queries
 
 
+@pytest.mark.thorough
 def test_cloning_comes_before_play_and_its_queries_count(tmp_path):
     log = Logged()
     team = module(cloning=Cloning(epochs=1, probes=6, updates=3, minibatch=4))
@@ -199,6 +201,7 @@ def test_a_resumed_run_goes_on_exactly(tmp_path, cloning_epochs, distortion):
     assert torch.equal(whole.counts[:2], rest.counts[:2])
 
 
+@pytest.mark.thorough
 def test_checkpoints_hold_plain_data_and_make_an_attack(tmp_path):
     team = module(search_cell=2, proposal_size=2)
     run = trainer(tmp_path, 1)
@@ -216,6 +219,7 @@ def test_checkpoints_hold_plain_data_and_make_an_attack(tmp_path):
     assert (result.queries <= 9).all()
 
 
+@pytest.mark.thorough
 def test_a_module_from_a_checkpoint_knows_what_its_training_has_cost(tmp_path):
     team = module()
     run = trainer(tmp_path, 1)

@@ -60,6 +60,7 @@ def says(*scores: float) -> Callable[[Tensor], Tensor]:
 # --- counting ------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @given(
     asks=st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=8), max_size=8),
     budget=st.integers(1, 12),
@@ -303,6 +304,7 @@ def test_everything_is_float32_whatever_the_default_precision() -> None:
     assert torch.equal(got.queries, wanted.queries)
 
 
+@pytest.mark.thorough
 def test_an_exported_model_is_asked_as_it_is() -> None:
     model = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Dropout(0.5))
     batch = {0: torch.export.Dim("batch", min=1, max=64)}

@@ -263,6 +263,7 @@ def test_a_path_that_leads_nowhere_is_an_unknown_name(path: str) -> None:
         vidmarl.load_victim(path)
 
 
+@pytest.mark.thorough
 def test_a_spec_in_parts_is_known_before_the_network_is_built() -> None:
     spec: dict[str, Any] = {"frames": 4, "size": 64}
     victim = vidmarl.load_victim("mvit_base_16x4", "random", spec=spec)  # its position encoding is made for one size
@@ -368,11 +369,13 @@ def test_a_spec_that_a_model_cannot_take_is_refused() -> None:
         vidmarl.load_victim("mvit_v2_s", "random", spec=ClipSpec(frames=8, size=(112, 112)))
 
 
+@pytest.mark.thorough
 def test_slowfast_says_what_is_wrong_with_the_frames() -> None:
     with pytest.raises(VictimError, match="multiple of 4 frames, got 6"):
         vidmarl.load_victim("slowfast_r50", "random")(torch.rand(1, 3, 6, 32, 32))
 
 
+@pytest.mark.thorough
 def test_conventions_of_the_libraries() -> None:
     spec, normalisation = torchvision.conventions("swin3d_t")
     assert (spec.frames, spec.fps, spec.short_side, spec.size) == (32, 15.0, 256, (224, 224))
@@ -424,6 +427,7 @@ def test_a_library_model_without_weights_warns(no_data: Path) -> None:
     assert TYPES_ARE_CHECKED or caught[0].filename == __file__  # the checker puts frames of its own in between
 
 
+@pytest.mark.thorough
 def test_a_library_model_finds_its_weights_by_name(no_data: Path) -> None:
     wanted = {key: value + 1 if value.is_floating_point() else value for key, value in untrained("x3d_xs").items()}
     torch.save({"model_state": wanted}, no_data / "weights" / "x3d_xs.pyth")

@@ -98,10 +98,14 @@ def _ends_before_its_segment(file: BinaryIO, size: int) -> bool:
 
 
 def _variable(file: BinaryIO, marked: bool = False) -> int | None:
-    """A number of Matroska, whose first byte says how long it is; None where all bits are set."""
+    """A number of Matroska, whose first byte says how long it is; None where all its bits are set,
+    or all of the first byte's are not, with which no number begins."""
     (first,) = struct.unpack("B", file.read(1))
+    if not first:
+        return None
     more = 8 - first.bit_length()
-    value = int.from_bytes(bytes([first]) + file.read(more), "big")
+    (others,) = struct.unpack(f"{more}s", file.read(more))  # an error where the file ends before
+    value = int.from_bytes(bytes([first]) + others, "big")
     if marked:
         return value
     value -= 1 << 7 * (more + 1)
