@@ -113,6 +113,7 @@ def test_every_draw_goes_by_the_logits_of_its_own_frame() -> None:
     assert dist.log_prob(spatial((0, 1), (0, 1), (1, 0), (1, 0))) == pytest.approx(-50, abs=1)
 
 
+@pytest.mark.thorough
 @settings(max_examples=25)
 @given(count=st.sampled_from(COUNTS), seed=st.integers(0, 99))
 def test_what_lies_beyond_the_count_neither_counts_nor_acts(count: int, seed: int) -> None:
@@ -288,6 +289,7 @@ def literally(first: list[int], second: list[int], t: int, g: int) -> Tensor:
     return out
 
 
+@pytest.mark.thorough
 @settings(max_examples=60)
 @given(t=st.integers(1, 20), g=st.integers(1, 5), n=st.integers(1, 3), seed=st.integers(0, 9999))
 def test_directions_name_tubelets_of_the_width_and_the_last_draw_holds(t: int, g: int, n: int, seed: int) -> None:

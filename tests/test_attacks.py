@@ -204,6 +204,7 @@ def test_unrounded_clips_are_rounded_first(clips: Tensor) -> None:
     assert_same(result, make("grow_and_reduce")(Victim(Linear()), rounded))
 
 
+@pytest.mark.thorough
 def test_history(clips: Tensor) -> None:
     victim = Victim(Linear())
     result = make("grow_and_reduce")(victim, clips)

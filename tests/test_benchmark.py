@@ -268,6 +268,7 @@ def content_of(trials: Trials) -> str:
     return f"{tensors} {trials.facts} {sorted(trials.columns)} {trials.has_clips}"
 
 
+@pytest.mark.thorough
 def test_a_damaged_trial_is_named_where_nothing_is_to_be_attacked(tmp_path: Path) -> None:
     benchmark = tiny(tmp_path, max_clips=1)
     run(benchmark)
@@ -375,6 +376,7 @@ def test_videos_of_a_folder(tmp_path: Path) -> None:
     assert set(rows["label"]) == set(CLASSES[:2])
 
 
+@pytest.mark.thorough
 def test_no_more_clips_are_in_memory_than_are_attacked_side_by_side(tmp_path: Path) -> None:
     alive: set[int] = set()
     most = 0
@@ -611,6 +613,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.thorough
 def test_an_attack_may_have_tubelets_of_its_own(tmp_path: Path) -> None:
     coarse = {"class_path": "grow_and_reduce", "init_args": {"grid": {"frames": 2, "height": 16}}}
     run(tiny(tmp_path, attacks={"fine": {"class_path": "grow_and_reduce"}, "coarse": coarse}, max_clips=1))

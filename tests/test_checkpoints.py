@@ -68,6 +68,7 @@ def named(**kwargs) -> TwoAgentPPO:
     return TwoAgentPPO(**(settings | kwargs))
 
 
+@pytest.mark.thorough
 def test_a_module_from_a_checkpoint_has_the_settings_of_its_training(trained):
     again, like = TwoAgentPPO.load_from_checkpoint(trained), named()
     assert settings_of(again) == settings_of(like)
@@ -116,6 +117,7 @@ def test_a_checkpoint_of_another_training_is_refused_and_the_differences_named(t
             go(**{name: value})
 
 
+@pytest.mark.thorough
 def test_a_victim_with_other_weights_is_another_one(tmp_path, trained):
     victim = named().victim
     with torch.no_grad():

@@ -399,6 +399,7 @@ def test_a_missing_settings_file_is_named(here: Here) -> None:
     assert "nothing.yaml" in here.failure("fit", "-c", "nothing.yaml")
 
 
+@pytest.mark.thorough
 def test_check_says_what_the_victim_sees(here: Here, videos: list[Path]) -> None:
     code, out, _ = here("check", videos[0], *VICTIM, *SPEC)
     assert "[ok] determinism" in out

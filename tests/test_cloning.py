@@ -126,6 +126,7 @@ def test_clips_that_are_skipped_are_not_probed() -> None:
 # --- what is made of them
 
 
+@pytest.mark.thorough
 def test_an_example_knows_some_of_the_probes_and_no_others() -> None:
     probes = probe(session(), 30, generator())
     matters = probes.cells == FRAME * SIDE**2 + CELL

@@ -521,6 +521,7 @@ def test_saved_clips_are_used_as_they_are(tmp_path: Path) -> None:
 # --- the data module
 
 
+@pytest.mark.thorough
 def test_loaders_give_float_batches(videos: Path) -> None:
     source = Folder(videos)
     data = ClipData(train=source[::2], val=source[1::2], test=source[1::2], batch_size=3, eval_batch_size=3, spec=SPEC)

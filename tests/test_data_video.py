@@ -635,6 +635,7 @@ def test_a_video_cut_off_in_the_middle_gives_what_is_there_with_a_warning(make_v
         decode(path, ClipSpec(frames=4, size=(96, 128)), strict=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("part", [0.6, 0.97])
 @pytest.mark.parametrize(
     ("name", "codec", "pix_fmt"),
@@ -743,6 +744,7 @@ def test_the_fault_in_the_middle_is_found(faults: Path) -> None:
     assert "Frames that refer to what is lost may be wrong too: 18. " in str(error.value)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "mpeg2video"])
 @pytest.mark.parametrize("b_frames", ["0", "2"])
 @pytest.mark.filterwarnings("ignore:Reading the video")

@@ -131,6 +131,7 @@ def test_specs_hold(distortion: str, search_cell: int) -> None:
     check_env_specs(env)
 
 
+@pytest.mark.thorough
 def test_the_environment_keeps_nothing_of_an_episode() -> None:
     env, _ = environment(budget=30)
     own = set(vars(env)) - set(vars(PendulumEnv()))
@@ -359,6 +360,7 @@ def test_the_rewards_of_an_episode_sum_to_what_was_saved_less_its_queries() -> N
 # --- the suggested size
 
 
+@pytest.mark.thorough
 def test_the_size_of_proposals_follows_the_step_size_rule() -> None:
     margins = [4, 3, 5, 3.5, 2, 1, -1, 1, 1, -1, 1, -1]
     env = opened(Scripted(margins), budget=50, n=1, proposal_size=3, max_failed_removals=9)

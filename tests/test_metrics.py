@@ -479,6 +479,7 @@ class TestIntervals:
         assert found[0] == pytest.approx(low, abs=5e-4)
         assert found[1] == pytest.approx(high, abs=5e-4)
 
+    @pytest.mark.thorough
     @given(st.integers(1, 300), st.floats(0.5, 0.999), st.data())
     def test_the_ends_of_a_share_are_where_its_test_turns(self, clips: int, level: float, data: st.DataObject) -> None:
         """The interval is all shares that a score test does not reject (Wilson 1927)."""

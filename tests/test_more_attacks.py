@@ -282,6 +282,7 @@ class TestSensitivityOrder:
         assert result.success.all()
         assert result.strength[0].flatten().nonzero().flatten().tolist() == list(range(10))
 
+    @pytest.mark.thorough
     @each_direction
     def test_a_clip_alone_or_in_a_batch(self, distortion: Any) -> None:
         model = Effects(effects(), lead=0.4)

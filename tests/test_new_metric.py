@@ -60,12 +60,14 @@ def test_in_the_table_of_a_result_and_in_a_notebook(result: vidmarl.AttackResult
     assert result.records()[0]["redness"] == pytest.approx(float(change[0]), rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_in_the_report_of_a_result(result: vidmarl.AttackResult, tmp_path: Path) -> None:
     page = Page(write_report(tmp_path / "report.html", result))
     assert "Redness ↓: mean change of red, in 8-bit steps" in page.text
     assert all(f"{value:.5f}" in page.text for value in result.metrics()["redness"])
 
 
+@pytest.mark.thorough
 def test_in_the_tables_and_the_report_of_a_benchmark(new_file: None, tmp_path: Path) -> None:
     benchmark = Benchmark(
         victims=[VictimChoice("demo", "random", {"frames": 4, "size": 32})],
@@ -91,6 +93,7 @@ def test_in_the_tables_and_the_report_of_a_benchmark(new_file: None, tmp_path: P
     assert f"{mean:.5f}" in page.text
 
 
+@pytest.mark.thorough
 def test_in_the_terminal_of_vidmarl_attack(
     new_file: None,
     make_video: MakeVideo,

@@ -139,6 +139,7 @@ def test_rendering_rows_is_rendering_each_alone(rows: list[int], grid: TubeletGr
         assert torch.equal(together[i], renderer.render(strength[i : i + 1], torch.tensor([row]))[0])
 
 
+@pytest.mark.thorough
 @given(grid=grids, size=sizes, search_cell=st.integers(1, 4))
 def test_each_tubelet_has_the_strength_of_its_cell(
     grid: TubeletGrid, size: tuple[int, int, int], search_cell: int

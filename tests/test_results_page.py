@@ -24,6 +24,7 @@ def make_results() -> ModuleType:
     return module
 
 
+@pytest.mark.thorough
 def test_the_tables_are_those_of_the_files(make_results: ModuleType) -> None:
     for page in make_results.PAGES:
         text = page.read_text("utf-8")
@@ -35,6 +36,7 @@ def test_every_table_is_on_a_page(make_results: ModuleType) -> None:
     assert sorted(named) == sorted(make_results.TABLES)
 
 
+@pytest.mark.thorough
 def test_a_changed_number_is_noticed(make_results: ModuleType) -> None:
     changed = TEXT.replace("2.52 (94%)", "2.51 (94%)", 1)
     assert changed != TEXT

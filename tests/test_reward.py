@@ -50,6 +50,7 @@ def test_margins_of_an_episode_telescope() -> None:
     assert sum(float(WEIGHTS(a, b)) for a, b in itertools.pairwise(episode)) == pytest.approx(1)
 
 
+@pytest.mark.thorough
 @given(sizes=st.lists(st.floats(0.1, 30), min_size=1, max_size=8), weight=st.floats(0.1, 2))
 def test_sizes_of_an_episode_telescope_to_the_log_of_what_was_saved(sizes: list[float], weight: float) -> None:
     """Whatever the way from the full distortion's size to the last one."""

@@ -303,6 +303,7 @@ def test_full_strength_that_alternates_is_the_first_thing_asked_and_comes_once(d
     assert not any(torch.equal(candidate, shown[1]) for candidate in shown[2:])
 
 
+@pytest.mark.thorough
 def test_agents_that_start_from_full_strength_flip_tubelets_and_remove_nothing(monkeypatch):
     asked = noted(monkeypatch)
     result = attack(40, init="alternating", fallback_after=None)(Victim(Weighed()), clips(6))

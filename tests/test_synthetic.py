@@ -84,6 +84,7 @@ def test_the_number_of_threads_changes_nothing_and_is_left_alone():
         torch.set_num_threads(threads)
 
 
+@pytest.mark.thorough
 def test_seeds_and_indices_give_different_clips():
     clips = torch.cat([make_clips(16, seed)[0] for seed in (0, 1, 2)]).flatten(1)
     assert torch.pdist(clips).min() > 1

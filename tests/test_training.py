@@ -268,6 +268,7 @@ def test_shipped_agents_say_what_they_were_trained_for():
         load_agents("gausian_blur")
 
 
+@pytest.mark.thorough
 def test_unusable_checkpoints_are_told_apart(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file"):
         load_agents(tmp_path / "none.ckpt")
@@ -311,6 +312,7 @@ def test_loading_agents_draws_nothing_from_the_generator_of_the_caller():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.thorough
 def test_predictions_are_saved_attacks(tmp_path):
     team = module(out=str(tmp_path))
     (folder, _) = trainer(tmp_path).predict(team, indexed(6))

@@ -738,6 +738,7 @@ def test_a_tie_counts_for_the_victim(goal: Goal) -> None:
     assert goal.success(tied, rows(0)).tolist() == [False]
 
 
+@pytest.mark.thorough
 @given(
     scores=st.lists(st.integers(-4, 4), min_size=2, max_size=6),
     label=st.integers(0, 5),

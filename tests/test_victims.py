@@ -459,6 +459,7 @@ def test_class_names_in_the_file_are_the_labels(tmp_path: Path) -> None:
     assert vidmarl.load_victim("movinet_a0", path).labels == ["run", "walk"]
 
 
+@pytest.mark.thorough
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.pt"
     torch.save(movinet.MoViNet(classes=3).state_dict(), path)
