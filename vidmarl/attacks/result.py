@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from vidmarl import metrics
-from vidmarl.attacks.parts import find_parts
+from vidmarl.attacks.parts import RECORD, find_parts
 from vidmarl.errors import CheckpointError
 from vidmarl.queries.session import Session
 from vidmarl.utils.files import PathLike, new_directory, write_atomically
@@ -40,7 +40,6 @@ _WHOLE_ONLY = 2
 """The version before it, of results that are complete."""
 
 _TENSORS = "result.safetensors"
-_RECORD = "result.json"
 _CLIPS = ("clean", "adversarial")
 _OF_ALL = ("history", "settings", "missing", "provenance")
 """Fields that are no tensor with a row for each clip."""
@@ -298,7 +297,7 @@ class AttackResult:
         with new_directory(path, overwrite or _is_result(path)) as folder:
             content = save({name: value.contiguous() for name, value in tensors.items()})
             write_atomically(folder / _TENSORS, content)
-            write_atomically(folder / _RECORD, self._record(hashlib.sha256(content).hexdigest()))
+            write_atomically(folder / RECORD, self._record(hashlib.sha256(content).hexdigest()))
             if videos:
                 self._write_videos(folder, fps)
         return path
@@ -351,10 +350,10 @@ class AttackResult:
         if (parts := find_parts(path)) != [path]:
             return cls.cat([cls.load(part) for part in parts])
         try:
-            record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
+            record = json.loads((path / RECORD).read_text(encoding="utf-8"))
             content = (path / _TENSORS).read_bytes()
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{doing}: expected a folder with {_RECORD} and {_TENSORS} ({error}).") from error
+            raise CheckpointError(f"{doing}: expected a folder with {RECORD} and {_TENSORS} ({error}).") from error
         version = record.get("format") if isinstance(record, dict) else None
         if version not in (FORMAT, _WHOLE_ONLY):
             raise CheckpointError(
@@ -362,9 +361,9 @@ class AttackResult:
                 " result."
             )
         if version == FORMAT and record.get("record_sha256") != _checksum(record):
-            raise CheckpointError(f"{doing}: {_RECORD} is damaged, or was changed: save the result again.")
+            raise CheckpointError(f"{doing}: {RECORD} is damaged, or was changed: save the result again.")
         if hashlib.sha256(content).hexdigest() != record.get("sha256"):
-            raise CheckpointError(f"{doing}: {_TENSORS} is damaged, or belongs to another {_RECORD}: save it again.")
+            raise CheckpointError(f"{doing}: {_TENSORS} is damaged, or belongs to another {RECORD}: save it again.")
         try:
             tensors = load(content)
             history = {
@@ -424,8 +423,8 @@ def _is_result(path: Path) -> bool:
         return False
     names = {entry.name for entry in path.iterdir()}
     return not names or (
-        {_RECORD, _TENSORS} <= names
-        and all(n in (_RECORD, _TENSORS) or (n.startswith("clip-") and n.endswith(".webm")) for n in names)
+        {RECORD, _TENSORS} <= names
+        and all(n in (RECORD, _TENSORS) or (n.startswith("clip-") and n.endswith(".webm")) for n in names)
     )
 
 
