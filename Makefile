@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 USER_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+# nbmake takes seconds to import, in each worker: not where no notebook is run
+FAST = $(PYTEST) -p no:nbmake
 # pip shows its progress to a person, and to a log only errors
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 2 || echo -qq)
 
@@ -25,7 +27,7 @@ demo: $(USER_STAMP) ## Train two agents on a small victim, attack unseen clips, 
 
 quick: $(DEV_STAMP) lint ## Style, and the fast tests: a minute
 	@echo "== fast tests"
-	@$(PYTEST) -m "not slow and not thorough and not browser" tests
+	@$(FAST) --hypothesis-profile quick -m "not slow and not thorough and not browser" tests
 
 test: $(DEV_STAMP) lint typecheck ## Style, types, every test (slow ones too) with its coverage, and every notebook
 	@echo "== tests and notebooks"
@@ -47,7 +49,7 @@ typecheck: $(DEV_STAMP) ## Check the types of the package and of the documentati
 
 runtime: $(DEV_STAMP) ## The fast tests, with the shapes and types of all arguments checked while they run
 	@echo "== fast tests, with types checked at run time"
-	@VIDMARL_TYPECHECK=1 $(PYTEST) -m "not slow and not browser" tests
+	@VIDMARL_TYPECHECK=1 $(FAST) -m "not slow and not browser" tests
 
 fuzz: $(DEV_STAMP) ## A minute of damaged videos and files and of odd arguments: SECONDS=600 for ten, SEED=1 ROUNDS=400 for the same again
 	@echo "== fuzz"

@@ -44,6 +44,7 @@ torch.set_num_threads(1)  # small tensors: threads cost more than they bring, an
 # machines. None is timed: how long it takes says how busy the machine is.
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=10)  # `make quick`
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 MakeVideo = Callable[..., Path]
