@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import vidmarl.pipeline
 from vidmarl import AttackResult, ClipSpec, GrowAndReduce, Misclassify, Victim, attack_files, load_clips
+from vidmarl.attacks.result import load_outcome
 from vidmarl.attacks.saved import SavedResult
 from vidmarl.data.encode import write_lossless, write_mp4
 from vidmarl.data.synthetic import make_clips
@@ -132,6 +133,20 @@ def test_the_memory_holds_one_batch_of_clips(videos: list[Path], out: Path, monk
     monkeypatch.setattr(vidmarl.pipeline, "PIXELS_AT_ONCE", 3 * 8 * 32 * 32 + 1)
     attack_files(videos, victim(), attack(clips_at_once=64), out, overwrite=True)
     assert loaded == [1] * CLIPS + [3, 2]
+
+
+@pytest.mark.thorough
+def test_a_saved_result_holds_no_pixels_until_they_are_asked_for(videos: list[Path], out: Path) -> None:
+    saved = attack_files(videos, victim(), attack(), out)
+    part = load_outcome(out / "result" / "part-0000")
+    whole = AttackResult.load(out / "result" / "part-0000")
+    for name in ("success", "queries", "strength", "full_l2"):
+        values = getattr(part, name)
+        assert torch.equal(values, getattr(whole, name))
+        assert values.untyped_storage().nbytes() == values.nbytes, name
+    assert part.clean.untyped_storage().nbytes() == part.adversarial.untyped_storage().nbytes() == 0
+    assert not hasattr(saved, "clean")
+    assert saved[0].clean.shape[2] == 8
 
 
 def test_a_file_that_cannot_be_used_costs_no_query(videos: list[Path], out: Path, tmp_path: Path) -> None:
@@ -306,6 +321,10 @@ def test_a_part_that_is_missing_or_another_one_is_said(videos: list[Path], out: 
     second.rename(out / "elsewhere")
     with pytest.raises(CheckpointError, match="part-0001"):
         AttackResult.load(out / "result")
+    (out / "result" / "result.json").write_text('{"parts": {}}')
+    for read in (AttackResult.load, SavedResult):
+        with pytest.raises(CheckpointError, match="names none"):
+            read(out / "result")
 
 
 @pytest.mark.thorough

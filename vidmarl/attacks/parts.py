@@ -34,12 +34,14 @@ def find_parts(path: Path) -> list[Path]:
     """The folders of a saved result: those of its parts, or itself where it has none.
 
     Raises:
-        CheckpointError: a part is missing, or is not the one that was saved.
+        CheckpointError: no part is named, or one is missing or is not the one that was saved.
     """
     try:
         parts = dict(json.loads((path / RECORD).read_text(encoding="utf-8"))["parts"])
     except (OSError, ValueError, KeyError, TypeError):
         return [path]
+    if not parts:
+        raise CheckpointError(f"Loading a result from {readable(path)}: it says that it has parts, and names none.")
     for name, checksum in parts.items():
         try:
             if not re.fullmatch(r"part-\d{4,}", name) or _checksum(path / name) != checksum:

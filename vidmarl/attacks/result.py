@@ -340,48 +340,62 @@ class AttackResult:
             FileNotFoundError: there is no such folder.
             CheckpointError: it is damaged, or of another version, or no saved result.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
         path = Path(path).expanduser()
-        doing = f"Loading a result from {path}"
         if not path.exists():
-            raise FileNotFoundError(f"{doing}: there is nothing of that name.")
-        if (parts := find_parts(path)) != [path]:
-            return cls.cat([cls.load(part) for part in parts])
-        try:
-            record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-            content = (path / _TENSORS).read_bytes()
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{doing}: expected a folder with {RECORD} and {_TENSORS} ({error}).") from error
-        version = record.get("format") if isinstance(record, dict) else None
-        if version not in (FORMAT, _WHOLE_ONLY):
-            raise CheckpointError(
-                f"{doing}: expected format {FORMAT}, got {version!r}. It is of another version of vidmarl, or no saved"
-                " result."
-            )
-        if version == FORMAT and record.get("record_sha256") != _checksum(record):
-            raise CheckpointError(f"{doing}: {RECORD} is damaged, or was changed: save the result again.")
-        if hashlib.sha256(content).hexdigest() != record.get("sha256"):
-            raise CheckpointError(f"{doing}: {_TENSORS} is damaged, or belongs to another {RECORD}: save it again.")
-        try:
-            tensors = load(content)
-            history = {
-                key.removeprefix(_HISTORY): tensors.pop(key) for key in sorted(tensors) if key.startswith(_HISTORY)
-            }
-            tensors |= {name: tensors[name].float() / 255 for name in _CLIPS}
-            if version == _WHOLE_ONLY:
-                tensors["finished"] = torch.ones_like(tensors["success"])
-                record |= {"missing": 0, "provenance": {}}
-            return cls(
-                **tensors,
-                history=history,
-                settings=record["settings"],
-                missing=record["missing"],
-                provenance=record["provenance"],
-            )
-        except (KeyError, TypeError, ValueError, SafetensorError) as error:
-            raise CheckpointError(f"{doing}: its parts are not those of a result ({error}).") from error
+            raise FileNotFoundError(f"Loading a result from {path}: there is nothing of that name.")
+        return cls.cat([_load(part, clips=True) for part in find_parts(path)])
+
+
+def load_outcome(folder: Path) -> AttackResult:
+    """A saved result without its pixels: clips of no frames. Only what is given back is in the
+    memory, however many clips there are.
+
+    Raises:
+        CheckpointError: see `AttackResult.load`.
+    """
+    return _load(folder, clips=False)
+
+
+def _load(folder: Path, *, clips: bool) -> AttackResult:
+    """What was saved in one part."""
+    from safetensors import SafetensorError, safe_open
+
+    doing = f"Loading a result from {folder}"
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        with (folder / _TENSORS).open("rb") as content:
+            checksum = hashlib.file_digest(content, "sha256").hexdigest()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{doing}: expected a folder with {RECORD} and {_TENSORS} ({error}).") from error
+    version = record.get("format") if isinstance(record, dict) else None
+    if version not in (FORMAT, _WHOLE_ONLY):
+        raise CheckpointError(
+            f"{doing}: expected format {FORMAT}, got {version!r}. It is of another version of vidmarl, or no saved"
+            " result."
+        )
+    if version == FORMAT and record.get("record_sha256") != _checksum(record):
+        raise CheckpointError(f"{doing}: {RECORD} is damaged, or was changed: save the result again.")
+    if checksum != record.get("sha256"):
+        raise CheckpointError(f"{doing}: {_TENSORS} is damaged, or belongs to another {RECORD}: save it again.")
+    try:
+        with safe_open(folder / _TENSORS, framework="pt") as file:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys() if name not in _CLIPS}  # noqa: SIM118
+            for name in _CLIPS:
+                pixels = file.get_slice(name)
+                tensors[name] = (pixels[:] if clips else pixels[:, :, :0]).float() / 255
+        history = {key.removeprefix(_HISTORY): tensors.pop(key) for key in sorted(tensors) if key.startswith(_HISTORY)}
+        if version == _WHOLE_ONLY:
+            tensors["finished"] = torch.ones_like(tensors["success"])
+            record |= {"missing": 0, "provenance": {}}
+        return AttackResult(
+            **tensors,
+            history=history,
+            settings=record["settings"],
+            missing=record["missing"],
+            provenance=record["provenance"],
+        )
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{doing}: its parts are not those of a result ({error}).") from error
 
 
 def _rows(rows: Any, count: int) -> Tensor | slice:

@@ -3,8 +3,6 @@ holds."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from vidmarl import metrics
 from vidmarl.attacks.parts import RECORD, find_parts
-from vidmarl.attacks.result import AttackResult
+from vidmarl.attacks.result import AttackResult, load_outcome
 from vidmarl.registry import explain_settings
 
 if TYPE_CHECKING:
@@ -60,13 +58,10 @@ class SavedResult:
         without_clips, rows = [], []
         self._parts: list[tuple[Path, int]] = []
         for folder in find_parts(self.path):
-            result = AttackResult.load(folder)
-            b, _, _, h, w = result.clean.shape
-            nothing = result.clean.new_empty(b, 3, 0, h, w)
-            without_clips.append(copy.deepcopy(dataclasses.replace(result, clean=nothing, adversarial=nothing)))
-            del result  # with the content of its file, which its tensors share
+            outcome = load_outcome(folder)
+            without_clips.append(outcome)
             rows += json.loads((folder / RECORD).read_text(encoding="utf-8"))["clips"]
-            self._parts.append((folder, b))
+            self._parts.append((folder, len(outcome)))
         self._rows = [row | {"clip": i} for i, row in enumerate(rows)]
         every = AttackResult.cat(without_clips)
         for name in SavedResult.__annotations__:
