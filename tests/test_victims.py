@@ -245,7 +245,6 @@ def test_a_victim_that_is_made_already_is_returned_as_it_is() -> None:
         (3, {}, "expected a Victim, its name, its class path"),
         (f"{__name__}.no_victim", {}, "expected a class or a function"),
         (f"{__name__}.reference", {"weights": "random"}, "there is no setting 'weights'"),
-        ("torch.nn.Identity", {}, "expected a Victim, got Identity. Wrap the model"),
         ({"class_path": PATH, "init_args": {"clases": 4}}, {}, "no setting 'clases'; did you mean classes"),
         ({"class_path": "x3d_xs", "init_args": {"weight": "random"}}, {}, "no setting 'weight'; did you mean weights"),
         ({"class_path": "x3d_xs", "args": {}}, {}, "expected {'class_path'"),

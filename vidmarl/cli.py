@@ -58,7 +58,8 @@ INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 """The exit codes after Ctrl-C and after SIGTERM."""
 CLIP_HELP = "video files"
 VICTIM_HELP = (
-    "the classifier under attack: a name from `vidmarl list victims`, a class path, or"
+    "the classifier under attack: a name from `vidmarl list victims`, a class or a function"
+    " (package.module.Class, or file.py:make_victim), or with settings"
     """ '{"class_path": ..., "init_args": {...}}'"""
 )
 WEIGHTS_HELP = "its weight file; by default that of its name in the folder VIDMARL_DATA"
@@ -502,6 +503,10 @@ def train(words: list[str]) -> None:
 def _know_datasets() -> None:
     """Imports the datasets, so that settings may call them by the names of their classes."""
     from vidmarl.data import folder, hmdb51, joined, kinetics, synthetic, ucf101, weizmann  # noqa: F401
+    from vidmarl.registry import plugins
+
+    for found in plugins("vidmarl.datasets").values():
+        found.load()
 
 
 def _table(record: dict[str, Any]) -> str:

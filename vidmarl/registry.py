@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
+import importlib.util
 import inspect
+import os
 import pkgutil
+import sys
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from vidmarl.errors import CheckpointError, SettingsError, UnknownNameError, nearest
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -20,7 +28,7 @@ class Registry(Generic[T]):
     """The attacks, or the distortions, that there are: the files of one package, a class in each.
 
     A new file is found without being registered anywhere, and is imported when it is first asked
-    for.
+    for. Other packages bring theirs as entry points, in the group that is called like the package.
 
     Args:
         kind: what one of them is called, such as "attack".
@@ -46,13 +54,18 @@ class Registry(Generic[T]):
         self.convert = convert
 
     def names(self) -> list[str]:
-        """The names of all of them, sorted, without importing any."""
+        """The names of all of them, sorted, those of other packages included, without importing
+        any."""
+        return sorted({*self.own_names(), *plugins(self.package)})
+
+    def own_names(self) -> list[str]:
+        """The names of those that are files of the package, sorted."""
         files = pkgutil.iter_modules(importlib.import_module(self.package).__path__)
         return sorted(file.name for file in files if not file.ispkg and file.name not in self.shared)
 
     def classes(self) -> dict[str, type[T]]:
-        """All of them by the names of their classes; imports every file."""
-        return {found.__name__: found for found in map(self._class_in, self.names())}
+        """The package's own by the names of their classes; imports every file."""
+        return {found.__name__: found for found in map(self._class_in, self.own_names())}
 
     def make(self, thing: T | type[T] | str | Mapping[str, Any] | Callable[..., Any], **settings: Any) -> T:
         """The object that `thing` stands for.
@@ -60,8 +73,8 @@ class Registry(Generic[T]):
         Args:
             thing: one of
                 - the object itself, or its class;
-                - its name: that of its file ("grow_and_reduce"), of its class ("GrowAndReduce"), or
-                  a class path ("package.module.Class");
+                - its name: that of its file ("grow_and_reduce"), of its class ("GrowAndReduce"), a
+                  class path ("package.module.Class"), or a class in a file ("mine.py:Class");
                 - `{"class_path": any of these names, "init_args": {...}}`, as in YAML;
                 - where functions are welcome: a function, or its path ("package.module.function").
             **settings: settings of the object; they win over `init_args`.
@@ -108,9 +121,10 @@ class Registry(Generic[T]):
         try:
             path, settings = read_description(described if isinstance(described, Mapping) else {}, doing)
             package, _, name = path.rpartition(".")
-            own = self.find(name) if package.removeprefix(f"{self.package}.") in ("", *self.names()) else None
+            files = ("", *self.own_names())
+            own = self._find_own(name) if package.removeprefix(f"{self.package}.") in files else None
             if own is not None and package in ("", own.__module__):
-                return own(**settings)  # type: ignore[no-any-return]
+                return own(**settings)
         except (UnknownNameError, TypeError, ValueError) as error:
             raise CheckpointError(f"{doing}: the {self.kind} {record!r} cannot be made. {error}") from error
         raise CheckpointError(
@@ -126,9 +140,13 @@ class Registry(Generic[T]):
         """
         if "." in name:
             return object_at(name, self.kind, self._all_names)
-        if name in self.names():
-            return self._class_in(name)
-        return self.find_class(name)
+        if name not in self.own_names() and (found := plugins(self.package).get(name)):
+            return found.load()
+        return self._find_own(name)
+
+    def _find_own(self, name: str) -> type[T]:
+        """The class of the package's own that has the name, or is in the file of that name."""
+        return self._class_in(name) if name in self.own_names() else self.find_class(name)
 
     def find_class(self, name: str) -> type[T]:
         """The class of that name; its file is looked at first, and the other files if it is not
@@ -138,7 +156,7 @@ class Registry(Generic[T]):
             UnknownNameError: no file defines it.
         """
         likely = {_folded(name), _folded(name).removesuffix(_folded(self.kind))}
-        for file in self.names():
+        for file in self.own_names():
             if _folded(file) in likely and (found := self._class_in(file)).__name__ == name:
                 return found
         classes = {} if name.islower() else self.classes()  # no class has a name of small letters
@@ -151,7 +169,9 @@ class Registry(Generic[T]):
         path."""
         kind = type(made)
         package, _, file = kind.__module__.rpartition(".")
-        return file if package == self.package and file in self.names() else f"{kind.__module__}.{kind.__qualname__}"
+        return (
+            file if package == self.package and file in self.own_names() else f"{kind.__module__}.{kind.__qualname__}"
+        )
 
     def attributes(self) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
         """`__getattr__` and `__dir__` for the package, so that its classes are its attributes."""
@@ -216,10 +236,11 @@ def read_description(description: Mapping[str, Any], doing: str) -> tuple[str, d
 
 
 def object_at(path: str, kind: str, known: Callable[[], Collection[str]] = tuple) -> Any:
-    """What the path "package.module.name" leads to, which may be a name within a class.
+    """What the path "package.module.name" leads to, which may be a name within a class; or
+    "folder/file.py:name".
 
     Args:
-        path: the path; its module is imported.
+        path: the path; its module is imported, its file is run.
         kind: what is looked for, for the message of an error.
         known: gives names to offer where the path leads nowhere.
 
@@ -227,6 +248,8 @@ def object_at(path: str, kind: str, known: Callable[[], Collection[str]] = tuple
         UnknownNameError: it leads nowhere.
         ModuleNotFoundError: the module is there, but lacks one that it imports.
     """
+    if is_file_path(path):
+        return _object_in_file(path, kind)
     parts = path.split(".")
     if not all(part.isidentifier() for part in parts):
         raise UnknownNameError(kind, path, known())
@@ -242,10 +265,65 @@ def object_at(path: str, kind: str, known: Callable[[], Collection[str]] = tuple
             try:
                 found = getattr(found, part)
             except AttributeError:
-                there = [".".join([*parts[:depth], name]) for name in dir(found) if not name.startswith("_")]
+                there = [".".join([*parts[:depth], name]) for name in _public(found)]
                 raise UnknownNameError(kind, path, [*there, *known()]) from None
         return found
     raise UnknownNameError(kind, path, known(), f"no module {parts[0]!r}, here or installed")
+
+
+def is_file_path(path: str) -> bool:
+    """Whether a path is one of a name in a file of Python, "folder/file.py:name"."""
+    return ".py:" in path or path.endswith(".py")
+
+
+def _object_in_file(path: str, kind: str) -> Any:
+    """What "folder/file.py:name" leads to; the file is run, once."""
+    file, _, name = path.rpartition(":") if ".py:" in path else (path, "", "")
+    where = Path(file).expanduser()
+    if not where.is_file():
+        raise UnknownNameError(kind, path, (), f"no file {file!r} here; give its path")
+    module = _run_file(where)
+    if not hasattr(module, name):
+        own = [known for known in _public(module) if getattr(vars(module)[known], "__module__", "") == module.__name__]
+        lacking = f"no {name!r} in that file" if name else "no name after the file, such as 'mine.py:make'"
+        raise UnknownNameError(kind, path, [f"{file}:{known}" for known in own or _public(module)], lacking)
+    return getattr(module, name)
+
+
+def _run_file(file: Path) -> ModuleType:
+    """The module that a file is, as `python FILE` would run it: what lies beside it can be
+    imported."""
+    folder, stem = str(file.resolve().parent), file.stem
+    if folder not in sys.path:
+        sys.path.append(folder)  # the last: nothing there takes the place of a library
+    spec = importlib.util.find_spec(stem) if stem.isidentifier() else None
+    if spec is not None and spec.origin is not None and os.path.realpath(spec.origin) == str(file.resolve()):
+        return importlib.import_module(stem)
+    # another module has that name, or it is none
+    name = f"{stem}_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None  # of a file in .py
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+def _public(thing: Any) -> list[str]:
+    return [name for name in dir(thing) if not name.startswith("_")]
+
+
+def plugins(group: str) -> dict[str, EntryPoint]:
+    """What installed packages bring as entry points of a group, such as "vidmarl.attacks", by name;
+    nothing of it is imported."""
+    from importlib.metadata import entry_points  # 30 ms, for those who look further than here
+
+    return {found.name: found for found in reversed(tuple(entry_points(group=group)))}  # the first of a name
 
 
 def _folded(name: str) -> str:

@@ -15,7 +15,9 @@ from vidmarl.distortions import DISTORTIONS, Distortion, FunctionDistortion, as_
 from vidmarl.errors import UnknownNameError
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.perturbations.noise import Coherence
-from vidmarl.victims import load_victim
+from vidmarl.registry import call
+from vidmarl.victims import load_victim, ships
+from vidmarl.victims.own import last_name
 from vidmarl.victims.victim import Victim
 
 if TYPE_CHECKING:
@@ -30,14 +32,14 @@ class VictimChoice:
     """A victim of a benchmark.
 
     Attributes:
-        name: for `vidmarl.load_victim`.
+        name: of it, or a path or a description of a victim of your own, for `vidmarl.load_victim`.
         weights: a file, "random", or None for those of its name.
         spec: how clips are cut, where it differs from the victim's own way.
         precision: "bf16-mixed" runs the whole attack under autocast.
-        label: what it is called in the tables; None: its own name.
+        label: what it is called in the tables; None: its own name, or the end of its path.
     """
 
-    name: str
+    name: str | dict[str, Any]
     weights: str | None = None
     spec: dict[str, Any] = dataclasses.field(default_factory=dict)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -57,8 +59,8 @@ class Benchmark:
     """What a benchmark is made of.
 
     Args:
-        victims: who is attacked. A `Victim` may stand for a `VictimChoice`; one that is no network
-            is known by its name alone.
+        victims: who is attacked. A `Victim` may stand for a `VictimChoice`, and so may its name or
+            its description alone; one that is no network is known by its name alone.
         attacks: how, by the name in the tables: class_path (default: that name) and init_args. The
             trained agents of "rl" are in init_args as "agents": a name, a file or `Agents`, where
             `{distortion}` stands for the distortion's name, which is also the default. With
@@ -100,7 +102,7 @@ class Benchmark:
         UnknownNameError: there is no distortion or no attack of a name.
     """
 
-    victims: list[VictimChoice | Victim]
+    victims: list[VictimChoice | Victim | str | dict[str, Any]]
     attacks: dict[str, dict[str, Any]]
     data: ClipSource | Synthetic
     distortions: list[str | dict[str, Any] | Distortion] = dataclasses.field(default_factory=lambda: ["gaussian_noise"])
@@ -133,7 +135,7 @@ class Benchmark:
         for label in (self.reference, *(self.controls or ())):
             if label is not None and label not in self.attacks:
                 raise UnknownNameError("attack of the benchmark", label, self.attacks)
-        _distinct("victims", "label", [label_of(victim) for victim in self.victims])
+        _distinct("victims", "label", [label_of(victim) for victim in self.choices])
         _distinct("distortions", "name", [name for name, _ in self.named_distortions()])
         for label, described in self.attacks.items():
             if unknown := set(described) - {"class_path", "init_args", "untrained"}:
@@ -145,6 +147,11 @@ class Benchmark:
             raise ValueError(
                 "Benchmark: targets are chosen apart from the clean prediction, so labels must be 'prediction'."
             )
+
+    @property
+    def choices(self) -> list[VictimChoice | Victim]:
+        """The victims, those that are named by no more than a name or a description included."""
+        return [_choice(victim) for victim in self.victims]
 
     @property
     def points(self) -> list[int]:
@@ -172,8 +179,16 @@ class Benchmark:
 def label_of(victim: VictimChoice | Victim) -> str:
     """What a victim is called in the tables, as far as this is known before it is loaded."""
     if isinstance(victim, VictimChoice):
-        return victim.label or victim.name
+        name = victim.name if isinstance(victim.name, str) else str(victim.name.get("class_path"))
+        return victim.label or (name if ships(name) else last_name(name))
     return str(victim.name)
+
+
+def _choice(victim: VictimChoice | Victim | str | dict[str, Any]) -> VictimChoice | Victim:
+    """A victim of a benchmark, from whatever names one."""
+    if isinstance(victim, dict) and "class_path" not in victim:
+        return call(VictimChoice, "Benchmark: a victim", **victim)  # type: ignore[no-any-return]
+    return VictimChoice(victim) if isinstance(victim, str | dict) else victim
 
 
 def _name_of(distortion: Distortion) -> str:

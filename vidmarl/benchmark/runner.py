@@ -124,7 +124,7 @@ def run_benchmark(
     wanted = Wanted(benchmark.slow_metrics, benchmark.keep_clips)
     clips: dict[ClipSpec | None, list[Clip]] = {}
     sets: list[TrialSet] = []
-    for choice in benchmark.victims:
+    for choice in benchmark.choices:
         victim = choice.load(benchmark.device) if isinstance(choice, VictimChoice) else choice
         if victim.spec not in clips:
             clips[victim.spec] = find_clips(benchmark, victim.spec, progress)

@@ -77,7 +77,7 @@ class TwoAgentPPO(L.LightningModule):
     """The trainer of the team.
 
     Args:
-        victim: a name for `vidmarl.load_victim`, or a `Victim`.
+        victim: a name, a path or a description for `vidmarl.load_victim`, or a `Victim`.
         weights: of a named victim: a file, "random", or None for its default.
         spec: how clips are made for a named victim; None: its default.
         distortion: a `Distortion`, its name, or class_path and init_args.
@@ -102,7 +102,7 @@ class TwoAgentPPO(L.LightningModule):
 
     def __init__(
         self,
-        victim: str | Victim = "movinet_a0",
+        victim: str | dict[str, Any] | Victim = "movinet_a0",
         weights: str | None = None,
         spec: ClipSpec | None = None,
         distortion: Distortion | str | dict[str, Any] = "gaussian_noise",

@@ -16,6 +16,7 @@ from vidmarl.errors import CheckpointError
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.training.behaviour_cloning import Cloning
 from vidmarl.utils.fingerprints import fingerprint
+from vidmarl.victims import ships
 
 if TYPE_CHECKING:
     from vidmarl.training.ppo import TwoAgentPPO
@@ -95,7 +96,7 @@ def arguments_from(settings: Mapping[str, Any], given: Mapping[str, Any], doing:
             told["distortion"] = DISTORTIONS.restore(settings["distortion"], doing)
         if "victim" not in given:
             named, victim = settings["named"], settings["victim"]
-            if named is None or ("." in named["victim"] and "/" not in named["victim"]):
+            if named is None or not ships(named["victim"]):
                 raise CheckpointError(
                     f"{doing}: the victim {victim['name']!r} is not one of vidmarl's own, and nothing that a file names"
                     " is imported. Give it yourself: victim=..."

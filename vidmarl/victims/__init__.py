@@ -1,5 +1,6 @@
 """Victims by name. Each family of networks is one module here with three functions: `names`,
-`default_spec` and `load`."""
+`default_spec` and `load`. Other packages bring theirs as entry points of the group
+`vidmarl.victims`: a class or a function that makes a `Victim` or a model."""
 
 from __future__ import annotations
 
@@ -13,12 +14,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
 
 from vidmarl.data.spec import ClipSpec
 from vidmarl.errors import SettingsError, UnknownNameError, nearest
-from vidmarl.registry import call, object_at, read_description
+from vidmarl.registry import is_file_path, object_at, plugins, read_description
 from vidmarl.utils.devices import usable_device
+from vidmarl.victims.own import make_own, opener
 from vidmarl.victims.victim import Victim
 
 __all__ = ["Victim", "list_victims", "load_victim"]
@@ -40,10 +41,14 @@ def load_victim(
     Args:
         thing: one of
             - a name of `list_victims()`, or "family/name", such as "torchvision/r3d_18";
-            - a class path, "package.module.name", of a subclass of `Victim` or of a function that
-              returns a `Victim`;
+            - a class path, "package.module.name", or "folder/file.py:name", of an `nn.Module`, of a
+              class of these, of a function that returns one or another callable from clips to
+              scores, or of a `Victim`, its class, or a function that returns it;
             - `{"class_path": any of these (or "name": ...), "init_args": {...}}`, as in YAML;
             - a `Victim`, which is returned as it is.
+
+            Settings in `init_args` that such a class or function does not name are those of the
+            `Victim` around its model: `mean`, `std`, `layout`, `labels`, ...
         weights: path of a state dict (`.pt`, `.pth`, `.pyth`, `.safetensors`); "random" for an
             untrained network, for tests; None for the file that belongs to the name, under
             `VIDMARL_DATA/weights`. The networks of torchvision and pytorchvideo have none of their
@@ -91,7 +96,7 @@ def load_victim(
         )
     family = _family_of(path)
     if family is None:
-        return _from_path(path, given)
+        return make_own(path, _own(path), given)
     doing, short = f"Loading the victim {path!r}", path.rpartition("/")[2]
     if unknown := [name for name in given if name not in OPTIONS]:
         raise SettingsError(f"{doing}: there is no setting {unknown[0]!r}; {nearest(unknown[0], OPTIONS)}")
@@ -113,41 +118,38 @@ def list_victims(pattern: str = "*") -> list[str]:
     for family in _families():
         for name in family.names():
             owners[name if name not in owners else f"{_short_name(family)}/{name}"] = family
-    return sorted(fnmatch.filter(owners, pattern))
+    return sorted(fnmatch.filter({*owners, *plugins(__name__)}, pattern))
+
+
+def ships(thing: Any) -> bool:
+    """Whether a victim is one of vidmarl's own, by name: nothing else is imported to make it."""
+    return isinstance(thing, str) and _family_of(thing) is not None
+
+
+def _own(path: str) -> Any:
+    """What a path of the user's, a file, an address or the name of an entry point leads to.
+
+    Raises:
+        UnknownNameError: nothing.
+    """
+    if opened := opener(path):
+        return opened
+    if is_file_path(path) or ("." in path and "/" not in path):
+        return object_at(path, "victim", list_victims)
+    if found := plugins(__name__).get(path):
+        return found.load()
+    raise UnknownNameError("victim", path, list_victims())
 
 
 def _family_of(name: str) -> ModuleType | None:
-    """The module that knows a victim; None for a class path.
-
-    Raises:
-        UnknownNameError: none knows it, and it is no class path either.
-    """
+    """The module here that knows a victim; None where none does."""
+    if "." in name:  # a path, for which no family need be imported
+        return None
     family_name, _, short = name.rpartition("/")
     for family in _families():
         if family_name in ("", _short_name(family)) and short in family.names():
             return family
-    if "." in name and "/" not in name:
-        return None
-    raise UnknownNameError("victim", name, list_victims())
-
-
-def _from_path(path: str, given: dict[str, Any]) -> Victim:
-    """The victim that a class or a function of the user's makes; `spec`, `device` and `batch_size`
-    are changed after it is made, everything else is a setting of that class or function."""
-    doing = f"Loading the victim {path!r}"
-    later = {name: given.pop(name) for name in ("spec", "device", "batch_size") if name in given}
-    made = object_at(path, "victim", list_victims)
-    if not isinstance(made, Victim):
-        made = call(made, doing, **given)
-    if not isinstance(made, Victim):
-        raise SettingsError(f"{doing}: expected a Victim, got {type(made).__name__}. Wrap the model: Victim(model).")
-    if "spec" in later:
-        made.spec = (made.spec or ClipSpec()).changed(later["spec"])
-    if "batch_size" in later:
-        made.batch_size = later["batch_size"]
-    if "device" in later or isinstance(made.model, nn.Module):
-        made.to(later.get("device", "auto"))
-    return made
+    return None
 
 
 def _families() -> Iterator[ModuleType]:

@@ -93,11 +93,7 @@ def find(name: str, weights: str | Path | None, own: WeightFile | None) -> Path 
         CheckpointError: the file given, or needed, is not there.
     """
     if weights is not None:
-        path = Path(weights).expanduser()
-        if not path.is_file():
-            what = "it is a folder" if path.is_dir() else "give the path of a .pt, .pth, .pyth or .safetensors file"
-            raise CheckpointError(f"Loading the victim {name!r}: there is no weight file {str(path)!r}; {what}.")
-        return path
+        return find_given(name, weights)
     folder = data_root() / "weights"
     if own is None:
         return next((path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
@@ -108,6 +104,19 @@ def find(name: str, weights: str | Path | None, own: WeightFile | None) -> Path 
             f" {str(folder)!r}. Set VIDMARL_DATA to the folder that holds weights/{own.name}, pass"
             f" weights='path/to/{own.name}', or weights='random' for an untrained network."
         )
+    return path
+
+
+def find_given(name: str, weights: str | Path) -> Path:
+    """The weight file that the user has given for the victim `name`.
+
+    Raises:
+        CheckpointError: it is not there.
+    """
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        what = "it is a folder" if path.is_dir() else "give the path of a .pt, .pth, .pyth or .safetensors file"
+        raise CheckpointError(f"Loading the victim {name!r}: there is no weight file {str(path)!r}; {what}.")
     return path
 
 
