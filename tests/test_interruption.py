@@ -308,7 +308,10 @@ def test_ctrl_c_in_a_script_and_in_a_library_is_an_exception(monkeypatch: pytest
 # Batches
 
 
-def test_batches_are_attacked_when_their_result_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_batches_are_attacked_when_their_result_is_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     attack = as_attack("random_cells", distortion=SIGNED, budget=6, grid=GRID)
     victim = Victim(Linear())
     whole = attack(victim, FIVE)

@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from vidmarl._version import __version__
 from vidmarl.attacks import Attack, AttackResult, as_attack
@@ -41,6 +40,7 @@ from vidmarl.report.html import write_report
 from vidmarl.utils.files import readable, resumable_directory, sweep, write_atomically
 from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.utils.kinds import checked
+from vidmarl.utils.progress import progress_bar
 from vidmarl.victims import Victim, load_victim
 from vidmarl.victims.journal import Journal, journaled
 from vidmarl.victims.victim import PIXELS_AT_ONCE
@@ -241,7 +241,7 @@ class _Job:
     def _write(self, number: int, result: AttackResult) -> None:
         """Writes what came of a batch; it is done when its part of the result is there."""
         names = _clip_names(self.files)[self.batches[number]]
-        bar = tqdm(names, unit="clip", desc="Writing clips", leave=False, disable=not self.attack.progress)
+        bar = progress_bar(names, unit="clip", desc="Writing clips", leave=False, show=self.attack.progress)
         for i, name in enumerate(bar):
             clean, adversarial = result.clean[i], result.adversarial[i]
             place, rate = self.folder / "new" / "clips", _frame_rate(self.victim)
@@ -307,7 +307,7 @@ def _inspect(
     """Decodes every file once, and keeps none: which of them can be used, the hashes of their
     clips, what is wrong with the others, and the pixels of a clip, all frames together."""
     usable, hashes, bad, lengths = [], [], {}, set()
-    bar = tqdm(files, unit="clip", desc="Looking at the files", leave=False, delay=1, disable=not progress)
+    bar = progress_bar(files, unit="clip", desc="Looking at the files", leave=False, delay=1, show=progress)
     for i, file in enumerate(bar):
         try:
             clip = load_clips([file], victim)[0]

@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from vidmarl.attacks.provenance import provenance
 from vidmarl.attacks.result import AttackResult
@@ -28,11 +28,16 @@ from vidmarl.perturbations.noise import Coherence
 from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.clip import ClipView
 from vidmarl.queries.goals import Classes, Goal, as_goal
+from vidmarl.queries.progress import Progress
 from vidmarl.queries.scheduler import Search, run_searches
 from vidmarl.queries.session import Session
 from vidmarl.utils.kinds import check_least
 from vidmarl.utils.precision import default_dtype
+from vidmarl.utils.progress import progress_bar
 from vidmarl.victims.victim import Victim
+
+if TYPE_CHECKING:
+    from tqdm.std import tqdm
 
 DistortionLike = Distortion | str | Mapping[str, Any] | Callable[..., Any]
 """A distortion, or what names one, see `as_distortion`."""
@@ -96,7 +101,12 @@ class Attack(Settings):
         )
 
     def __call__(
-        self, victim: Victim, clips: Float[Tensor, "b 3 t h w"], goal: Goal | Classes | None = None
+        self,
+        victim: Victim,
+        clips: Float[Tensor, "b 3 t h w"],
+        goal: Goal | Classes | None = None,
+        *,
+        on_query: Callable[[Progress], object] | None = None,
     ) -> AttackResult:
         """Attacks every clip.
 
@@ -111,6 +121,8 @@ class Attack(Settings):
             goal: `Misclassify(labels)`, for which the bare labels will do, or `Target(classes)`: a
                 class for each clip, or one for all of them, by index or name. None: away from the
                 clean prediction.
+            on_query: is told where the attack stands after each batch of queries, the clean
+                predictions included. What it raises ends the attack.
 
         Raises:
             ClipError: the clips have another shape, dtype or range.
@@ -124,7 +136,7 @@ class Attack(Settings):
             starts = range(0, len(clips), self.clips_at_once)
             some = [slice(start, start + self.clips_at_once) for start in starts]
             pairs = ((clips[rows], None if goal is None else goal[rows]) for rows in some)
-            for part in self.batches(victim, pairs, len(clips)):
+            for part in self.batches(victim, pairs, len(clips), on_query):
                 parts.append(part)
             return AttackResult.cat(parts)
         except BaseException as error:
@@ -145,6 +157,7 @@ class Attack(Settings):
         victim: Victim,
         pairs: Iterable[tuple[Float[Tensor, "b 3 t h w"], Goal | Classes | None]],
         total: int | None = None,
+        on_query: Callable[[Progress], object] | None = None,
     ) -> Iterator[AttackResult]:
         """Attacks batches of clips one after the other, each when its result is asked for, with one
         progress bar: for clips that come and results that go as a stream.
@@ -153,6 +166,7 @@ class Attack(Settings):
             victim: who is attacked.
             pairs: the clips of a batch, attacked side by side, and their goal, see `__call__`.
             total: how many clips there are in all, for the progress bar; None: nobody knows.
+            on_query: see `__call__`.
 
         Yields:
             The result of each batch.
@@ -163,11 +177,12 @@ class Attack(Settings):
         """
         queries = None if total is None else total * self.budget
         origin: dict[str, Any] = {}
-        with tqdm(total=queries, unit="query", desc=type(self).__name__, disable=not self.progress) as bar:
+        with progress_bar(total=queries, unit="query", desc=type(self).__name__, show=self.progress) as bar:
+            watch = _Watch(bar, on_query)
             for clips, goal in pairs:
                 checked = self._checked(victim, clips, goal)
                 origin = origin or provenance(victim, self.networks(), clips.device)
-                yield self._attack_batch(victim, *checked, origin, bar.update)
+                yield self._attack_batch(victim, *checked, origin, watch)
 
     def _checked(self, victim: Victim, clips: Tensor, goal: Goal | Classes | None) -> tuple[Tensor, Goal | None]:
         """The clips without gradients, and a class for each of them. Raises an error where the two
@@ -186,20 +201,19 @@ class Attack(Settings):
         clips: Tensor,
         goal: Goal | None,
         origin: dict[str, Any],
-        spent: Callable[[int], object],
+        watch: _Watch,
     ) -> AttackResult:
-        """Attacks clips side by side; `spent` is told of queries, and in the end of those not
-        needed."""
+        """Attacks clips side by side."""
         session = None
         try:
             session = self._open(victim, clips.to(victim.device or clips.device), goal)
-            spent(len(session))
+            watch.asked(session, torch.arange(len(session)))
             for asked in self.run(session):
-                spent(len(asked))
+                watch.asked(session, asked)
                 if self.max_queries_after_success is not None:
                     session.finish_after_success(self.max_queries_after_success)
             session.finish(torch.arange(len(session)))
-            spent(int(session.query_budget.left.sum()))
+            watch.ended(session)
             return AttackResult.from_session(session, self.params(), origin)
         except BaseException as error:
             result = None
@@ -249,6 +263,39 @@ class Attack(Settings):
         settings["distortion"] = as_distortion(self.distortion).to_record()
         settings["grid"] = list(dataclasses.astuple(as_grid(self.grid)))
         return {"attack": type(self).__name__, **settings}
+
+
+class _Watch:
+    """Those who watch an attack: its progress bar, and `on_query` of `Attack.__call__`.
+
+    Args:
+        bar: counts queries, and in the end those not needed.
+        on_query: is told of each batch of queries.
+    """
+
+    def __init__(self, bar: tqdm, on_query: Callable[[Progress], object] | None) -> None:
+        self._bar = bar
+        self._on_query = on_query
+        self._before: Progress | None = None
+        self._due = 0.0
+
+    def asked(self, session: Session, rows: Tensor) -> None:
+        """Queries about these rows of a session have been answered."""
+        is_due = not self._bar.disable and time.monotonic() >= self._due
+        if is_due or self._on_query is not None:
+            progress = Progress.of(session, rows, self._before)
+        if is_due:
+            self._bar.set_postfix_str(str(progress), refresh=False)
+            self._due = time.monotonic() + self._bar.mininterval
+        self._bar.update(len(rows))
+        if self._on_query is not None:
+            self._on_query(progress)
+
+    def ended(self, session: Session) -> None:
+        """A batch of clips is done; another one may follow."""
+        self._before = Progress.of(session, torch.arange(0), self._before)
+        self._bar.set_postfix_str(str(self._before), refresh=False)
+        self._bar.update(int(session.query_budget.left.sum()))
 
 
 _FOUND = "What the attack had found by then is this exception's `result`, an AttackResult that is not complete."

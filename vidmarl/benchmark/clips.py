@@ -16,7 +16,6 @@ from functools import partial
 
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from vidmarl.benchmark.config import Benchmark
 from vidmarl.data.base import ClipDataset, ClipSource, evenly
@@ -24,6 +23,7 @@ from vidmarl.data.spec import ClipSpec
 from vidmarl.data.synthetic import Synthetic
 from vidmarl.data.video import as_batch, decode
 from vidmarl.errors import ClipError
+from vidmarl.utils.progress import progress_bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ def find_clips(benchmark: Benchmark, spec: ClipSpec | None, progress: bool) -> l
         count, classes, read = len(source), list(source.classes), partial(_draw, source)
     clips: dict[str, Clip] = {}
     chosen = evenly(range(count), benchmark.max_clips)
-    for i in tqdm(chosen, desc="looking at clips", unit="clip", disable=not progress):
+    for i in progress_bar(chosen, desc="looking at clips", unit="clip", show=progress):
         label: int | None
         if isinstance(source, ClipSource):
             pixels, position = dataset[i]

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from vidmarl.data.resize import window
 from vidmarl.data.spec import ClipSpec
@@ -24,6 +23,7 @@ from vidmarl.errors import ClipError, DataError, SettingsError, UnknownNameError
 from vidmarl.registry import explain_settings
 from vidmarl.utils.files import PathLike, readable
 from vidmarl.utils.kinds import check_least, checked
+from vidmarl.utils.progress import progress_bar
 
 T = TypeVar("T")
 
@@ -342,7 +342,7 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
 def _usable(source: ClipSource, spec: ClipSpec, progress: bool) -> list[int]:
     """Positions of the videos that make a clip of this spec; a warning names the others."""
     usable, broken = [], []
-    for position, path in enumerate(tqdm(source.paths, desc="looking at videos", unit="video", disable=not progress)):
+    for position, path in enumerate(progress_bar(source.paths, desc="looking at videos", unit="video", show=progress)):
         try:
             _check(path, spec)
             usable.append(position)

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from vidmarl.utils.kinds import check_least, checked
+from vidmarl.utils.progress import progress_bar
 
 CLASSES = ("right", "left", "up", "down", "clockwise", "anticlockwise", "pulse", "still")
 """What the figure does, in the order of the labels; x points right and y points down."""
@@ -155,7 +155,7 @@ def make_clips(
     source = Synthetic(n, seed, frames, size)  # which checks them
     clips = torch.empty(n, 3, frames, size, size)
     with _one_thread():
-        for i in tqdm(range(n), desc="Drawing clips", unit="clip", disable=not progress):
+        for i in progress_bar(range(n), desc="Drawing clips", unit="clip", show=progress):
             clips[i] = source[i][0]
     return clips / 255, torch.arange(n) % len(CLASSES)
 

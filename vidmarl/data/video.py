@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from vidmarl.data.container import about, open_video, rgb
 from vidmarl.data.resize import fit
@@ -26,6 +25,7 @@ from vidmarl.data.timeline import Timeline
 from vidmarl.errors import ClipError
 from vidmarl.utils.files import PathLike, readable
 from vidmarl.utils.kinds import checked
+from vidmarl.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -219,7 +219,7 @@ def load_clips(
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not files:
         raise ClipError("Loading clips: expected at least one path, got none.")
-    files = tqdm(files, desc="decoding", unit="clip", disable=not progress)
+    files = progress_bar(files, desc="decoding", unit="clip", show=progress)
     return as_batch([decode(path, spec, strict=strict) for path in files])
 
 

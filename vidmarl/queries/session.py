@@ -247,7 +247,7 @@ class Session:
         """Asks the victim: its response, the column of each query in the history, and the score of
         the goal's class."""
         on_cpu = rows.cpu()
-        column = self.query_budget.count[on_cpu] + _turns(on_cpu)
+        column = self.query_budget.count[on_cpu] + turns(on_cpu)
         self._make_room(int(column.max()) + 1)
         log_probs = self.query_budget.query(candidates, on_cpu)
         response = Response(
@@ -269,7 +269,7 @@ class Session:
     def _ask(self, candidates: Tensor, rows: Tensor, strength: Tensor) -> Response:
         """Asks about 8-bit candidates and books the answers."""
         response, column, score = self._answer(candidates, rows)
-        turn = _turns(rows.cpu())
+        turn = turns(rows.cpu())
         if not turn.any():
             self._book(rows, column, score, response, candidates, strength)
             return response
@@ -327,7 +327,7 @@ def _l2(delta: Float[Tensor, "n c t h w"]) -> Float[Tensor, " n"]:
     return norm.float().to(delta.device)
 
 
-def _turns(rows: Tensor) -> Tensor:
+def turns(rows: Tensor) -> Tensor:
     """For each entry, how many earlier entries name the same row."""
     same = rows[:, None] == rows[None, :]
     return same.tril(-1).sum(1)

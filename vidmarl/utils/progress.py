@@ -1,0 +1,45 @@
+"""Progress bars: in motion at a terminal and in a notebook, a line now and then in a log."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, TextIO
+
+from tqdm.auto import tqdm
+from tqdm.std import tqdm as plain
+
+SECONDS_A_LINE = 30
+"""In a log, a bar adds a line each time so many seconds have passed; what is done before that is
+silent."""
+
+
+class Lines(plain):  # type: ignore[misc]
+    """A progress bar in a log: lines that stay, in place of one that is written over."""
+
+    @staticmethod
+    def status_printer(file: TextIO) -> Callable[[str], None]:
+        return lambda line: print(line, file=file, flush=True)
+
+    def close(self) -> None:
+        if not self.disable and self.last_print_t >= self.start_t + self.delay:
+            self.display()
+        self.delay: float = math.inf  # as if nothing had been displayed, so that nothing is cleared
+        super().close()
+
+
+def progress_bar(things: Iterable[Any] | None = None, *, show: bool = True, leave: bool = True, **how: Any) -> tqdm:
+    """A progress bar of tqdm.
+
+    Args:
+        things: what it counts; None: it is told by `update`.
+        show: whether there is one.
+        leave: whether it stays when all is done; one that does not is in no log.
+        **how: what else tqdm is told, such as `total`, `unit` and `desc`.
+    """
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:  # within the kernel of a notebook
+        return tqdm(things, disable=not show, leave=leave, dynamic_ncols=True, **how)
+    form = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} to go{postfix}"
+    slow = {"mininterval": SECONDS_A_LINE, "maxinterval": 2 * SECONDS_A_LINE, "delay": SECONDS_A_LINE}
+    return Lines(things, disable=not (show and leave), **{**how, **slow, "bar_format": form, "file": sys.stderr})
