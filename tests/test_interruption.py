@@ -152,7 +152,7 @@ def test_a_victim_that_fails_at_any_call(data: st.DataObject) -> None:
     assert unanswered >= 1
     assert 0 <= part.queries.sum() - victim.queries < unanswered, "all that was asked is counted"
     assert caught.value.__notes__ == [
-        "What the attack had found by then is this exception's `result`, an AttackResult that is not complete."
+        "What was found by then is this exception's `result`, at a prompt and in a notebook `sys.last_value.result`."
     ]
 
 

@@ -104,6 +104,7 @@ PUBLIC = [
     "__version__",
     "attack_files",
     "attacks",
+    "compare",
     "distortions",
     "errors",
     "list_agents",

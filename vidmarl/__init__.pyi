@@ -14,6 +14,7 @@ from .attacks.result import AttackResult as AttackResult
 from .attacks.rl import RLAttack as RLAttack
 from .attacks.saved import SavedResult as SavedResult
 from .attacks.square_tubes import SquareTubes as SquareTubes
+from .benchmark.compare import compare as compare
 from .data.spec import ClipSpec as ClipSpec
 from .data.video import load_clips as load_clips
 from .distortions import list_distortions as list_distortions

@@ -113,7 +113,9 @@ class Attack(Settings):
         Nothing that was found is lost: whatever is raised while the attack runs carries it as
         `error.result`, an `AttackResult` that is not `complete`, or None where nothing was found
         yet. At Python's prompt and in a notebook, Ctrl-C (the stop button) gives that result back
-        with a warning instead of raising.
+        with a warning instead of raising, as Lightning's Trainer returns from Ctrl-C. Scripts have
+        to stop at it, so elsewhere it is raised; and so is an error of the victim's everywhere,
+        since nothing but the error says that the result is short.
 
         Args:
             victim: who is attacked.
@@ -146,8 +148,8 @@ class Attack(Settings):
             if parts:
                 result = AttackResult.cat(parts)
                 result = dataclasses.replace(result, missing=len(clips) - len(result))
-            _hand_over(error, result)
-            if result is not None and isinstance(error, KeyboardInterrupt) and _called_at_a_prompt():
+            hand_over(error, result)
+            if result is not None and isinstance(error, KeyboardInterrupt) and called_at_a_prompt():
                 warnings.warn(f"Interrupted: this is what has been found so far, {result!r}.", stacklevel=2)
                 return result
             raise
@@ -220,7 +222,7 @@ class Attack(Settings):
             if session is not None:
                 with contextlib.suppress(Exception):  # a device that has failed gives nothing back
                     result = AttackResult.from_session(session, self.params(), origin)
-            _hand_over(error, result)
+            hand_over(error, result)
             raise
 
     def _open(self, victim: Victim, clips: Tensor, goal: Goal | None) -> Session:
@@ -298,18 +300,21 @@ class _Watch:
         self._bar.update(int(session.query_budget.left.sum()))
 
 
-_FOUND = "What the attack had found by then is this exception's `result`, an AttackResult that is not complete."
+_FOUND = "What was found by then is this exception's `result`, at a prompt and in a notebook `sys.last_value.result`."
 
 
-def _hand_over(error: BaseException, result: AttackResult | None) -> None:
-    """Lets an exception carry what had been found when it was raised."""
+def hand_over(error: BaseException, result: object) -> None:
+    """Lets an exception carry what had been found when it was raised; None: nothing."""
     with contextlib.suppress(AttributeError):  # a class of the victim's may have no room for it
         error.result = result  # type: ignore[attr-defined]
         if result is not None and _FOUND not in getattr(error, "__notes__", ()):
             error.add_note(_FOUND)
 
 
-def _called_at_a_prompt() -> bool:
-    """Whether `__call__` was called at Python's prompt or in a cell of a notebook, to which Ctrl-C
-    returns anyway; code of a library has to learn of Ctrl-C, even there."""
+def called_at_a_prompt() -> bool:
+    """Whether the function that asks was called at Python's prompt or in a cell of a notebook.
+
+    Ctrl-C leads back there anyway, and what was found is worth more than a traceback. A script
+    stops at Ctrl-C, and code of a library has to learn of it, even in a notebook.
+    """
     return hasattr(sys, "ps1") and sys._getframe(2).f_globals.get("__name__") == "__main__"

@@ -155,7 +155,10 @@ def run_benchmark(
     controls = benchmark.controls
     if controls is None:
         controls = [entry.label for entry in entries if not entry.trained]
-    summaries = {key: summarise(attacks, points, reference, controls) for key, attacks in trials.items()}
+    summaries = {}
+    for key, attacks in trials.items():
+        figures = {name: metrics.summary_table(of, of.measured_of_fooled(), points) for name, of in attacks.items()}
+        summaries[key] = summarise(attacks, figures, reference, controls)
     summary = write_tables(out, trials, summaries, budgets=points, reference=reference)
     report = write_benchmark_report(out / "report.html", trials, summaries, reference=reference)
     return BenchmarkResult(report, trials, summary)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidmarl import metrics
 from vidmarl.benchmark.trials import Trials, origins
-from vidmarl.metrics import Column
+from vidmarl.metrics import Column, Outcome
 from vidmarl.metrics.table import names
 from vidmarl.utils.files import write_atomically
 
@@ -114,34 +114,34 @@ def to_csv(table: pd.DataFrame) -> str:
 
 
 def summarise(
-    attacks: Mapping[str, Trials], budgets: Sequence[int], reference: str, controls: Collection[str]
+    attacks: Mapping[str, Outcome], figures: Mapping[str, pd.DataFrame], reference: str, controls: Collection[str]
 ) -> pd.DataFrame:
     """The figures of all attacks on one victim under one distortion, a row for each attack and
     budget.
 
     Args:
-        attacks: the trials of each attack, on the same clips.
-        budgets: queries per clip.
+        attacks: what came of each attack, on the same clips.
+        figures: of each, see `vidmarl.metrics.summary_table`.
         reference: the attack that the others are compared with.
         controls: the attacks among which the best is marked; oracles are left out.
 
     Returns:
         "attack", the columns of `vidmarl.metrics.summary_table`, those of `comparisons` (NaN for
         the reference), "best control" (whether no control has a smaller median L2 at this budget),
-        "training queries", and "pays after", see `pays_after`.
+        "training queries" (of the outcome's settings), and "pays after", see `pays_after`.
     """
     import pandas as pd
 
     parts = []
-    for attack, trials in attacks.items():
-        table = metrics.summary_table(trials, trials.measured_of_fooled(), budgets)
+    for attack, outcome in attacks.items():
+        table = figures[attack].assign(**{TRAINING.name: outcome.settings.get("training_queries", 0)})
         table.insert(0, "attack", attack)
-        parts.append(table.assign(**{TRAINING.name: trials.settings["training_queries"]}))
+        parts.append(table)
     table = pd.concat(parts, ignore_index=True)
     compared = [_compared(attacks, reference, row["attack"], int(row["budget"])) for row in table.to_dict("records")]
     training = table.pop(TRAINING.name)
     table = table.join(pd.DataFrame(compared, columns=[n for c in comparisons(reference) for n in names(c)]))
-    oracles = {attack for attack, trials in attacks.items() if "oracle" in trials.settings}
+    oracles = {attack for attack, outcome in attacks.items() if "oracle" in outcome.settings}
     is_control = table["attack"].isin(set(controls) - oracles)
     best = table["L2"].where(is_control).groupby(table["budget"]).transform("min")
     table[BEST] = is_control & (table["L2"] == best)
@@ -150,7 +150,7 @@ def summarise(
     return table
 
 
-def _compared(attacks: Mapping[str, Trials], reference: str, attack: str, budget: int) -> dict[str, float]:
+def _compared(attacks: Mapping[str, Outcome], reference: str, attack: str, budget: int) -> dict[str, float]:
     """How an attack compares with the reference; empty for the reference itself."""
     if attack == reference:
         return {}
