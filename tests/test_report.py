@@ -8,8 +8,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -27,7 +25,7 @@ import vidmarl
 from vidmarl import AttackResult, GrowAndReduce, RandomCells, TubeletGrid, Victim, metrics
 from vidmarl.benchmark import Benchmark, VictimChoice, run_benchmark
 from vidmarl.data.synthetic import Synthetic, make_clip
-from vidmarl.report import figures, pictures, write_report
+from vidmarl.report import pictures, write_report
 from vidmarl.report.page import script_json
 
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\"'&<b>"
@@ -146,17 +144,32 @@ class TestPictures:
         clean = torch.zeros(3, 2, 8, 8)
         assert pictures.gain(clean, clean + change) == expected
 
-    def test_outline_leaves_what_was_not_attacked(self) -> None:
+    def test_tint_leaves_what_was_not_attacked_grey(self) -> None:
         frames = np.full((4, 16, 16, 3), 100, np.uint8)
         strength = torch.zeros(2, 2, 2)
-        strength[1, 0, 0], strength[1, 1, 1] = 1, -1
-        drawn = pictures.outlined(frames, strength, (2, 8, 8))
-        assert (drawn[:2] == 100).all()
-        assert (drawn[2:, :8, 8:] == 100).all()
-        assert drawn[2, 0, 0].tolist() == list(pictures.MORE)
-        assert drawn[3, 15, 15].tolist() == list(pictures.LESS)
-        assert (drawn[2, 3, 3] != 100).any()
-        assert (drawn[2, 3, 3] != pictures.MORE).any()
+        strength[1, 0, 0], strength[1, 1, 1] = 1, -0.5
+        drawn = pictures.tinted(frames, strength, (2, 8, 8)).astype(int)
+        assert (drawn[:2] == 60).all()
+        assert (drawn[2:, :8, 8:] == 60).all()
+        more, less = drawn[2, 0, 0], drawn[3, 15, 15]
+        assert np.abs(more - pictures.MORE).max() < np.abs(more - 60).max()  # nearer to its colour than to the grey
+        assert less[2] > less[0] > less[1]
+        assert np.abs(less - 60).max() < np.abs(np.array(pictures.LESS) - 60).max()
+
+    def test_tubelets_near_each_other_share_a_hull(self) -> None:
+        strength = torch.zeros(3, 32, 32)
+        strength[1, 4, 4], strength[1, 4, 7], strength[1, 6, 4] = 1, -1, 0.5
+        strength[1, 28, 28] = 1
+        assert pictures.hulls(strength, (2, 2, 2), 1) == []
+        hulls = pictures.hulls(strength, (2, 2, 2), 3)
+        assert len(hulls) == 2
+        near, far = hulls
+        assert (near.min(0).tolist(), near.max(0).tolist()) == ([8, 8], [16, 14])
+        assert sorted(map(tuple, far.tolist())) == [(56, 56), (56, 58), (58, 56), (58, 58)]
+
+    def test_tubelets_of_the_same_hull_may_reach_beyond_the_clip(self) -> None:
+        [hull] = pictures.hulls(torch.ones(1, 3, 3), (5, 8, 8), 4)  # clips of 20 px
+        assert hull.max() == 24
 
     @pytest.mark.parametrize("count", [1, 2, 5, 16])
     def test_sprite_holds_every_frame_in_its_place(self, count: int) -> None:
@@ -185,93 +198,6 @@ class TestPictures:
         assert drawn.shape == after.shape
         kept = (drawn.astype(float) - before).std() / (after.astype(float) - before).std()
         assert kept == pytest.approx(1, abs=0.2)
-
-
-class TestFigures:
-    def test_frames_have_a_slider_step_for_each_frame(self, results: dict[str, AttackResult]) -> None:
-        result = results["grow"]
-        figure = figures.frames(result.clean[0], result.adversarial[0], result.strength[0])
-        assert len(figure.frames) == len(figure.layout.sliders[0].steps) == 6
-        assert [a.text.split(" x")[0] for a in figure.layout.annotations] == ["original", "attacked", "difference"]
-        plain = figures.frames(result.clean[0], result.adversarial[0])
-        assert plain.data[1].source != figure.data[1].source or plain.frames[-1] != figure.frames[-1]
-
-    def test_figures_are_light(self) -> None:
-        clean = torch.full((3, 4, 176, 176), 0.5)
-        noisy = (clean + 0.1 * torch.randn(clean.shape)).clamp(0, 1)
-        assert len(figures.frames(clean, noisy).to_json()) < 600_000  # as PNG 1,400,000
-
-    def test_frames_are_scaled_down_where_there_are_many_pixels(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(figures, "MOST_PIXELS", 4 * 24 * 30)
-        clip = torch.rand(3, 4, 48, 60)
-        figure = figures.frames(clip, 1 - clip)
-        for trace in figure.data:
-            assert Image.open(io.BytesIO(base64.b64decode(trace.source.split(",")[1]))).size == (30, 24)
-
-    @pytest.mark.slow
-    def test_a_notebook_exported_to_html_keeps_its_figures(self, tmp_path: Path) -> None:
-        nbformat = pytest.importorskip("nbformat")
-        pytest.importorskip("nbconvert")
-        code = "import torch\nfrom vidmarl.report import figures\nclip = torch.rand(3, 2, 8, 8)\n"
-        cells = [nbformat.v4.new_code_cell(code + "figures.frames(clip, 1 - clip)")]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "mine.ipynb")
-        line = [sys.executable, "-m", "nbconvert", "--execute", "--to", "html", "mine.ipynb"]
-        subprocess.run(line, cwd=tmp_path, check=True, capture_output=True, timeout=300)
-        page = (tmp_path / "mine.html").read_text("utf-8")
-        assert page.count("Plotly.newPlot(") == 1
-        assert "jpeg;base64," in page
-
-    def test_compare_has_a_panel_for_each_clip_under_its_name(self) -> None:
-        one, other = films(2, frames=3)
-        figure = figures.compare({"one": one, "<b>two": other, "again": one})
-        assert [a.text for a in figure.layout.annotations] == ["one", "&lt;b&gt;two", "again"]
-        assert len(figure.frames) == 3
-        first, second, third = (trace.source for trace in figure.data)
-        assert first == third != second
-        later = figures.compare({"one": one, "other": other}, start=2)
-        assert later.layout.sliders[0].active == 2
-        assert [t.source for t in later.data] == [t.source for t in figure.frames[2].data][:2]
-
-    def test_frames_open_where_there_is_something_to_see(self) -> None:
-        [clean] = films(1, frames=4)
-        adversarial = clean.clone()
-        adversarial[:, 2, :8, :8] = 1 - clean[:, 2, :8, :8]
-        figure = figures.frames(clean, adversarial)
-        assert figure.layout.sliders[0].active == 2
-        assert figure.data[1].source == figure.frames[2].data[1].source != figure.frames[0].data[1].source
-
-    @pytest.mark.parametrize("sizes", [(), (24, 32)])
-    def test_compare_refuses_what_does_not_fit_side_by_side(self, sizes: tuple[int, ...]) -> None:
-        with pytest.raises(ValueError, match="one shape"):
-            figures.compare({str(size): torch.zeros(3, 2, size, size) for size in sizes})
-
-    def test_strength_heatmap_shows_where_and_when(self) -> None:
-        strength = torch.zeros(3, 2, 2)
-        strength[1, 0, 1] = -1
-        where, when = figures.strength_heatmap(strength).data
-        assert np.asarray(where.z).tolist() == [[0, pytest.approx(1 / 3)], [0, 0]]
-        assert list(when.y) == [0, 0.25, 0]
-
-    def test_trajectory_is_the_history(self, results: dict[str, AttackResult]) -> None:
-        result = results["grow"]
-        asked = int(result.queries[0])
-        probability, margin, norm, *_ = figures.trajectory(result, 0).data
-        assert list(margin.x) == list(range(1, asked + 1))
-        assert np.allclose(probability.y, result.history["score"][0, :asked].exp())
-        assert np.allclose(margin.y, result.history["margin"][0, :asked])
-        assert np.allclose(norm.y, result.history["l2"][0, :asked])
-
-    def test_budget_curves_are_those_of_the_metrics(self, results: dict[str, AttackResult]) -> None:
-        figure = figures.budget_curves(results, budgets=[1, 4, 16])
-        lines = [trace for trace in figure.data if trace.name == "random"]
-        expected = metrics.curves(results["random"], [1, 4, 16])
-        assert list(lines[0].y) == expected["FR"].tolist()
-        assert list(lines[1].y) == expected["L2"].tolist()
-        assert len(figure.data) == 2 * 2 * 3
-
-    def test_names_cannot_bring_markup_into_a_figure(self, results: dict[str, AttackResult]) -> None:
-        figure = figures.budget_curves({"<a href='//evil'>x</a>": results["grow"]})
-        assert all("<" not in (trace.name or "") for trace in figure.data)
 
 
 class TestPage:

@@ -392,10 +392,10 @@ class TestInANotebook:
     def test_html_of_no_clips(self, result: AttackResult) -> None:
         assert "0 of 0 clips" in result[:0]._repr_html_()
 
-    def test_show_has_a_frame_for_each_frame(self, result: AttackResult) -> None:
-        figure = result.show(0)
+    def test_plot_has_a_frame_for_each_frame(self, result: AttackResult) -> None:
+        figure = result.plot(0)
         assert len(figure.frames) == 4
-        assert len(figure.data) == 3
+        assert len(figure.data) == 5
         assert "fooled" in figure.layout.title.text
         assert "<b>&" not in figure.layout.title.text.replace("&lt;b&gt;&amp;", "")
 

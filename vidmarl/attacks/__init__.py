@@ -33,7 +33,10 @@ if TYPE_CHECKING:  # at run time these are imported when they are first asked fo
 __all__ = ["Attack", "AttackResult", "as_attack", "list_attacks"]
 
 ATTACKS = Registry(
-    "attack", Attack, __name__, shared=("base", "identity", "parts", "provenance", "result", "saved", "settings")
+    "attack",
+    Attack,
+    __name__,
+    shared=("base", "identity", "parts", "plots", "provenance", "result", "saved", "settings"),
 )
 
 

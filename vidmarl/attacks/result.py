@@ -25,6 +25,7 @@ from torch import Tensor
 
 from vidmarl import metrics
 from vidmarl.attacks.parts import RECORD, find_parts
+from vidmarl.attacks.plots import Plots
 from vidmarl.errors import CheckpointError
 from vidmarl.queries.session import Session
 from vidmarl.utils.files import PathLike, new_directory, write_atomically
@@ -32,7 +33,6 @@ from vidmarl.utils.kinds import checked
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
 
 FORMAT = 3
 """Version of the saved form; a change that older readers cannot read raises it."""
@@ -51,7 +51,7 @@ _SMALLEST_PANEL = 160
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class AttackResult:
+class AttackResult(Plots):
     """An attack's outcome, clip by clip.
 
     One that an exception has cut short holds what was found until then, see `complete`.
@@ -256,15 +256,6 @@ class AttackResult:
         """The rows of `metrics` as plain data for JSON: no NumPy types, None for NaN and
         infinity."""
         return [{key: _plain(value) for key, value in row.items()} for row in self.metrics().to_dict("records")]
-
-    def show(self, i: int = 0) -> go.Figure:
-        """A frame slider over clip `i`: original, attacked with its region, difference."""
-        from vidmarl.report.figures import frames
-
-        one = self[i]
-        figure = frames(one.clean[0], one.adversarial[0], one.strength[0])
-        title = html.escape(self.label(int(one.prediction)))  # plotly reads titles as markup
-        return figure.update_layout(title=f"{title}: {one.outcomes[0]}, {int(one.queries)} queries")
 
     @checked
     def save(self, path: PathLike, *, videos: bool = False, fps: float = 5.0, overwrite: bool = False) -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vidmarl import metrics
 from vidmarl.attacks.parts import RECORD, find_parts
+from vidmarl.attacks.plots import Plots
 from vidmarl.attacks.result import AttackResult, load_outcome
 from vidmarl.registry import explain_settings
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @explain_settings
-class SavedResult:
+class SavedResult(Plots):
     """A saved result whose clips stay on the disk until they are asked for.
 
     `saved[3]`, `saved[10:20]` and `saved[[0, 7]]` read the clips of some rows, `saved[:]` of all,

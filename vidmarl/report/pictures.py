@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from einops import rearrange
@@ -19,6 +20,10 @@ MORE = (230, 97, 1)
 
 LESS = (131, 82, 224)
 """RGB of strengths below 0: purple, its counterpart for the colour-blind too."""
+
+
+NEAR = 0.12
+"""Share of a frame's side within which tubelets belong to one region."""
 
 
 def to_frames(clip: Float[Tensor, "3 t h w"] | UInt8[Tensor, "3 t h w"]) -> UInt8[np.ndarray, "t h w 3"]:
@@ -44,13 +49,13 @@ def difference(
     return to_frames(side_by_side(clean, adversarial, amplified).chunk(3, dim=-1)[2])
 
 
-def outlined(
-    frames: UInt8[np.ndarray, "t h w 3"], strength: Float[Tensor, "gt gh gw"], cell: tuple[int, int, int]
+def tinted(
+    frames: UInt8[np.ndarray, "t h w 3"], strength: Float[Tensor, "gt gh gw"], cell: Sequence[int]
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Frames with the attacked region tinted by its strength and outlined.
+    """Frames in grey, with the attacked tubelets in the colour of their strength.
 
     Args:
-        frames: of the attacked clip.
+        frames: of the clip.
         strength: the strength map.
         cell: frames, px and px of a tubelet.
     """
@@ -59,12 +64,42 @@ def outlined(
     for axis, size in enumerate(cell):
         pixels = pixels.repeat(size, axis)
     pixels = pixels[:t, :h, :w, None]
+    grey = 0.6 * frames.mean(3, keepdims=True)
     colour = np.where(pixels > 0, np.array(MORE), np.array(LESS))
-    inside = np.pad(pixels[..., 0] != 0, ((0, 0), (1, 1), (1, 1)))
-    core = inside[:, :-2, 1:-1] & inside[:, 2:, 1:-1] & inside[:, 1:-1, :-2] & inside[:, 1:-1, 2:]
-    edge = inside[:, 1:-1, 1:-1] & ~core
-    opacity = np.where(edge[..., None], 1.0, 0.35 * np.abs(pixels))
-    return np.asarray((frames * (1 - opacity) + colour * opacity).round(), np.uint8)
+    opacity = np.where(pixels == 0, 0, 0.25 + 0.6 * np.abs(pixels))
+    return np.asarray((grey * (1 - opacity) + colour * opacity).round(), np.uint8)
+
+
+def hulls(strength: Float[Tensor, "gt gh gw"], cell: Sequence[int], frame: int) -> list[Float[np.ndarray, "points 2"]]:
+    """The outlines of the attacked region in a frame: what lies near to each other is in one convex
+    hull.
+
+    Tubelets of two pixels, each outlined for itself, would be scribble.
+
+    Args:
+        strength: the strength map.
+        cell: frames, px and px of a tubelet.
+        frame: which frame, from 0.
+
+    Returns:
+        Polygons of the points (x, y), px.
+    """
+    import cv2
+
+    here = (strength[min(frame // cell[0], len(strength) - 1)] != 0).numpy().astype(np.uint8)
+    if not here.any():
+        return []
+    height, width = (cells * size for cells, size in zip(here.shape, cell[1:], strict=True))
+    reach = [int(NEAR * min(height, width) / (2 * size)) for size in cell[1:]]  # in tubelets, from each of two
+    grown = cv2.dilate(here, np.ones([2 * cells + 1 for cells in reach], np.uint8))
+    count, of = cv2.connectedComponents(grown, connectivity=8)
+    outlines = []
+    for part in range(1, count):
+        y, x = np.nonzero((of == part) & (here > 0))
+        corners = np.concatenate([np.stack([x + dx, y + dy], 1) for dx in (0, 1) for dy in (0, 1)])
+        hull = cv2.convexHull(corners.astype(np.int32))[:, 0]
+        outlines.append(hull * np.array([cell[2], cell[1]], float))
+    return outlines
 
 
 def cell_size(clip: Float[Tensor, "3 t h w"], strength: Float[Tensor, "gt gh gw"]) -> tuple[int, int, int]:
