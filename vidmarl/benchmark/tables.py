@@ -13,6 +13,7 @@ from vidmarl.benchmark.trials import Trials, origins
 from vidmarl.metrics import Column, Outcome
 from vidmarl.metrics.table import names
 from vidmarl.utils.files import write_atomically
+from vidmarl.utils.tables import to_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,21 +97,6 @@ def write_tables(
     )
     write_atomically(out / "summary.md", text)
     return summary
-
-
-def to_csv(table: pd.DataFrame) -> str:
-    """A table as CSV that spreadsheets and parsers read as it is meant.
-
-    Text that begins with =, +, -, @ or a tab would be run as a formula
-    (https://owasp.org/www-community/attacks/CSV_Injection), so an apostrophe comes before it; a
-    carriage return, which would end the row, is written as `\\r`.
-    """
-
-    def plain(value: Any) -> Any:
-        return re.sub(r"^(?=[=+\-@\t])", "'", value.replace("\r", "\\r")) if isinstance(value, str) else value
-
-    text: str = table.assign(**table.select_dtypes(["object", "string"]).map(plain)).to_csv(index=False)
-    return text
 
 
 def summarise(
