@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import sys
 import time
 import warnings
@@ -31,6 +32,7 @@ from vidmarl.queries.goals import Classes, Goal, as_goal
 from vidmarl.queries.progress import Progress
 from vidmarl.queries.scheduler import Search, run_searches
 from vidmarl.queries.session import Session
+from vidmarl.utils import markup
 from vidmarl.utils.kinds import check_least
 from vidmarl.utils.precision import default_dtype
 from vidmarl.utils.progress import progress_bar
@@ -254,6 +256,12 @@ class Attack(Settings):
             for name, value in vars(self).items()
             if isinstance(value, nn.Module) and not isinstance(value, Distortion)
         }
+
+    def _repr_html_(self) -> str:
+        """What it does and how it is set, for notebooks."""
+        does, _, _ = (inspect.getdoc(self) or "").partition("\n\n")
+        told = self.params() | {"distortion": self.distortion, "grid": self.grid}
+        return markup.facts(type(self).__name__, {name: told[name] for name in told if name != "attack"}, does)
 
     def params(self) -> dict[str, Any]:
         """The settings as plain data, but for those that change no result."""

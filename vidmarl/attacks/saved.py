@@ -3,6 +3,7 @@ holds."""
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from vidmarl.registry import explain_settings
 
 if TYPE_CHECKING:
     import pandas as pd
+
+SHOWN = 5
+"""Clips that a notebook shows."""
 
 
 @explain_settings
@@ -100,6 +104,13 @@ class SavedResult(Plots):
             f" {int((self.success & attacked).sum())} of {int(attacked.sum())} clips fooled,"
             f" {int(self.queries.sum())} queries)"
         )
+
+    def _repr_html_(self) -> str:
+        """What it is, and its first clips, for notebooks; no others are read."""
+        said = f"<p><b>{html.escape(repr(self))}</b></p>"
+        if len(self) == 0:
+            return said
+        return f"<div>{said}<p>The first clips; `saved[3]` reads another one.</p>{self[:SHOWN]._repr_html_()}</div>"
 
     def metrics(self) -> pd.DataFrame:
         """A row for each clip, see `AttackResult.metrics`; what is infinite there is missing."""

@@ -81,7 +81,8 @@ class Comparison:
 
     def _head(self) -> str:
         first = next(iter(self.results.values()))
-        line = f"{len(self.results)} attacks on {len(first)} clips, {first.settings['budget']} queries for each"
+        attacks = "1 attack" if len(self.results) == 1 else f"{len(self.results)} attacks"
+        line = f"{attacks} on {len(first)} clips, {first.settings['budget']} queries for each"
         cut = [name for name, result in self.results.items() if not result.complete]
         return line + "".join(f"; {name} was cut short and is left out" for name in cut)
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidmarl.data.spec import validate_clips
+from vidmarl.utils import markup
 
 if TYPE_CHECKING:
     from vidmarl.victims.victim import Victim
@@ -55,7 +56,8 @@ class Finding:
 
 
 class CheckReport(list[Finding]):
-    """The findings of `Victim.check`, printed a line each; `ok` sums them up."""
+    """The findings of `Victim.check`, printed a line each, in a notebook as a table; `ok` sums them
+    up."""
 
     @property
     def ok(self) -> bool:
@@ -66,6 +68,11 @@ class CheckReport(list[Finding]):
         return "\n".join(map(str, self))
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        title = "Fit for an attack" if self.ok else "Not fit for an attack: see what is not ok"
+        rows = [("✓ ok" if finding.ok else "✗ NOT OK", finding.check, finding.detail) for finding in self]
+        return markup.table(title, rows, head=("", "looked at", "seen, and what to do"))
 
 
 def check(victim: Victim, clips: Float[Tensor, "b 3 t h w"]) -> CheckReport:

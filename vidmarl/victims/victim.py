@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from vidmarl.data.spec import ClipSpec, validate_clips
 from vidmarl.errors import UnknownNameError, VictimError
 from vidmarl.registry import explain_settings
+from vidmarl.utils import markup
 from vidmarl.utils.devices import usable_device
 from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.utils.precision import default_dtype
@@ -137,6 +138,19 @@ class Victim:
             f"{type(self).__name__}({self.name!r}, classes={self.n_classes}, outputs={self.outputs!r},"
             f" device={device!r}, spec={self.spec}, queries={self.queries})"
         )
+
+    def _repr_html_(self) -> str:
+        """What it is, for notebooks."""
+        known = ", ".join(itertools.islice(self.labels or (), 5))
+        values = {
+            "classes": self.n_classes,
+            "labels": known + ", …" if self.labels is not None and len(self.labels) > 5 else known or None,
+            "clips": self.spec,
+            "outputs": self.outputs,
+            "runs on": self.device or "the device of the clips",
+            "queries so far": f"{self.queries:,}",
+        }
+        return markup.facts(f"{type(self).__name__}: {self.name}", values)
 
     def to(self, device: torch.device | str) -> Victim:
         """Moves the model, and with it every later query, to a device.
