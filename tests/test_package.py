@@ -115,6 +115,7 @@ PUBLIC = [
     "load_clips",
     "load_victim",
     "metrics",
+    "sensitivity",
 ]
 
 CLASSES: dict[str, type] = {name: value for name in PUBLIC if isinstance(value := getattr(vidmarl, name), type)} | {

@@ -13,6 +13,7 @@ from .attacks.random_cells import RandomCells as RandomCells
 from .attacks.result import AttackResult as AttackResult
 from .attacks.rl import RLAttack as RLAttack
 from .attacks.saved import SavedResult as SavedResult
+from .attacks.sensitivity.measure import sensitivity as sensitivity
 from .attacks.square_tubes import SquareTubes as SquareTubes
 from .benchmark.compare import compare as compare
 from .data.spec import ClipSpec as ClipSpec

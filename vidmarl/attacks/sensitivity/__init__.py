@@ -1,0 +1,1 @@
+"""Sensitivity maps: where and when a distortion hurts a victim, and how sure that is."""

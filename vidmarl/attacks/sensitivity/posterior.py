@@ -1,0 +1,115 @@
+"""The effects of cells as a Gaussian process: a few cells tell of all others, and how surely.
+
+What the cells of a clip have in common is what the agents' credit maps assume (`credit`): a cell's
+effect is shared with its neighbours, with its place in all frames and with its frame at all places,
+and is in part its own. From that prior follow in closed form which cells tell the most, what they
+tell of the others, and how far off that may be. Single cells are asked about because they tell more
+of single cells than sets do, whose effects do not add up (docs/sensitivity.md).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from vidmarl.agents.credit import learn
+from vidmarl.attacks.sensitivity.plan import Estimate, Plan
+from vidmarl.queries.clip import ClipView
+
+MOST_CELLS = 8192
+"""Search cells of a clip; the covariance of so many takes 256 MB."""
+
+ENERGY_EXPONENT = 0.25
+"""The effects of cells differ by this power of what the distortion adds to the squared norm there:
+fitted to the effects of every cell of ten clips, under noise and blur."""
+
+EXPECTED_EFFECT = 0.35
+"""The standard deviation of the cells' effects before the first answer, as a fraction of the clean
+margin: the median of the same clips. It counts as one answer."""
+
+_TIE = 1e-3
+"""Cells that promise the same but for this share are drawn among at random."""
+
+
+def posterior(clip: ClipView, most: int) -> Plan:
+    """Asks about single cells: those that leave the least unknown of all cells together.
+
+    No cell is asked about twice, and none that the distortion leaves as it is: its effect is 0.
+
+    Args:
+        clip: the clip.
+        most: queries at most.
+    """
+    covariance = prior(cell_energy(clip))
+    cells, unknown = choose(covariance, most, clip.rng)
+    known = covariance[:, cells]
+    variance = unknown.diagonal().clamp_min(0).view(clip.shape)
+    by_cell = unknown.view(*clip.shape, *clip.shape)
+    spatial = torch.einsum("tyxsyx->yx", by_cell).clamp_min(0) / clip.shape[0] ** 2
+    temporal = torch.einsum("tyxtuv->t", by_cell).clamp_min(0) / (clip.shape[1] * clip.shape[2]) ** 2
+
+    def read(drops: Float[Tensor, " n"], margin: float) -> Estimate:
+        weights = torch.linalg.solve(known[cells].double(), drops.double())
+        effects = (known.double() @ weights).float()
+        effects[cells] = drops  # not rounded
+        size = ((drops.double() @ weights).item() + (EXPECTED_EFFECT * margin) ** 2) / (len(cells) + 1)
+        std, spatial_std, temporal_std = ((size * part).sqrt() for part in (variance, spatial, temporal))
+        return Estimate(effects.view(clip.shape), std, spatial_std, temporal_std)
+
+    masks = torch.zeros(len(cells), covariance.shape[0])
+    masks[torch.arange(len(cells)), cells] = 1
+    return Plan(masks.view(-1, *clip.shape), read)
+
+
+def cell_energy(clip: ClipView) -> Float[Tensor, "t y x"]:
+    """What each search cell adds to the squared L2 norm at full strength. Costs no query."""
+    return avg_pool2d(clip.energy(), clip.search_cell, ceil_mode=True, divisor_override=1)
+
+
+def prior(energy: Float[Tensor, "t y x"]) -> Float[Tensor, "n n"]:
+    """The covariance of the effects of all cells before the first answer, of mean variance 1.
+
+    Raises:
+        ValueError: there are more than `MOST_CELLS`.
+    """
+    if energy.numel() > MOST_CELLS:
+        raise ValueError(
+            f"Measuring sensitivity: expected at most {MOST_CELLS:,} search cells a clip, got {energy.numel():,}"
+            f" {tuple(energy.shape)}. Choose larger ones (grid=32, or search_cell=2), or method='rise'."
+        )
+    single = torch.eye(energy.numel()).view(-1, *energy.shape)
+    alike = learn(torch.zeros_like(single), single, torch.ones(len(single))).flatten(1)
+    size = energy.flatten() ** ENERGY_EXPONENT
+    size = size / size.square().mean().sqrt().clamp_min(1e-12)
+    return alike * size[:, None] * size
+
+
+def choose(
+    covariance: Float[Tensor, "n n"], most: int, rng: torch.Generator
+) -> tuple[Int64[Tensor, " k"], Float[Tensor, "n n"]]:
+    """The cells to ask about, one after the other that after which the variances of all cells add
+    up to the least.
+
+    Args:
+        covariance: of the effects of the cells.
+        most: cells at most; those without variance are none.
+        rng: the clip's source of randomness.
+
+    Returns:
+        The cells, and the covariance that is left when their effects are known.
+    """
+    left = covariance.clone()
+    cells: list[int] = []
+    for _ in range(min(most, int((covariance.diagonal() > 0).sum()))):
+        variance = left.diagonal().clamp_min(1e-12)
+        gain = left.square().sum(0) / variance
+        gain[cells] = 0  # what rounding has left of them
+        cell = int((gain * (1 + _TIE * torch.rand(len(gain), generator=rng))).argmax())
+        column = left[cell] / variance[cell].sqrt()
+        left.addr_(column, column, alpha=-1)
+        cells.append(cell)
+    chosen = torch.tensor(cells, dtype=torch.int64)
+    left[chosen] = left[:, chosen] = 0
+    return chosen, left
