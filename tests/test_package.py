@@ -20,6 +20,7 @@ import vidmarl
 from vidmarl.attacks import ATTACKS
 from vidmarl.distortions import DISTORTIONS
 from vidmarl.errors import SettingsError
+from vidmarl.utils.recipes import list_configs
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (
@@ -240,10 +241,13 @@ result = vidmarl.RLAttack("dead_pixels", budget=8, progress=False)(victim, easy_
 result.save("result")
 print(vidmarl.AttackResult.load("result"), vidmarl.list_agents())
 """
-    for command in ([python, "-c", code], [str(Path(python).with_name("vidmarl")), "--version"]):
+    vidmarl_command = str(Path(python).with_name("vidmarl"))
+    said = []
+    for command in ([python, "-c", code], [vidmarl_command, "--version"], [vidmarl_command, "list", "configs"]):
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    assert done.stdout == f"vidmarl {vidmarl.__version__}\n"
+        said.append(done.stdout)
+    assert said[1:] == [f"vidmarl {vidmarl.__version__}\n", "\n".join(list_configs()) + "\n"]
     shipped = {path.relative_to(site / "vidmarl") for path in (site / "vidmarl").rglob("*") if path.is_file()}
     tracked = subprocess.run(
         ["git", "ls-files", "vidmarl"], capture_output=True, text=True, check=False, cwd=ROOT

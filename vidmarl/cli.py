@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from vidmarl.errors import UnknownNameError, VidmarlError
 from vidmarl.utils.mistakes import PlainParser, check_recipes, in_own_code, told
+from vidmarl.utils.recipes import list_configs, with_recipes
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -35,10 +36,10 @@ How robust is a video classifier? Two agents learn where and when to distort a c
 without Python:
   attack     attack video files; write a report, the results and the adversarial clips
   check      say whether a victim is fit for an attack, and what it sees in video files
-  list       list victims, attacks, distortions or trained agents
+  list       list victims, attacks, distortions, trained agents or the settings that ship
   demo       the whole story on a small example: a victim and two agents trained, unseen clips attacked, a report
 
-comparing attacks (settings from YAML files, -c FILE, composed from left to right):
+comparing attacks (settings from YAML files of yours, or that ship by name, -c FILE, composed from left to right):
   benchmark  attacks x victims x distortions x clips, resumable; tables and a report
 
 training the agents (settings from YAML files, -c FILE, composed from left to right):
@@ -111,6 +112,7 @@ def _run(command: str, words: list[str]) -> None:
     warnings.formatwarning = lambda message, *_, **__: f"vidmarl: warning: {message}\n"
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a `class_path` may name a user's own file in the working folder
+    words = with_recipes(words)
     check_recipes(words)
     COMMANDS[command](words)
 
@@ -310,9 +312,9 @@ def check(words: list[str]) -> None:
 
 
 def list_names(words: list[str]) -> None:
-    """`vidmarl list victims|attacks|distortions|agents [PATTERN]`."""
+    """`vidmarl list victims|attacks|distortions|agents|configs [PATTERN]`."""
     parser = _parser("list", "Lists what there is by name.")
-    parser.add_argument("what", choices=["victims", "attacks", "distortions", "agents"], help="what to list")
+    parser.add_argument("what", choices=["victims", "attacks", "distortions", "agents", "configs"], help="what to list")
     parser.add_argument(
         "pattern", nargs="?", default="*", metavar="PATTERN", help="such as 'x3d*', in quotes; default: all"
     )
@@ -320,7 +322,7 @@ def list_names(words: list[str]) -> None:
 
     import vidmarl
 
-    names: list[str] = getattr(vidmarl, f"list_{args.what}")()
+    names: list[str] = list_configs() if args.what == "configs" else getattr(vidmarl, f"list_{args.what}")()
     matching = fnmatch.filter(names, args.pattern)
     if not matching:
         raise UnknownNameError("pattern of " + args.what, args.pattern, names)

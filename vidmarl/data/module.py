@@ -10,12 +10,13 @@ from typing import Any
 
 import lightning
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from vidmarl.data.base import ClipDataset, ClipSource
 from vidmarl.data.spec import ClipSpec
+from vidmarl.data.synthetic import Synthetic
 from vidmarl.data.video import as_batch
 from vidmarl.errors import ClipError
 from vidmarl.utils.kinds import check_least, checked
@@ -33,15 +34,15 @@ class ClipData(lightning.LightningDataModule):
     (`sampler.set_epoch`); a loop without a Trainer does so itself.
 
     Args:
-        train: the videos to train on.
+        train: the videos to train on, or drawn clips.
         val: the videos to validate on.
         test: the videos to test on, and to predict on.
         batch_size: training clips a batch and rank.
         eval_batch_size: validation, test and prediction clips a batch and rank.
         num_workers: processes that decode; each has a cache of its own.
-        spec: how clips are sampled and sized; None: as the victim of the LightningModule
+        spec: how clips of videos are sampled and sized; None: as the victim of the LightningModule
             (`.victim.spec`) wants them.
-        augment: whether training clips vary in window, crop and mirroring.
+        augment: whether training clips of videos vary in window, crop and mirroring.
         repeats: how often each training video is drawn in an epoch, each time another window.
         seed: of order and augmentation.
         cache_gb: memory for decoded videos, GiB per dataset and process.
@@ -50,9 +51,9 @@ class ClipData(lightning.LightningDataModule):
     @checked
     def __init__(
         self,
-        train: ClipSource | None = None,
-        val: ClipSource | None = None,
-        test: ClipSource | None = None,
+        train: ClipSource | Synthetic | None = None,
+        val: ClipSource | Synthetic | None = None,
+        test: ClipSource | Synthetic | None = None,
         batch_size: int = 16,
         eval_batch_size: int = 16,
         num_workers: int = 0,
@@ -74,7 +75,7 @@ class ClipData(lightning.LightningDataModule):
         self.repeats = repeats
         self.seed = seed
         self.cache_gb = cache_gb
-        self._datasets: dict[str, ClipDataset] = {}
+        self._datasets: dict[str, ClipDataset | DrawnClips] = {}
         if "train" in self.sources:
             for held_out in self.sources.keys() - {"train"}:
                 forbid_overlap(self.sources["train"], self.sources[held_out], f"train and {held_out}")
@@ -83,7 +84,7 @@ class ClipData(lightning.LightningDataModule):
         sources = [f"{part}={source!r}" for part, source in self.sources.items()]
         return f"ClipData({', '.join([*sources, f'spec={self.spec}', f'batch_size={self.batch_size}'])})"
 
-    def dataset(self, part: str) -> ClipDataset:
+    def dataset(self, part: str) -> ClipDataset | DrawnClips:
         """The dataset of "train", "val" or "test", made when first asked for.
 
         Raises:
@@ -92,12 +93,16 @@ class ClipData(lightning.LightningDataModule):
         if part not in self.sources:
             raise ClipError(f"ClipData: asked for the {part} clips, but none were given. Set data.{part}.")
         if part not in self._datasets:
-            training = part == "train"
+            training, source = part == "train", self.sources[part]
+            repeats = self.repeats if training else 1
+            if isinstance(source, Synthetic):
+                self._datasets[part] = DrawnClips(source, repeats)
+                return self._datasets[part]
             self._datasets[part] = ClipDataset(
-                self.sources[part],
+                source,
                 self._spec(),
                 augment=training and self.augment,
-                repeats=self.repeats if training else 1,
+                repeats=repeats,
                 seed=self.seed,
                 cache_bytes=int(self.cache_gb * 2**30),
             )
@@ -170,8 +175,33 @@ class EpochSampler(DistributedSampler[Any]):
             yield self.epoch, index
 
 
-def forbid_overlap(one: ClipSource, other: ClipSource, which: str) -> None:
-    """Raises a ClipError if a video stands in both sources, by its path or by its content."""
+class DrawnClips(Dataset[tuple[Tensor, int]]):
+    """Drawn clips, asked for as those of a `ClipDataset` are.
+
+    Args:
+        source: the clips.
+        repeats: how often each stands in the dataset.
+    """
+
+    def __init__(self, source: Synthetic, repeats: int = 1) -> None:
+        self.source = source
+        self.repeats = repeats
+
+    def __len__(self) -> int:
+        return len(self.source) * self.repeats
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[UInt8[Tensor, "3 t h w"], int]:
+        index = (key[1] if isinstance(key, tuple) else key) % len(self.source)
+        return self.source[index][0], index
+
+
+def forbid_overlap(one: ClipSource | Synthetic, other: ClipSource | Synthetic, which: str) -> None:
+    """Raises a ClipError if a video stands in both sources, by its path or by its content, or both
+    are drawn by the same seed."""
+    if isinstance(one, Synthetic) or isinstance(other, Synthetic):
+        if isinstance(one, Synthetic) and isinstance(other, Synthetic) and one.seed == other.seed:
+            raise ClipError(f"ClipData: the clips of {which} are drawn by the same seed. Give each a seed of its own.")
+        return
     places = {path.resolve() for path in one.paths}
     twice = {path for path in other.paths if path.resolve() in places}
     sizes = _by_size(one.paths)

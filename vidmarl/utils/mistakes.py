@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vidmarl.errors import SettingsError, VidmarlError, nearest
+from vidmarl.utils.recipes import list_configs
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser as Base
@@ -117,6 +118,9 @@ def check_recipes(words: Iterable[str]) -> None:
             raise SettingsError(f"{doing}, line {line}: it is no YAML: {error.problem}.") from error
         except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise SettingsError(f"{doing}: it is no YAML, and no text at all.") from error
+        except FileNotFoundError as error:
+            known = nearest(name, list_configs())
+            raise SettingsError(f"{doing}: there is no such file, and none ships by that name; {known}") from error
         except OSError as error:
             why = "it is a folder" if Path(name).is_dir() else (error.strerror or "it cannot be read").lower()
             raise SettingsError(f"{doing}: {why}.") from error
