@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,8 @@ from known_victims import GRID, SHAPE, SIGNED, Linear
 
 from vidmarl import AttackResult, Misclassify, Victim
 from vidmarl.attacks import as_attack
+from vidmarl.benchmark import Benchmark, run_benchmark
+from vidmarl.data.synthetic import Synthetic
 from vidmarl.queries.progress import Progress
 from vidmarl.utils import progress
 from vidmarl.utils.progress import progress_bar
@@ -113,3 +118,28 @@ def test_a_long_job_leaves_a_line_now_and_then_in_a_log(
     list(progress_bar(range(50), leave=False))
     list(progress_bar(range(50), show=False))
     assert capsys.readouterr().err == ""
+
+
+def test_the_bar_of_a_benchmark_moves_with_every_query(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    at_a_terminal(monkeypatch)
+    monkeypatch.setattr(progress, "tqdm", partial(progress.tqdm, mininterval=0))
+    benchmark = Benchmark(
+        victims=[Victim(Linear(), name="linear")],
+        attacks={"random_cells": {}, "grow_and_reduce": {}},
+        data=Synthetic(3, frames=SHAPE[0], size=8 * SHAPE[1], seed=0),
+        distortions=["brightness"],
+        grid=GRID,
+        budget=6,
+        clips_at_once=2,
+        out=tmp_path / "out",
+    )
+    run_benchmark(benchmark)
+    counts = [int(n) for n in re.findall(r"linear: .*? (\d+)/36 ", capsys.readouterr().err)]
+    assert counts == sorted(counts)
+    assert counts[-1] == 36
+    assert len(set(counts)) > 12, "more often than for each attack on each batch of clips"
+    run_benchmark(benchmark)
+    counts = [int(n) for n in re.findall(r"linear: .*? (\d+)/36 ", capsys.readouterr().err)]
+    assert set(counts) == {36}, "done before"

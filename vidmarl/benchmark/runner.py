@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from vidmarl import metrics
 from vidmarl.attacks.identity import identity
@@ -40,11 +39,14 @@ from vidmarl.benchmark.trials import FORMAT, SUFFIX, Trials, Wanted, is_done, or
 from vidmarl.data.spec import ClipSpec
 from vidmarl.errors import CheckpointError, ClipError
 from vidmarl.queries.goals import Goal, Misclassify, Target
+from vidmarl.queries.progress import Progress
 from vidmarl.utils.files import readable, sweep, write_atomically
+from vidmarl.utils.progress import progress_bar
 from vidmarl.victims.victim import Victim
 
 if TYPE_CHECKING:
     import pandas as pd
+    from tqdm.std import tqdm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,8 +291,9 @@ class VictimRunner:
         the same clips."""
         own = range(shard[0], len(self.clips), shard[1])
         todo = [{i for i in own if not is_done(one.paths[i], wanted)} for one in sets]
-        total, left = len(own) * len(sets), sum(map(len, todo))
-        with tqdm(total=total, initial=total - left, unit="trial", desc=self.label, disable=not progress) as bar:
+        budget, trials, left = self.benchmark.budget, len(own) * len(sets), sum(map(len, todo))
+        done = (trials - left) * budget
+        with progress_bar(total=trials * budget, initial=done, unit="query", desc=self.label, show=progress) as bar:
             for start in range(0, len(own), self.benchmark.clips_at_once):
                 some = own[start : start + self.benchmark.clips_at_once]
                 if not (batch := [i for i in some if any(i in missing for missing in todo)]):
@@ -298,14 +301,22 @@ class VictimRunner:
                 pixels = pixels_of([self.clips[i] for i in batch])
                 for one, missing in zip(sets, todo, strict=True):
                     if rows := [row for row, i in enumerate(batch) if i in missing]:
-                        bar.set_postfix_str(f"{one.entry.distortion}, {one.entry.label}")
-                        self._try(one, [batch[row] for row in rows], pixels[rows], wanted)
-                        bar.update(len(rows))
+                        before = bar.n
+                        self._try(one, [batch[row] for row in rows], pixels[rows], wanted, bar)
+                        bar.update(before + len(rows) * budget - bar.n)  # with the queries that were not needed
 
-    def _try(self, trials: TrialSet, clips: list[int], pixels: Float[Tensor, "b 3 t h w"], wanted: Wanted) -> None:
+    def _try(
+        self, trials: TrialSet, clips: list[int], pixels: Float[Tensor, "b 3 t h w"], wanted: Wanted, bar: tqdm
+    ) -> None:
+        entry = trials.entry
+
+        def show(state: Progress) -> None:
+            bar.set_postfix_str(f"{entry.distortion}, {entry.label}: {state}", refresh=False)
+            bar.update(len(state.rows))
+
         try:
             with self._autocast():
-                result = trials.entry.attack(self.victim, pixels, self._goal(clips))
+                result = entry.attack(self.victim, pixels, self._goal(clips), on_query=show)
         except BaseException as error:
             if isinstance(found := getattr(error, "result", None), AttackResult):
                 ended = found.finished.nonzero().flatten().tolist()

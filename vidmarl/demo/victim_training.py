@@ -15,10 +15,10 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
-from tqdm.auto import tqdm
 
 from vidmarl.data.synthetic import CLASSES, Synthetic, split_seed, transform
 from vidmarl.utils.files import load_tensors, save_tensors
+from vidmarl.utils.progress import progress_bar
 from vidmarl.utils.quiet import quiet
 from vidmarl.victims.demo import MEAN, STD, default_path, make_network
 
@@ -41,7 +41,7 @@ class TransformedClips(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, source: Synthetic, seed: int, progress: bool = False) -> None:
-        order = tqdm(range(len(source)), desc="Drawing training clips", unit="clip", disable=not progress)
+        order = progress_bar(range(len(source)), desc="Drawing training clips", unit="clip", show=progress)
         self._clips = [source[i] for i in order]
         self._rng = np.random.default_rng(seed)
 
