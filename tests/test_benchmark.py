@@ -419,7 +419,7 @@ def test_what_is_wanted_besides_is_made_later(tmp_path: Path) -> None:
     benchmark = tiny(tmp_path, attacks={"random_cells": {}}, max_clips=1)
     run(benchmark)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="ST-LPIPS")
+        warnings.filterwarnings("ignore", message="ST-LPIPS|JOD")
         rows = run(dataclasses.replace(benchmark, slow_metrics=True, keep_clips=True))
     assert rows["warping"].notna().all()
     [trial] = tmp_path.rglob("*.safetensors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import sys
 import warnings
 from pathlib import Path
 from statistics import NormalDist
@@ -22,7 +23,7 @@ from vidmarl.data.paths import data_root
 from vidmarl.data.spec import ClipSpec
 from vidmarl.data.video import load_clips
 from vidmarl.errors import CheckpointError
-from vidmarl.metrics import Column, perceptual
+from vidmarl.metrics import Column, perceptual, visible_difference
 from vidmarl.metrics import column as column_module
 from vidmarl.metrics.column import number, percent
 from vidmarl.metrics.lpips_network import STLPIPS, WEIGHTS
@@ -295,6 +296,103 @@ class TestSTLPIPS:
         for name in ("other.pth", "text.pth"):
             with pytest.raises(CheckpointError, match="Loading ST-LPIPS"):
                 STLPIPS.from_file(tmp_path / name)
+
+
+def grating(cycles: float, frames: int = 4, side: int = 108) -> Tensor:
+    """A grey clip [1 3 t h w] with an upright sine of amplitude 0.01, standing still."""
+    wave = 0.5 + 0.01 * torch.sin(torch.arange(side) / side * cycles * 2 * math.pi)
+    return wave.expand(1, 3, frames, side, side).contiguous()
+
+
+class Viewer:
+    """Stands for `pycvvdp`: writes down what it is shown, and how."""
+
+    def __init__(self) -> None:
+        self.geometry: list[dict[str, Any]] = []
+        self.shown: list[tuple[tuple[int, ...], dict[str, Any]]] = []
+        self.pix_per_deg = 40.0
+
+    def cvvdp(self, **how: Any) -> Viewer:
+        self.how = how
+        return self
+
+    def vvdp_display_geometry(self, resolution: tuple[int, int], ppd: float) -> float:
+        return ppd
+
+    def set_display_model(self, name: str, display_geometry: float) -> None:
+        self.geometry.append({"name": name, "ppd": display_geometry})
+
+    def predict(self, test: Tensor, reference: Tensor, **how: Any) -> tuple[Tensor, None]:
+        self.shown.append((tuple(test.shape), how))
+        return 10 - 100 * (test - reference).abs().mean(), None
+
+
+class TestJOD:
+    @pytest.fixture
+    def viewer(self, monkeypatch: pytest.MonkeyPatch) -> Viewer:
+        viewer = Viewer()
+        monkeypatch.setattr(visible_difference, "_package", lambda: viewer)
+        return viewer
+
+    def test_all_clips_are_looked_at_alike(self, viewer: Viewer) -> None:
+        for height, width in ((54, 80), (216, 108)):
+            clean = torch.zeros(3, 3, 2, height, width)
+            adversarial = clean.clone()
+            adversarial[1:] += 0.01
+            assert metrics.jod(clean, adversarial).tolist() == pytest.approx([10, 9, 9], abs=1e-4)
+        assert viewer.how["display_name"] == "standard_fhd"
+        assert viewer.geometry == [{"name": "standard_fhd", "ppd": 40 * side / 540} for side in (54, 108)]
+        assert {shape[0] for shape, _ in viewer.shown} == {1}
+        assert [how for _, how in viewer.shown] == [{"dim_order": "BCFHW", "frames_per_second": 5.0}] * 4
+
+    def test_frames_too_small_for_it(self, viewer: Viewer) -> None:
+        clean = torch.zeros(2, 3, 2, 7, 40)
+        adversarial = clean.clone()
+        adversarial[1] += 0.1
+        quality = metrics.jod(clean, adversarial)
+        assert quality[0] == 10
+        assert quality[1].isnan()
+
+    def test_left_out_with_the_reason_said_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "pycvvdp", None)
+        visible_difference._package.cache_clear()
+        clips = torch.rand(1, 3, 2, 32, 32)
+        try:
+            with pytest.warns(UserWarning, match=r"JOD is left out.*pip install 'vidmarl\[perceptual\]'"):
+                assert metrics.jod(clips, clips) is None
+            with warnings.catch_warnings(action="error"):
+                assert metrics.jod(clips, clips) is None
+        finally:
+            visible_difference._package.cache_clear()
+
+    @pytest.mark.slow
+    def test_the_conditions_are_those_that_its_documentation_states(self) -> None:
+        """README of ColorVideoVDP, "Reporting metric results": standard_4k has 75.4 pixels a degree
+        and 200 cd/m2; "Predicted quality scores": the highest quality is 10. Its other examples are
+        of pictures that do not come with the package."""
+        package = pytest.importorskip("pycvvdp")
+        model = package.cvvdp(display_name="standard_4k", device=torch.device("cpu"), quiet=True)
+        assert round(model.pix_per_deg, 1) == 75.4
+        assert "Lpeak=200" in model.get_info_string()
+        clip = grating(4)
+        assert float(model.predict(clip, clip, dim_order="BCFHW", frames_per_second=5)[0]) == pytest.approx(
+            10, abs=1e-4
+        )
+        ours = visible_difference._model(package, torch.device("cpu"), 108)
+        assert ours.pix_per_deg == pytest.approx(108 / 14.27, rel=1e-3)
+        assert ours.display_photometry.Y_peak == 200
+
+    @pytest.mark.slow
+    def test_it_is_as_it_was(self) -> None:
+        """Values of cvvdp 0.5.7 on a CPU; none are published of clips that can be drawn."""
+        pytest.importorskip("pycvvdp")
+        clean = torch.full((1, 3, 4, 108, 108), 0.5)
+        seen = {cycles: float(metrics.jod(clean, grating(cycles))) for cycles in (4, 16, 50)}
+        assert seen == pytest.approx({4: 9.65, 16: 7.53, 50: 6.88}, abs=0.02)
+        faint = clean + (grating(16) - clean) / 8
+        assert 10 > float(metrics.jod(clean, faint)) > seen[16]
+        both = metrics.jod(torch.cat([clean, clean]), torch.cat([grating(16), clean]))
+        assert both.tolist() == pytest.approx([seen[16], 10], abs=1e-4)
 
 
 class TestOfAttacks:

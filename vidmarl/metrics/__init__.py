@@ -1,9 +1,9 @@
 """What is reported about perturbations and about attacks.
 
-Of perturbations (`perturbation`, `perceptual`, `temporal`): functions of (clean, adversarial),
-float32[b 3 t h w] in [0, 1], to one number per clip, each with its column (`column`). Of attacks
-(`attack`, `comparison`): functions of an `Outcome`, which knows every query of every clip. `table`
-puts both together.
+Of perturbations (`perturbation`, `perceptual`, `visible_difference`, `temporal`): functions of
+(clean, adversarial), float32[b 3 t h w] in [0, 1], to one number per clip, each with its column
+(`column`). Of attacks (`attack`, `comparison`): functions of an `Outcome`, which knows every query
+of every clip. `table` puts both together.
 """
 
 from vidmarl.metrics.attack import (
@@ -43,6 +43,7 @@ from vidmarl.metrics.table import (
     summary_table,
 )
 from vidmarl.metrics.temporal import flicker, flicker2, flicker_share, warping, warping_error
+from vidmarl.metrics.visible_difference import jod
 
 __all__ = [
     "BUDGETS",
@@ -67,6 +68,7 @@ __all__ = [
     "flicker2",
     "flicker_share",
     "frames_touched",
+    "jod",
     "l0",
     "l2",
     "linf",

@@ -69,7 +69,8 @@ def perturbation_metrics(
         clean: float[b 3 t h w] in [0, 1].
         adversarial: float[b 3 t h w] in [0, 1].
         strength: the strength map, for "cells", see `cells_touched`.
-        slow: whether to add the metrics that cost seconds a clip: ST-LPIPS and the warping error.
+        slow: whether to add the metrics that cost seconds a clip: ST-LPIPS, JOD and the warping
+            error.
 
     Raises:
         ValueError: the two have different shapes.
