@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import Brightness
@@ -25,7 +26,8 @@ import vidmarl
 from vidmarl import AttackResult, GrowAndReduce, RandomCells, TubeletGrid, Victim, metrics
 from vidmarl.benchmark import Benchmark, VictimChoice, run_benchmark
 from vidmarl.data.synthetic import Synthetic, make_clip
-from vidmarl.report import pictures, write_report
+from vidmarl.report import pictures, verdict, write_report
+from vidmarl.report.clips import typical_clips
 from vidmarl.report.page import script_json
 
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\"'&<b>"
@@ -200,6 +202,81 @@ class TestPictures:
         assert kept == pytest.approx(1, abs=0.2)
 
 
+def outcome(sizes: list[float], full: float = 100.0, queries: int = 10) -> AttackResult:
+    """An attack that fools clip `i` with its third query and an L2 of `sizes[i]`; NaN: never."""
+    clips = len(sizes)
+    l2 = torch.tensor(sizes)
+    margin, norm = torch.ones(clips, queries), torch.zeros(clips, queries)
+    margin[:, 2], norm[:, 2] = torch.where(l2.isnan(), 1.0, -1.0), l2.nan_to_num()
+    zeros = torch.zeros(clips, dtype=torch.int64)
+    pixels = torch.zeros(clips, 3, 2, 8, 8)
+    return AttackResult(
+        success=~l2.isnan(),
+        skipped=torch.zeros(clips, dtype=torch.bool),
+        finished=torch.ones(clips, dtype=torch.bool),
+        queries=zeros + queries,
+        clean=pixels,
+        adversarial=pixels,
+        strength=torch.zeros(clips, 2, 2, 2),
+        classes=zeros,
+        prediction=zeros,
+        adversarial_prediction=zeros,
+        full_l2=torch.full((clips,), full),
+        history={"score": -margin.abs(), "margin": margin, "l2": norm},
+        settings={"budget": queries, "victim": "victim"},
+    )
+
+
+class TestVerdict:
+    def test_a_share_comes_with_its_interval(self) -> None:
+        assert verdict.share(3, 3) == "3 of 3 clips (100 %; 95 % interval 44 to 100 %)"
+        assert verdict.share(0, 6) == "0 of 6 clips (0 %; 95 % interval 0 to 39 %)"
+        assert verdict.share(1, 1).startswith("1 of 1 clip (")
+        assert verdict.share(0, 0) == "0 of 0 clips"
+
+    @pytest.mark.parametrize(
+        ("record", "name"),
+        [
+            ({"class_path": "vidmarl.distortions.gaussian_noise.GaussianNoise", "init_args": {}}, "Gaussian noise"),
+            ({"class_path": "vidmarl.distortions.jpeg.JPEG", "init_args": {}}, "JPEG"),
+            ({"class_path": "x.FunctionDistortion", "init_args": {"function": "mine.rain_drops"}}, "Rain drops"),
+            ("frost", "Frost"),
+            (None, ""),
+        ],
+    )
+    def test_a_distortion_is_called_in_words(self, record: object, name: str) -> None:
+        assert verdict.distortion({"distortion": record}) == name
+
+    def test_the_leader_is_said_to_be_ahead_only_where_that_is_sure(self) -> None:
+        small, large = [float(k) for k in range(1, 13)], [3.0 * k for k in range(1, 13)]
+        first, compared = verdict.ahead({"large": outcome(large), "small": outcome(small)})
+        assert first.startswith("small needs the least: a median L2 of 6.50")
+        assert compared.startswith("small took 0.333 times the L2 of large, median over 12 clips")
+        assert compared.endswith("p = 0.00049): surely smaller.")
+        mixed = [k * (0.5 if k % 2 else 2.1) for k in range(1, 13)]
+        assert verdict.ahead({"a": outcome(small), "b": outcome(mixed)})[1].endswith(": no sure difference.")
+
+    def test_more_comparisons_need_more(self) -> None:
+        base = [float(k) for k in range(1, 9)]
+        better = [0.8 * k for k in base]  # the smallest p that 8 clips can give is 1 / 128
+        pair = {"better": outcome(better), "base": outcome(base)}
+        assert verdict.ahead(pair)[1].endswith("surely smaller.")
+        many = pair | {f"copy {k}": outcome(base) for k in range(6)}
+        assert not any(said.endswith("surely smaller.") for said in verdict.ahead(many))
+
+    def test_of_few_clips_nothing_is_sure(self) -> None:
+        said = verdict.ahead({"a": outcome([1.0, 2.0]), "b": outcome([3.0, 4.0])})
+        assert said[1] == "a took 0.417 times the L2 of b, median over 2 clips: too few clips to tell."
+        assert verdict.ahead({"alone": outcome([1.0])}) == []
+
+    def test_the_median_the_easiest_and_the_hardest_clip(self) -> None:
+        nan = float("nan")
+        assert typical_clips({"a": outcome([4, 1, nan, 3, 2])}) == {3: "median", 1: "easiest", 2: "hardest"}
+        assert typical_clips({"a": outcome([4.0])}) == {0: "median"}
+        both = {"a": outcome([1, 2, 9]), "b": outcome([9, 2, 1])}  # the median over attacks is 5, 2, 5
+        assert typical_clips(both)[1] == "easiest"
+
+
 class TestPage:
     @pytest.mark.parametrize("which", ["report", "benchmark_report"])
     def test_is_well_formed_and_every_reference_resolves(self, which: str, request: pytest.FixtureRequest) -> None:
@@ -238,7 +315,7 @@ class TestPage:
     def test_hostile_texts_are_shown_and_never_become_markup(self, hostile: Path) -> None:
         page = Page(hostile)
         assert len(page.scripts) == 3
-        assert page.all("img") == []
+        assert all((image["src"] or "").startswith("data:image/") for image in page.all("img"))
         assert all("onerror" not in attributes for _, attributes in page.elements)
         assert page.text.count(EVIL) >= 6
 
@@ -250,14 +327,43 @@ class TestPage:
 
     def test_says_what_the_result_says(self, report: Path, results: dict[str, AttackResult]) -> None:
         page = Page(report)
+        text = " ".join(page.text.split())
         for name, result in results.items():
-            assert f"{name}: {int(result.success.sum())} of 2 clips fooled" in " ".join(page.text.split())
+            held = 2 - int(result.success.sum())
+            assert f"brightness held {verdict.share(held, 2)} against {name}" in text
+        assert "1 clip was skipped" in text
         rows = [a for tag, a in page.elements if tag == "tr"]
         assert len(rows) >= 6 + 2
         data = json.loads(page.scripts[0])
         assert sorted(data["clips"]) == ["0", "1"]  # the skipped one is in the table only
         cells = [(t, y, x) for t, step in enumerate(data["clips"]["0"]["runs"][0]["strength"]) for y, x, _ in step]
         assert cells == [tuple(cell) for cell in results["grow"].strength[0].nonzero().tolist()]
+
+    def test_words_come_first_then_pictures_then_curves_and_folded_tables(self, report: Path) -> None:
+        html = report.read_text("utf-8")
+        order = ['class="lead"', "<article", 'class="chart curves"', "<table"]
+        at = [html.index(part) for part in order]
+        assert at == sorted(at)
+        page = Page(report)
+        assert not any("open" in attributes for attributes in page.all("details"))
+        assert html.index("<details><summary>All clips") < html.index('<table class="sortable"')
+
+    def test_every_clip_has_pictures_that_need_no_script(self, report: Path) -> None:
+        alternatives = [image["alt"] or "" for image in Page(report).all("img")]
+        assert len(alternatives) == 2 * 3  # the original and two attacks, of two clips
+        assert sum(text.startswith("Original, frame") for text in alternatives) == 2
+        assert sum(text.startswith("random, frame") for text in alternatives) == 2
+
+    def test_tables_come_as_files(self, report: Path, results: dict[str, AttackResult]) -> None:
+        page = Page(report)
+        files = json.loads(page.scripts[0])["files"]
+        assert {a["data-file"] for a in page.all("button") if "data-file" in a} == set(files)
+        clips = pd.read_csv(io.StringIO(files["clips.csv"]))
+        assert clips["attack"].tolist() == ["grow"] * 3 + ["random"] * 3
+        assert clips["clip"].tolist() == ["a.mp4", "b.mp4", "c.mp4"] * 2
+        assert clips["queries"].tolist() == [*results["grow"].queries.tolist(), *results["random"].queries.tolist()]
+        assert files["summary.tex"].startswith("\\begin{tabular}")
+        assert "\\%" in files["summary.tex"]
 
     def test_one_result_needs_no_name(self, results: dict[str, AttackResult], tmp_path: Path) -> None:
         path = write_report(tmp_path / "one.html", results["grow"], max_clips=1)
@@ -271,8 +377,20 @@ class TestPage:
 
     def test_nothing_attacked_still_gives_a_page(self, results: dict[str, AttackResult], tmp_path: Path) -> None:
         page = Page(write_report(tmp_path / "none.html", results["grow"][2]))
-        assert "0 of 0" in page.text
+        assert "held 0 of 0 clips" in page.text
         assert page.all("canvas") == []
+
+    def test_a_benchmark_shows_each_clip_under_each_attack(self, benchmark_report: Path) -> None:
+        page = Page(benchmark_report)
+        alternatives = [image["alt"] or "" for image in page.all("img")]
+        assert len(alternatives) == 2 * 2 * 3  # distortions, clips, the original and two attacks
+        assert sum(text.startswith("square_tubes") for text in alternatives) == 4
+        assert (
+            page.text.count("held 2 of 2 clips")
+            + page.text.count("held 1 of 2 clips")
+            + page.text.count("held 0 of 2 clips")
+            == 2 * 2
+        )
 
     def test_what_cannot_be_shown_is_refused_before_anything_is_written(
         self, results: dict[str, AttackResult], tmp_path: Path
@@ -366,6 +484,10 @@ class TestInABrowser:
             time.sleep(0.05)
         return value
 
+    @staticmethod
+    def unfold(browser: Any) -> None:
+        browser.execute_script("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+
     def clip(self, browser: Any, number: int | str = 0) -> Any:
         """A clip's article, its pictures painted."""
         article = browser.find_element("id", f"clip-{number}")
@@ -394,6 +516,7 @@ class TestInABrowser:
         path = request.getfixturevalue(which)
         self.visit(browser, path)
         self.clip(browser, clip)
+        self.unfold(browser)
         for chart in browser.find_elements("css selector", ".chart"):
             browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant'})", chart)
             self.until(browser, "return arguments[0].querySelector('.main-svg')", chart)
@@ -465,6 +588,7 @@ class TestInABrowser:
 
     def test_the_table_sorts_both_ways_with_what_is_missing_last(self, browser: Any, report: Path) -> None:
         self.visit(browser, report)
+        self.unfold(browser)
         column = (
             "return [...document.querySelectorAll('.sortable tbody tr')]"
             ".map(r => r.cells[arguments[0]].dataset.value).map(v => v === '' ? null : Number(v))"
@@ -479,16 +603,79 @@ class TestInABrowser:
             assert known == sorted(known, reverse=backwards)
             assert values[len(known) :] == [None, None]
 
+    @pytest.mark.parametrize("which", ["report", "benchmark_report"])
     @pytest.mark.parametrize("width", [400, 1280])
-    def test_fits_the_window_and_keeps_its_controls_labelled(self, browser: Any, report: Path, width: int) -> None:
-        self.visit(browser, report, width)
-        self.clip(browser)
+    def test_fits_the_window_and_keeps_its_controls_labelled(
+        self, browser: Any, which: str, width: int, request: pytest.FixtureRequest
+    ) -> None:
+        self.visit(browser, request.getfixturevalue(which), width)
+        self.unfold(browser)
         assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        cut = browser.execute_script(
+            "return [...document.querySelectorAll('.scroll, canvas, figcaption, h3')]"
+            ".filter(e => e.scrollWidth > e.clientWidth + 1).map(e => [e.className, e.scrollWidth, e.clientWidth])"
+        )
+        assert cut == []
         unlabelled = browser.execute_script(
             "return [...document.querySelectorAll('input, button')]"
             ".filter(e => !e.textContent.trim() && !(e.labels && [...e.labels].some(l => l.textContent.trim()))).length"
         )
         assert unlabelled == 0
+
+    def test_tables_and_charts_are_downloaded(self, browser: Any, report: Path, tmp_path: Path) -> None:
+        place = {"behavior": "allow", "downloadPath": str(tmp_path)}
+        browser.execute_cdp_cmd("Page.setDownloadBehavior", place)
+        self.visit(browser, report)
+        self.unfold(browser)
+        for selector in ("[data-file='clips.csv']", "[data-save='png'][data-name='curves']", "[data-save='svg']"):
+            browser.execute_script("document.querySelector(arguments[0]).click()", selector)
+        deadline = time.monotonic() + 30
+        wanted = {"clips.csv", "curves.png"}
+        while not (wanted <= set(os.listdir(tmp_path)) and list(tmp_path.glob("*.svg"))):
+            assert time.monotonic() < deadline, os.listdir(tmp_path)
+            time.sleep(0.1)
+        time.sleep(0.2)
+        assert len(pd.read_csv(tmp_path / "clips.csv")) == 6
+        assert Image.open(tmp_path / "curves.png").size[0] == 2000
+        assert browser.get_log("browser") == []
+
+    def test_the_keyboard_reaches_what_is_folded_and_the_slider(self, browser: Any, report: Path) -> None:
+        from selenium.webdriver.common.keys import Keys
+
+        self.visit(browser, report)
+        article = self.clip(browser)
+        slider = article.find_element("css selector", ".slider input")
+        self.slide(browser, article, 0)
+        slider.send_keys(Keys.ARROW_RIGHT)
+        assert article.find_element("css selector", "output").text == "2 / 6"
+        summary = article.find_element("css selector", ".steps summary")
+        summary.send_keys(Keys.ENTER)
+        self.until(browser, "return arguments[0].querySelector('.path .main-svg')", article)
+
+    def test_print_has_every_clip_chart_and_table(self, browser: Any, report: Path) -> None:
+        self.visit(browser, report)
+        browser.execute_script(
+            "addEventListener('beforeprint', () => { window.told = {"
+            "folded: document.querySelectorAll('details:not([open])').length,"
+            "charts: [...document.querySelectorAll('.chart')].filter(c => !c.querySelector('.main-svg')).length }; })"
+        )
+        browser.execute_cdp_cmd("Page.printToPDF", {})
+        assert browser.execute_script("return window.told") == {"folded": 0, "charts": 0}
+        assert browser.execute_script("return document.querySelectorAll('details[open]').length") == 0
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        try:
+            hidden = browser.execute_script(
+                "dispatchEvent(new Event('beforeprint'));"
+                "return [...document.querySelectorAll('.stills img, .chart, table, .settings, .note, .says')]"
+                ".filter(e => !e.getClientRects().length || !e.offsetHeight).map(e => e.className)"
+            )
+            shown = browser.execute_script(
+                "return [...document.querySelectorAll('.controls, .live, .save')].filter(e => e.offsetHeight).length"
+            )
+        finally:
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        assert hidden == []
+        assert shown == 0  # what only a screen can use
 
     @pytest.mark.thorough
     @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,6 +1,9 @@
 "use strict";
-// Plotly charts in the looks of the page, each drawn when it is needed.
+// Plotly charts in the looks of the page, each drawn when it is needed, and saved on request.
 const charts = (() => {
+  const NARROW = 560; // px below which names at the ends of curves have no room
+  const PAPER = 660; // px of a printed page
+
   function themed(figure) {
     const css = getComputedStyle(document.documentElement);
     const look = { "font.color": css.getPropertyValue("--ink").trim() };
@@ -10,9 +13,12 @@ const charts = (() => {
     return look;
   }
 
-  function draw(element, figure) {
-    const layout = { ...figure.layout, autosize: true, height: element.clientHeight };
-    Plotly.react(element, figure.data, layout, { responsive: true, displayModeBar: false }).then(() =>
+  function draw(element, figure, width) {
+    const narrow = (width ?? element.clientWidth) < NARROW;
+    const layout = { ...figure.layout, autosize: width === undefined, width, height: element.clientHeight };
+    if (narrow) layout.margin = { ...layout.margin, r: 12 };
+    const data = narrow ? figure.data.filter((trace) => trace.mode !== "text") : figure.data;
+    Plotly.react(element, data, layout, { responsive: true, displayModeBar: false }).then(() =>
       Plotly.relayout(element, themed(figure)),
     );
     element.figure = figure;
@@ -32,10 +38,39 @@ const charts = (() => {
     element.draw = drawing;
     near.observe(element);
   }
+
+  /** Shows `figure()`, which may be another one by then, when the chart is needed. */
+  function chart(element, figure) {
+    element.current = figure;
+    later(element, () => draw(element, figure()));
+  }
+
+  function save(button) {
+    const element = button.closest(".plot").querySelector(".chart");
+    const { data, layout } = element.current();
+    const light = { ...layout, paper_bgcolor: "#fff", font: { ...layout.font, color: "#222" } };
+    const { save: format, name: filename } = button.dataset;
+    const size = { width: 1000, height: Math.round(1.1 * element.clientHeight) };
+    return Plotly.downloadImage({ data, layout: light }, { format, filename, scale: 2, ...size });
+  }
+
+  for (const button of document.querySelectorAll("[data-save]")) button.addEventListener("click", () => save(button));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    for (const chart of document.querySelectorAll(".chart")) {
-      if (chart.figure) Plotly.relayout(chart, themed(chart.figure));
+    for (const element of document.querySelectorAll(".chart")) {
+      if (element.figure) Plotly.relayout(element, themed(element.figure));
     }
   });
-  return { draw, later };
+
+  // On paper everything is there: nothing folded, every chart drawn, as wide as the page.
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    folded = [...document.querySelectorAll("details:not([open])")];
+    for (const details of folded) details.open = true;
+    for (const element of document.querySelectorAll(".chart")) draw(element, element.current(), PAPER);
+  });
+  addEventListener("afterprint", () => {
+    for (const details of folded) details.open = false;
+    for (const element of document.querySelectorAll(".chart")) if (element.figure) draw(element, element.current());
+  });
+  return { chart, draw, later };
 })();

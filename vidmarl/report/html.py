@@ -16,9 +16,10 @@ from vidmarl import metrics
 from vidmarl.metrics import ClipOutcome, Column
 from vidmarl.metrics.attack import own_budget
 from vidmarl.metrics.column import percent
-from vidmarl.report import figures, pictures
-from vidmarl.report.clips import articles, attacked_clips, clip_data, common_gain
-from vidmarl.report.page import FOLDER, setting_rows, summary_rows, write_page
+from vidmarl.report import figures, pictures, verdict
+from vidmarl.report.clips import articles, attacked_clips, clip_data, typical_clips
+from vidmarl.report.page import FOLDER, in_words, setting_rows, summary_rows, write_page
+from vidmarl.utils.tables import to_csv, to_latex
 
 
 @runtime_checkable
@@ -45,7 +46,8 @@ def write_report(
     """Writes what came of one attack, or of several on the same clips, as one self-contained HTML
     file.
 
-    Of the clips that are not shown no pixel is read.
+    It says in words what came of it, then shows clips, curves and tables; it prints whole, and
+    offers its tables and figures for download. Of the clips that are not shown no pixel is read.
 
     Args:
         path: the file; it appears whole or not at all.
@@ -55,7 +57,8 @@ def write_report(
         names: of the clips, such as their file names; default "clip 0" and so on.
         budgets: the query budgets of the summary.
         max_clips: how many of the attacked clips are shown frame by frame, which is most of the
-            file's size; the summary and the table hold all.
+            file's size; the median, the easiest and the hardest first. The summary and the table
+            hold all.
         fps: frames a second when the slider plays.
 
     Returns:
@@ -69,8 +72,8 @@ def write_report(
     if not isinstance(results, Mapping):
         results = {str(results.settings.get("attack", "attack")): results}
     names = _validated(results, names)
-    attacked = attacked_clips(results)
-    shown = attacked[:max_clips]
+    attacked, typical = attacked_clips(results), typical_clips(results)
+    shown = [*typical, *(i for i in attacked if i not in typical)][: max(max_clips, 0)]
     pictured = {name: result[shown] for name, result in results.items()} if shown else {}
     keys = [str(i) for i in shown]
     tables = {name: result.metrics() for name, result in results.items()}
@@ -79,7 +82,7 @@ def write_report(
         for name, result in results.items()
     }
     columns = [*metrics.SUCCESS_COLUMNS, *metrics.shown_metrics(next(iter(tables.values())))]
-    gain = common_gain([pictured])
+    titles = [typical.get(i, "") for i in shown]
     return write_page(
         path,
         FOLDER / "report.html.j2",
@@ -87,20 +90,44 @@ def write_report(
         data={
             "fps": fps,
             "colours": [pictures.MORE, pictures.LESS],
-            "gain": gain,
             "curves": [json.loads(figures.budget_curves(results).to_json())],
-            "clips": clip_data(pictured, keys, gain) if shown else {},
+            "sizes": [json.loads(figures.sizes(results, names).to_json())],
+            "clips": clip_data(pictured, keys) if shown else {},
+            "files": _files(tables, summaries, names),
         },
-        headlines=[_headline(name, result, summaries[name]) for name, result in results.items()],
+        verdict=_verdict(results, tables),
+        tiles=_tiles(next(iter(summaries.values())), next(iter(tables.values()))) if len(results) == 1 else [],
         figures=metrics.FIGURES,
         summary=[row for name, table in summaries.items() for row in summary_rows(name, table, metrics.FIGURES)],
         several=len(results) > 1,
         columns=columns,
         rows=[row for name, table in tables.items() for row in _rows(name, table, columns, names, shown)],
-        clips=articles(pictured, keys, [names[i] for i in shown]) if shown else [],
+        clips=articles(pictured, keys, [names[i] for i in shown], titles) if shown else [],
         unshown=len(attacked) - len(shown),
         settings={name: setting_rows(result) for name, result in results.items()},
     )
+
+
+def _verdict(results: Mapping[str, ClipTable], tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """What came of it all: who was ahead, and how many clips the victim held at what size."""
+    said = verdict.ahead(results)
+    for name, result in results.items():
+        said += [verdict.held(name, result), verdict.size(tables[name])]
+    skipped = sum(int(result.skipped.sum()) for result in results.values()) // len(results)
+    if skipped:
+        clips = "1 clip was" if skipped == 1 else f"{skipped} clips were"
+        said.append(f"{clips} skipped: the goal held before the attack.")
+    return [sentence for sentence in said if sentence]
+
+
+def _files(
+    tables: Mapping[str, pd.DataFrame], summaries: Mapping[str, pd.DataFrame], names: Sequence[str]
+) -> dict[str, str]:
+    """What the page offers for download, by the file's name."""
+    clips = pd.concat([table.assign(attack=name, clip=list(names)) for name, table in tables.items()])
+    summary = pd.concat([table.assign(attack=name) for name, table in summaries.items()])
+    clips, summary = (table[["attack", *table.columns.drop("attack")]] for table in (clips, summary))
+    return {"clips.csv": to_csv(clips), "summary.csv": to_csv(summary), "summary.tex": to_latex(in_words(summary))}
 
 
 def _of_fooled(table: pd.DataFrame) -> dict[str, Tensor]:
@@ -128,29 +155,22 @@ def _validated(results: Mapping[str, ClipTable], names: Sequence[str] | None) ->
     return [f"clip {i}" for i in range(clips)] if names is None else [str(name) for name in names]
 
 
-def _headline(name: str, result: metrics.Outcome, summary: pd.DataFrame) -> dict[str, Any]:
-    """The figures at the top, for the whole of an attack."""
-    attacked = int((~result.skipped).sum())
+def _tiles(summary: pd.DataFrame, table: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """The figures at the top, for the whole of an attack: name, value, detail."""
     row = summary.iloc[-1].to_dict()
     of = {column.name: column for column in (*metrics.FIGURES, *metrics.columns())}
-    return {
-        "name": name,
-        "victim": str(result.settings.get("victim", "the victim")),
-        "fooled": int((result.success & ~result.skipped).sum()),
-        "attacked": attacked,
-        "skipped": len(result.skipped) - attacked,
-        "budget": own_budget(result),
-        "tiles": [
-            ("Fooled", percent(row["FR"]), _interval(of["FR"], row)),
-            (
-                "Queries per clip",
-                of["AQ"].text(row["AQ"]),
-                f"{of['AQ'].text(row['AQ first'])} until the first success or the end",
-            ),
-            ("Median L2", of["L2"].text(row["L2"]), _interval(of["L2"], row)),
-            ("SSIM of the fooled", of["ssim"].text(row.get("ssim")), "1 is no visible change"),
-        ],
-    }
+    fooled = table[table["success"] & ~table["skipped"]]
+    ssim = float(fooled["ssim"].median()) if "ssim" in fooled else math.nan
+    return [
+        ("Fooled", percent(row["FR"]), _interval(of["FR"], row)),
+        ("Median L2, a failure in full", of["L2"].text(row["L2"]), _interval(of["L2"], row)),
+        (
+            "Queries to the first success",
+            of["AQ first"].text(row["AQ first"]),
+            f"mean; {of['AQ'].text(row['AQ'])} with those after it",
+        ),
+        ("SSIM of the fooled", of["ssim"].text(ssim), "median; 1 is no change"),
+    ]
 
 
 def _interval(column: Column, row: dict[Any, Any]) -> str:

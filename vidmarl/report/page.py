@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from vidmarl._version import __version__
-from vidmarl.metrics import INTERVALS, Column, Outcome
+from vidmarl.metrics import FIGURES, INTERVALS, Column, Outcome, shown_metrics
 from vidmarl.utils.files import write_atomically
 
 FOLDER = Path(__file__).parent
@@ -28,8 +28,8 @@ def write_page(path: str | Path, template: Path, *, title: str, data: Mapping[st
         path: the file; it appears whole or not at all.
         template: the page's own template, which extends `base.html.j2`.
         title: of the page.
-        data: for the scripts of the page: "curves", a list of figures; "clips", "gain", "fps" and
-            "colours" where it shows clips.
+        data: for the scripts of the page: "curves" and "sizes", lists of figures; "files", texts
+            to download by their name; "clips", "fps" and "colours" where it shows clips.
         **parts: what the template asks for besides.
 
     Returns:
@@ -86,6 +86,16 @@ def summary_rows(
         }
         for row in table.to_dict("records")
     ]
+
+
+def in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """A table over query budgets as text: the attack, the figures and the metrics that people are
+    shown, with their intervals."""
+    columns = [*FIGURES, *shown_metrics(table)]
+    rows = table.to_dict("records")
+    return pd.DataFrame(
+        {"Attack": [row["attack"] for row in rows]} | {of.label: [of.cell(row) for row in rows] for of in columns}
+    )
 
 
 def setting_rows(result: Outcome) -> list[tuple[str, str]]:

@@ -102,6 +102,25 @@ def hulls(strength: Float[Tensor, "gt gh gw"], cell: Sequence[int], frame: int) 
     return outlines
 
 
+def outlined(
+    frame: UInt8[np.ndarray, "h w 3"], outlines: Sequence[Float[np.ndarray, "points 2"]]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A frame with polygons: a light line on a dark one, so that it is seen on any picture."""
+    import cv2
+
+    drawn = frame.copy()
+    points = [outline.round().astype(np.int32) for outline in outlines]
+    for colour, thickness in (((30, 30, 30), 4), ((255, 255, 255), 2)):
+        cv2.polylines(drawn, points, isClosed=True, color=colour, thickness=thickness, lineType=cv2.LINE_AA)
+    return drawn
+
+
+def enlarged(frame: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "_ _ 3"]:
+    """A frame whose longer side has about so many px, in whole pixels; never smaller than it is."""
+    times = max(1, round(side / max(frame.shape[:2])))
+    return frame.repeat(times, 0).repeat(times, 1)
+
+
 def cell_size(clip: Float[Tensor, "3 t h w"], strength: Float[Tensor, "gt gh gw"]) -> tuple[int, int, int]:
     """Frames, px and px of a tubelet, where only the map is known: the clip divided evenly, rounded
     up."""

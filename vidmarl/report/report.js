@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { draw, later } = charts;
+  const { chart, draw, later } = charts;
   const data = JSON.parse(document.getElementById("data").textContent);
   const [MORE, LESS] = data.colours.map((rgb) => rgb.join(","));
   const ZOOM = 2; // canvas px per clip px, so that outlines are finer than pixels
@@ -17,32 +17,22 @@
 
   function overlay(context, run, frame, mode) {
     const [frames, height, width] = run.cell;
-    const cells = run.strength[Math.floor(frame / frames)] ?? [];
-    const sign = new Map(cells.map(([y, x, s]) => [y + "," + x, Math.sign(s)]));
-    for (const [y, x, s] of cells) {
-      const [left, top, w, h] = [x * width * ZOOM, y * height * ZOOM, width * ZOOM, height * ZOOM];
-      const colour = s > 0 ? MORE : LESS;
-      if (mode === "heat") {
-        context.fillStyle = `rgba(${colour},${0.15 + 0.6 * Math.abs(s)})`;
-        context.fillRect(left, top, w, h);
-        continue;
-      }
-      const edges = [
-        [y - 1, x, left, top + 2, left + w, top + 2],
-        [y + 1, x, left, top + h - 2, left + w, top + h - 2],
-        [y, x - 1, left + 2, top, left + 2, top + h],
-        [y, x + 1, left + w - 2, top, left + w - 2, top + h],
-      ];
-      for (const [ny, nx, x0, y0, x1, y1] of edges) {
-        if (sign.get(ny + "," + nx) === Math.sign(s)) continue; // inside the region
-        for (const [width, style] of [[4, "rgba(255,255,255,0.8)"], [2, `rgb(${colour})`]]) {
-          context.lineWidth = width; // the pale line below keeps the colour readable on any picture
-          context.strokeStyle = style;
-          context.beginPath();
-          context.moveTo(x0, y0);
-          context.lineTo(x1, y1);
-          context.stroke();
-        }
+    const step = Math.floor(frame / frames);
+    for (const [y, x, s] of run.strength[step] ?? []) {
+      const opacity = mode === "heat" ? 0.15 + 0.6 * Math.abs(s) : 0.3 * Math.abs(s);
+      context.fillStyle = `rgba(${s > 0 ? MORE : LESS},${opacity})`;
+      context.fillRect(x * width * ZOOM, y * height * ZOOM, width * ZOOM, height * ZOOM);
+    }
+    if (mode !== "outline") return;
+    context.lineJoin = "round";
+    for (const hull of run.hulls[step] ?? []) {
+      context.beginPath();
+      for (const [x, y] of hull) context.lineTo(x * ZOOM, y * ZOOM);
+      context.closePath();
+      for (const [size, style] of [[4, "rgba(30,30,30,0.9)"], [2, "#fff"]]) {
+        context.lineWidth = size; // a light line on a dark one is seen on any picture
+        context.strokeStyle = style;
+        context.stroke();
       }
     }
   }
@@ -55,7 +45,7 @@
     const when = find(".when");
     let run = clip.runs[0];
     let timer = null;
-    find(".gain").textContent = "×" + data.gain;
+    find(".gain").textContent = "×" + clip.gain;
 
     async function paint() {
       const frame = Number(slider.value);
@@ -125,7 +115,7 @@
     const most = clip.runs[0].when.indexOf(Math.max(...clip.runs[0].when));
     slider.value = Math.max(most, 0); // begin where there is most to see
     later(article, () => show(0));
-    later(find(".path"), () => draw(find(".path"), run.chart));
+    chart(find(".path"), () => run.chart);
   }
 
   function sort(header) {
@@ -148,6 +138,19 @@
   for (const button of document.querySelectorAll(".sortable th button")) {
     button.addEventListener("click", () => sort(button.parentElement));
   }
-  document.querySelectorAll(".curves").forEach((element, i) => later(element, () => draw(element, data.curves[i])));
+  function download(name) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([data.files[name]], { type: "text/plain" }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  for (const button of document.querySelectorAll("[data-file]")) {
+    button.addEventListener("click", () => download(button.dataset.file));
+  }
+  for (const kind of ["curves", "sizes"]) {
+    document.querySelectorAll(".chart." + kind).forEach((element, i) => chart(element, () => data[kind][i]));
+  }
   document.querySelectorAll(".clip").forEach(setUp);
 })();

@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 from vidmarl import metrics
 from vidmarl.metrics.attack import own_budget
 from vidmarl.metrics.column import number
-from vidmarl.report.figures.style import TEMPLATE, line, plain, shortened
+from vidmarl.report.figures.style import INK, TEMPLATE, line, plain, shortened
 
 _WHISKERS = 5
 """Budgets at which intervals are drawn."""
@@ -75,6 +75,8 @@ def budget_curves(results: Mapping[str, metrics.Outcome], budgets: Sequence[int]
     longest = max(max(curve.x) for curve in curves)
     logarithmic = all(size > 0 for curve in curves[1::2] for size in curve.y)
     for row, drawn in ((1, curves[::2]), (2, curves[1::2])):
+        if len(results) == 1:
+            break
         heights = [np.log10(curve.y) if row == 2 and logarithmic else np.asarray(curve.y, float) for curve in drawn]
         room = 0.08 * float(np.ptp(np.concatenate(heights)) or 1)
         for curve, y in zip(drawn, _apart([float(of[-1]) for of in heights], room), strict=True):
@@ -107,9 +109,10 @@ def budget_curves(results: Mapping[str, metrics.Outcome], budgets: Sequence[int]
     return figure.update_layout(
         template=TEMPLATE,
         height=600,
-        margin={"r": 24 + 8 * widest, "t": 96},
+        margin={"r": 24 + (8 * widest if len(results) > 1 else 0), "t": 96},
+        showlegend=len(results) > 1,
         legend={"y": 1.1},
-        updatemenus=[menu | {"yanchor": "bottom", "font": {"size": 12}}],
+        updatemenus=[menu | {"yanchor": "bottom", "font": {"size": 12, "color": INK}}],
     )
 
 
