@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +15,14 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 
 import vidmarl
 from vidmarl import AttackResult
-from vidmarl.cli import SPEC_FIELDS, _as_options, main
+from vidmarl.cli import SPEC_FIELDS, _as_options, _table, main
 from vidmarl.data.encode import write_mp4
 from vidmarl.data.spec import ClipSpec
 from vidmarl.data.synthetic import make_clips
@@ -95,7 +98,11 @@ def test_an_attack_leaves_results_clips_and_a_report(tmp_path: Path, videos: lis
     done = command("attack", *videos, *QUICK, "--out", "deep/er/results", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "deep" / "er" / "results"
-    assert done.stdout.splitlines()[-1] == f"report: {Path('deep/er/results/report.html')}"
+    *_, wrote, after = done.stdout.splitlines()
+    written = [Path("deep/er/results", name) for name in ("report.html", "results.json", "clips", "result")]
+    assert wrote == f"wrote: {', '.join(map(str, written))}"
+    assert after.startswith(f"next: open {written[0]} in a browser")
+    assert all((tmp_path / path).exists() for path in written)
     assert sorted(path.name for path in out.iterdir()) == ["clips", "report.html", "result", "results.json"]
     assert [path.name for path in out.parent.iterdir()] == ["results"]
 
@@ -167,10 +174,10 @@ def test_bad_files_stop_it_before_any_query_unless_left_out(
     assert "text.mp4" in said
     assert "missing.mp4" in said
     assert "2 of 3 files" in said
-    assert "(--skip-bad)" in said
+    assert "(--skip_bad)" in said
     assert not (tmp_path / "results").exists()
 
-    code, out, err = here(*words, "--skip-bad")
+    code, out, err = here(*words, "--skip_bad")
     assert code == 0, err
     record = json.loads((tmp_path / "results" / "results.json").read_text("utf-8"))
     assert len(record["clips"]) == 1
@@ -262,7 +269,7 @@ def test_a_victim_whose_network_depends_on_the_size_of_its_clips(here: Here, vid
 def test_settings_of_python_are_told_as_options() -> None:
     told = 'Pass weights=\'random\' or "weights=...", skip_bad=True, short="hold"; ClipSpec(size=...) stays.'
     assert _as_options(told) == (
-        'Pass --weights random or "--weights", --skip-bad, --spec.short hold; ClipSpec(size=...) stays.'
+        'Pass --weights random or "--weights", --skip_bad, --spec.short hold; ClipSpec(size=...) stays.'
     )
     assert set(SPEC_FIELDS) == {field.name for field in dataclasses.fields(ClipSpec)}
 
@@ -439,3 +446,94 @@ def test_a_file_name_that_is_not_utf_8_has_results_with_an_escaped_name(tmp_path
     vidmarl.attack_files([os.fsdecode(clip)], victim, attack, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     assert record["clips"][0]["file"].endswith(r"\xff\xe9.mp4")
+
+
+def test_the_table_of_an_attack_is_aligned_and_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = pd.DataFrame(
+        {
+            "file": ["a/one.mp4", "a/two.mp4"],
+            "prediction": ["lunge", "a class with a very long name, longer than a column"],
+            "adversarial_prediction": ["side kick", "lunge"],
+            "success": [True, False],
+            "skipped": [False, False],
+            "queries": [7, 1200],
+            "l2": [0.5, 12.3],
+            "ssim": [0.9, 0.8],
+        }
+    )
+    clips["goal"] = "not " + clips["prediction"]
+    summary = {"fooled": 1, "attacked": 2, "skipped": 0, "queries": 1207, "fooling_rate_interval": None}
+    record = {"clips": clips.to_dict("records"), "summary": summary, "left_out": {"x.mp4": "it is none"}}
+    lines = _table(record).splitlines()
+    assert lines == [
+        "file     clean                             attacked   outcome     Queries     L2    SSIM",
+        "one.mp4  lunge                             side kick  fooled            7  0.500  0.9000",
+        "two.mp4  a class with a very long name, …  lunge      not fooled    1,200   12.3  0.8000",
+        "left out: it is none",
+        "",
+        "1 of 2 clips fooled, 0 skipped, 1,207 queries",
+    ]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "84")
+    assert _table(record).splitlines()[0] == lines[0].removesuffix("    SSIM").rstrip()
+    record["clips"][0]["goal"] = "say waltz"
+    assert "goal" in _table(record)
+
+
+def test_names_are_remembered_until_a_file_changes(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDMARL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(vidmarl, "list_attacks", lambda: ["one", "other"])
+    assert here("list", "attacks")[1] == "one\nother\n"
+    monkeypatch.setattr(vidmarl, "list_attacks", lambda: ["third"])
+    assert here("list", "attacks", "o*r")[1] == "other\n"
+    [memory] = tmp_path.glob("cache/**/attacks.json")
+    memory.write_text("damaged")
+    assert here("list", "attacks")[1] == "third\n"
+    monkeypatch.setattr("vidmarl.registry.plugins", lambda group: {"of another package": group})
+    monkeypatch.setattr(vidmarl, "list_attacks", lambda: ["fourth"])
+    assert here("list", "attacks")[1] == "fourth\n"
+    memory.unlink()
+    memory.mkdir()  # where nothing can be written
+    assert here("list", "attacks")[1] == "fourth\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("attack --vi", "--victim"),
+        ("attack --victim movi", "movinet_a0"),
+        ("attack clip.mp4 --attack r", "random_cells rl"),
+        ("attack --skip", "--skip_bad"),
+        ("benchmark --max", "--max_clips"),
+        ("fit --trainer.max_e", "--trainer.max_epochs"),
+        ("list conf", "configs"),
+        ("compl", "completion"),
+        ("export mod", "model.ckpt"),
+    ],
+)
+def test_the_shell_completes(words: str, offered: str, completion: Path) -> None:
+    (completion.parent / "model.ckpt").touch()
+    asked = f"COMP_WORDS=(vidmarl {words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 )); _shtab_vidmarl"
+    line = f'source ./{completion.name}; {asked}; echo "${{COMPREPLY[*]}}"'
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=completion.parent, check=True)
+    assert done.stdout.split() == offered.split()
+
+
+@pytest.fixture(scope="module")
+def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("bash") is None:
+        pytest.skip("needs bash")
+    folder = tmp_path_factory.mktemp("completion")
+    done = command("completion", "bash", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "vidmarl.bash").write_text(done.stdout)
+    return folder / "vidmarl.bash"
+
+
+def test_help_shows_one_spelling_and_both_are_understood(here: Here, tmp_path: Path) -> None:
+    for name in ("attack", "check", "demo", "benchmark", "export"):
+        _, out, _ = here(name, "--help")
+        assert re.findall(r"(?m)^ +--\w+-[\w-]+", out) == []
+    for option in ("--skip_bad", "--skip-bad"):
+        assert "no such file" in here.failure("attack", "clip.mp4", *QUICK, "--out", "o", option)

@@ -168,7 +168,7 @@ MISTAKES = {
         (f"attack empty.mp4 {VICTIM} --out results", "empty.mp4"),
         (f"attack folder {VICTIM} --out results", "folder"),
         (f"attack unreadable.mp4 {VICTIM} --out results", "unreadable.mp4"),
-        (f"attack clip.mp4 text.mp4 {VICTIM} --out results", "--skip-bad"),
+        (f"attack clip.mp4 text.mp4 {VICTIM} --out results", "--skip_bad"),
         (f"attack *.avi {VICTIM} --out results", "*.avi"),
         ("+ --attack rl --agents missing.ckpt", "missing.ckpt"),
         ("+ --attack rl --agents text.mp4", "text.mp4"),
@@ -278,7 +278,7 @@ MISTAKES = {
         ("+ --data raises.Mine", "raises.py, line 2"),
         ("+ --out text.mp4", "text.mp4"),
         ("+ --out /proc/results", "/proc"),
-        ("+ --summarize-only", "--summarise-only"),
+        ("+ --summarize-only", "--summarise_only"),
     ],
     "fit": [
         ("fit --model.victim demo --model.weights random --trainer.enable_progress_bar false", "data.train"),
@@ -335,7 +335,7 @@ MISTAKES = {
 """By command: a line, of which `+` stands for what is right in it, and what its answer says."""
 
 PYTHON = re.compile(
-    r"Traceback|=True|=False|skip_bad|ClipSpec\(|Given value type|Expected a <class|<class '|NoneType|object at 0x"
+    r"Traceback|=True|=False|(?<!--)skip_bad|ClipSpec\(|Given value type|Expected a <class|<class '|NoneType|object at 0x"
     r"|Union\[|jsonargparse|Unpickl|RuntimeError|Errno|weights_only|Does not validate|Parser key|Namespace\("
 )
 """What a person at a command line has not written and does not want to read."""

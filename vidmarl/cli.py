@@ -6,15 +6,20 @@ answer at once: torch waits until there is work, Lightning and TorchRL until the
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
+import math
 import os
 import re
+import shlex
+import shutil
 import signal
 import sys
 import warnings
 from argparse import SUPPRESS, HelpFormatter
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -49,7 +54,8 @@ training the agents (settings from YAML files, -c FILE, composed from left to ri
   predict    attack clips with trained agents and save the results
   export     cut the trained agents out of a checkpoint, as a small file
 
-vidmarl COMMAND --help tells what a command takes. vidmarl --version tells the version.
+vidmarl COMMAND --help tells what a command takes. vidmarl --version tells the version. Settings have one name in
+Python, in YAML and here. vidmarl completion bash (or zsh, fish, tcsh) lets the shell complete them.
 VIDMARL_DATA names the folder of weights and clips (default: data/); VIDMARL_DEBUG=1 shows where an error came from.
 """
 
@@ -124,6 +130,13 @@ def _fail(message: str, code: int, why: BaseException) -> NoReturn:
     sys.exit(code)
 
 
+def _say_end(written: Sequence[str | Path], then: str) -> None:
+    """Ends a command with what it wrote and what to do next."""
+    if written:
+        print(f"wrote: {', '.join(map(str, written))}")
+    print(f"next: {then}")
+
+
 def _stop_when_terminated() -> None:
     """Lets SIGTERM end a command as Ctrl-C does, so that nothing half stays behind."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
@@ -134,7 +147,7 @@ def _as_options(message: str) -> str:
     `overwrite=True` becomes `--overwrite`, and `RandomCells: budget must` `--budget must`."""
 
     def flag(name: str) -> str:
-        return f"--{'spec.' if name in SPEC_FIELDS else ''}{name.replace('_', '-')}"
+        return f"--{'spec.' if name in SPEC_FIELDS else ''}{name}"
 
     def option(found: re.Match[str]) -> str:
         name, value = found.groups()
@@ -224,8 +237,8 @@ def attack(words: list[str]) -> None:
         help="the folder to write; it appears when all is done, and what an unfinished attack has is in DIR.unfinished",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the folder of an earlier attack")
-    parser.add_argument("--skip-bad", action="store_true", help="go on without the files that cannot be used")
-    parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
+    parser.add_argument("--skip_bad", action="store_true", help="go on without the files that cannot be used")
+    parser.add_argument("--no_progress", action="store_true", help="show no progress bars")
     args = parser.parse_args(words[1:])
 
     from vidmarl.pipeline import RESULTS, attack_files
@@ -252,8 +265,12 @@ def attack(words: list[str]) -> None:
         skip_bad=args.skip_bad,
         overwrite=args.overwrite,
     )
-    print(_table(json.loads((Path(args.out) / RESULTS).read_text("utf-8"))))
-    print(f"report: {Path(args.out) / 'report.html'}")
+    out = Path(args.out)
+    print(_table(json.loads((out / RESULTS).read_text("utf-8"))))
+    _say_end(
+        [out / name for name in ("report.html", RESULTS, "clips", "result")],
+        f"open {out / 'report.html'} in a browser; in Python, vidmarl.SavedResult({str(out / 'result')!r})",
+    )
 
 
 def _make_attack(attack: str | dict[str, Any], agents: str | None, **settings: Any) -> Attack:
@@ -309,24 +326,89 @@ def check(words: list[str]) -> None:
         print(f"{path}: {', '.join(said)}")
     if not report.ok:
         sys.exit(1)
+    if isinstance(args.victim, str):
+        _say_end([], f"vidmarl attack {shlex.quote(args.clips[0])} --victim {args.victim} --out results")
 
 
 def list_names(words: list[str]) -> None:
     """`vidmarl list victims|attacks|distortions|agents|configs [PATTERN]`."""
     parser = _parser("list", "Lists what there is by name.")
-    parser.add_argument("what", choices=["victims", "attacks", "distortions", "agents", "configs"], help="what to list")
+    parser.add_argument("what", choices=KINDS, help="what to list")
     parser.add_argument(
         "pattern", nargs="?", default="*", metavar="PATTERN", help="such as 'x3d*', in quotes; default: all"
     )
     args = parser.parse_args(words[1:])
 
-    import vidmarl
-
-    names: list[str] = list_configs() if args.what == "configs" else getattr(vidmarl, f"list_{args.what}")()
+    names = _names(args.what)
     matching = fnmatch.filter(names, args.pattern)
     if not matching:
         raise UnknownNameError("pattern of " + args.what, args.pattern, names)
     print("\n".join(matching))
+
+
+def _names(kind: str) -> list[str]:
+    """What there is of a kind, from memory: to look for it, all that is listed would be imported,
+    which takes seconds. It is looked for again after a file or the version of a library has
+    changed."""
+    from vidmarl.data.paths import cache_root
+    from vidmarl.registry import plugins
+    from vidmarl.utils.files import write_atomically
+
+    if kind == "configs":
+        return list_configs()
+    folder = Path(__file__).with_name(kind)
+    files = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file())
+    stamp = json.dumps([files, version("torchvision"), sorted(plugins(f"vidmarl.{kind}"))])
+    memory = cache_root() / f"{kind}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(memory.read_text("utf-8"))
+        if known["stamp"] == stamp:
+            return list(known["names"])
+    import vidmarl
+
+    names: list[str] = getattr(vidmarl, f"list_{kind}")()
+    with contextlib.suppress(OSError):  # a folder that nothing may be written to
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(memory, json.dumps({"stamp": stamp, "names": names}))
+    return names
+
+
+def completion(words: list[str]) -> None:
+    """`vidmarl completion SHELL`: completion of all commands by shtab."""
+    parser = _parser(
+        "completion",
+        "Writes the script that lets a shell complete commands, options and the names of victims, attacks, distortions"
+        """ and agents. For bash: echo 'eval "$(vidmarl completion bash)"' >> ~/.bashrc""",
+    )
+    parser.add_argument("shell", choices=["bash", "zsh", "fish", "tcsh"], help="which shell")
+    args = parser.parse_args(words[1:])
+
+    import argparse
+
+    import shtab
+    from jsonargparse import capture_parser
+
+    whole = argparse.ArgumentParser(prog="vidmarl")
+    commands = whole.add_subparsers()
+    with warnings.catch_warnings(action="ignore"):
+        for name, command in COMMANDS.items():
+            found = capture_parser(command, [name])
+            one = found if found._subcommands_action is None else found._subcommands_action._name_parser_map[name]
+            commands.add_parser(name, help=(one.description or "").partition(".")[0])
+            commands._name_parser_map[name] = one
+            one._actions = [_completed(action, shtab) for action in one._actions if action.help != SUPPRESS]
+    print(shtab.complete(whole, args.shell))
+
+
+def _completed(action: Any, shtab: Any) -> Any:
+    """A setting with what completes it: names, files or folders."""
+    if action.dest in ("victim", "attack", "distortion", "agents"):
+        action.choices = _names(action.dest.removesuffix("s") + "s")
+    elif action.dest in ("clips", "config", "weights", "ckpt", "ckpt_path"):
+        action.complete = shtab.FILE
+    elif action.dest == "out":
+        action.complete = shtab.DIRECTORY
+    return action
 
 
 def export(words: list[str]) -> None:
@@ -343,6 +425,7 @@ def export(words: list[str]) -> None:
     save_agents(args.out, agents)
     queries = agents.trained.get("training_queries", 0)
     print(f"{args.out}: {os.path.getsize(args.out):,} bytes; trained with {queries:,} queries")
+    _say_end([args.out], f"vidmarl attack CLIP --victim NAME --agents {shlex.quote(args.out)} --out results")
 
 
 def demo(words: list[str]) -> None:
@@ -355,7 +438,7 @@ def demo(words: list[str]) -> None:
     parser.add_argument("--out", default="outputs/demo", metavar="DIR", help="the folder (default: outputs/demo)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed, the same demo (default: 0)")
     parser.add_argument("--fresh", action="store_true", help="start over, instead of using what an earlier demo left")
-    parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
+    parser.add_argument("--no_progress", action="store_true", help="show no progress bars")
     args = parser.parse_args(words[1:])
 
     from vidmarl.demo.run import main as run
@@ -384,9 +467,9 @@ def benchmark(words: list[str]) -> None:
         help="attack every N-th clip only, from the K-th (counted from 0), so that N processes share the work",
     )
     parser.add_argument(
-        "--summarise-only", action="store_true", help="attack nothing; make the tables of what is there"
+        "--summarise_only", action="store_true", help="attack nothing; make the tables of what is there"
     )
-    parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
+    parser.add_argument("--no_progress", action="store_true", help="show no progress bars")
     args = parser.parse_args(words[1:])
 
     shard = read_shard(args.shard)
@@ -402,10 +485,14 @@ def _run_benchmark(settings: Benchmark, **how: Any) -> None:
     _stop_when_terminated()
     done = run_benchmark(settings, **how)
     if done is None:
-        print("Other shards have clips left. The last one to end writes the tables; --summarise-only makes them now.")
+        print("Other shards have clips left. The last one to end writes the tables; --summarise_only makes them now.")
         return
-    print((Path(settings.out) / "summary.md").read_text("utf-8"))
-    print(f"report: {done.report}")
+    out = Path(settings.out)
+    print((out / "summary.md").read_text("utf-8"))
+    _say_end(
+        [done.report, *(out / name for name in ("summary.md", "summary.csv", "rows.csv", "trials"))],
+        f"open {done.report} in a browser; the same command with more attacks or clips adds to it",
+    )
 
 
 def test(words: list[str]) -> None:
@@ -519,25 +606,43 @@ def _table(record: dict[str, Any]) -> str:
     from vidmarl import metrics
 
     table = pd.DataFrame(record["clips"])
-    table["file"] = table["file"].map(os.path.basename)
-    table["outcome"] = "not fooled"
-    table.loc[table["success"], "outcome"] = "fooled"
-    table.loc[table["skipped"], "outcome"] = "skipped"
-    numbers = {column.label: column.texts(table) for column in metrics.shown_metrics(table)}
-    columns = table[["file", "prediction", "goal", "outcome", "queries"]].assign(**numbers)
+    outcome = table["success"].map({True: "fooled", False: "not fooled"}).mask(table["skipped"], "skipped")
+    columns = {"file": table["file"].map(os.path.basename), "clean": table["prediction"]}
+    if (table["goal"] != "not " + table["prediction"]).any():
+        columns["goal"] = table["goal"]
+    columns |= {"attacked": table["adversarial_prediction"], "outcome": outcome}
+    numbers = [metrics.SUCCESS_COLUMNS[0], *metrics.shown_metrics(table)]
     summary = record["summary"] | {"surely": ""}
     if interval := record["summary"]["fooling_rate_interval"]:
         summary["surely"] = " (95 % interval {:.0%} to {:.0%})".format(*interval)
     lines = [
-        columns.to_string(index=False, max_rows=60, max_colwidth=32),
+        *_aligned(columns, {column.label: column.texts(table) for column in numbers}),
         *(f"left out: {why}" for why in record["left_out"].values()),
         "",
-        "{fooled} of {attacked} clips fooled{surely}, {skipped} skipped, {queries} queries".format(**summary),
+        "{fooled} of {attacked} clips fooled{surely}, {skipped} skipped, {queries:,} queries".format(**summary),
     ]
     return "\n".join(lines)
 
 
+def _aligned(texts: dict[str, Any], numbers: dict[str, list[str]]) -> list[str]:
+    """The lines of a table: texts to the left, and as many columns of numbers, to the right, as the
+    terminal has room for."""
+    columns = []
+    for name, values in (texts | numbers).items():
+        cells = [name, *(text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…" for text in values)]
+        width = max(map(len, cells))
+        columns.append([cell.rjust(width) if name in numbers else cell.ljust(width) for cell in cells])
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
+    while len(columns) > len(texts) + 2 and sum(len(column[0]) + 2 for column in columns) - 2 > room:
+        columns.pop()
+    return ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
+
+
+WIDEST = 32
+"""Characters of a text in a table."""
 TRAINING = ("fit", "validate", "predict")
+KINDS = ("victims", "attacks", "distortions", "agents", "configs")
+"""What `vidmarl list` lists."""
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "attack": attack,
     "check": check,
@@ -546,5 +651,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "benchmark": benchmark,
     "test": test,
     "export": export,
+    "completion": completion,
     **dict.fromkeys(TRAINING, train),
 }
