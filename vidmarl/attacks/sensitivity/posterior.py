@@ -43,20 +43,22 @@ def posterior(clip: ClipView, most: int) -> Plan:
         most: queries at most.
     """
     covariance = prior(cell_energy(clip))
-    cells, unknown = choose(covariance, most, clip.rng)
-    known = covariance[:, cells]
-    variance = unknown.diagonal().clamp_min(0).view(clip.shape)
-    by_cell = unknown.view(*clip.shape, *clip.shape)
-    spatial = torch.einsum("tyxsyx->yx", by_cell).clamp_min(0) / clip.shape[0] ** 2
-    temporal = torch.einsum("tyxtuv->t", by_cell).clamp_min(0) / (clip.shape[1] * clip.shape[2]) ** 2
+    cells, columns = choose(covariance, most, clip.rng)
+    known = covariance[:, cells].double()
+    t, y, x = clip.shape
+    told, by_cell = columns.view(t, y * x, -1), covariance.view(t, y * x, t, y * x)
+    spatial = by_cell.diagonal(dim1=1, dim2=3).mean((0, 1), dtype=torch.float64) - told.mean(0).square().sum(1)
+    temporal = by_cell.diagonal(dim1=0, dim2=2).mean((0, 1), dtype=torch.float64) - told.mean(1).square().sum(1)
+    variance = covariance.diagonal().double() - columns.square().sum(1)
+    variance[cells] = 0  # not what rounding has left
 
     def read(drops: Float[Tensor, " n"], margin: float) -> Estimate:
-        weights = torch.linalg.solve(known[cells].double(), drops.double())
-        effects = (known.double() @ weights).float()
+        weights = torch.linalg.solve(known[cells], drops.double())
+        effects = (known @ weights).float()
         effects[cells] = drops  # not rounded
         size = ((drops.double() @ weights).item() + (EXPECTED_EFFECT * margin) ** 2) / (len(cells) + 1)
-        std, spatial_std, temporal_std = ((size * part).sqrt() for part in (variance, spatial, temporal))
-        return Estimate(effects.view(clip.shape), std, spatial_std, temporal_std)
+        std, spatial_std, temporal_std = ((size * v.clamp_min(0)).sqrt().float() for v in (variance, spatial, temporal))
+        return Estimate(effects.view(t, y, x), std.view(t, y, x), spatial_std.view(y, x), temporal_std)
 
     masks = torch.zeros(len(cells), covariance.shape[0])
     masks[torch.arange(len(cells)), cells] = 1
@@ -88,7 +90,7 @@ def prior(energy: Float[Tensor, "t y x"]) -> Float[Tensor, "n n"]:
 
 def choose(
     covariance: Float[Tensor, "n n"], most: int, rng: torch.Generator
-) -> tuple[Int64[Tensor, " k"], Float[Tensor, "n n"]]:
+) -> tuple[Int64[Tensor, " k"], Float[Tensor, "n k"]]:
     """The cells to ask about, one after the other that after which the variances of all cells add
     up to the least.
 
@@ -98,18 +100,20 @@ def choose(
         rng: the clip's source of randomness.
 
     Returns:
-        The cells, and the covariance that is left when their effects are known.
+        The cells, and `columns`: when their effects are known, the covariance that is left is
+        `covariance - columns @ columns.T`.
     """
-    left = covariance.clone()
-    cells: list[int] = []
-    for _ in range(min(most, int((covariance.diagonal() > 0).sum()))):
-        variance = left.diagonal().clamp_min(1e-12)
-        gain = left.square().sum(0) / variance
-        gain[cells] = 0  # what rounding has left of them
+    variance, squares = covariance.diagonal().double(), covariance.square().sum(0).double()
+    barred = variance == 0
+    count = min(most, int((~barred).sum()))
+    cells, columns = torch.zeros(count, dtype=torch.int64), torch.zeros(len(covariance), count, dtype=torch.float64)
+    for k in range(count):
+        gain = (squares / variance.clamp_min(1e-12)).masked_fill(barred, -torch.inf)  # squares: of what is left
         cell = int((gain * (1 + _TIE * torch.rand(len(gain), generator=rng))).argmax())
-        column = left[cell] / variance[cell].sqrt()
-        left.addr_(column, column, alpha=-1)
-        cells.append(cell)
-    chosen = torch.tensor(cells, dtype=torch.int64)
-    left[chosen] = left[:, chosen] = 0
-    return chosen, left
+        before = columns[:, :k]
+        column = (covariance[cell].double() - before @ before[cell]) / variance[cell].sqrt()
+        across = (covariance @ column.float()).double() - before @ (column @ before)
+        squares += column.square() * (column @ column) - 2 * column * across
+        variance = variance - column.square()
+        barred[cell], cells[k], columns[:, k] = True, cell, column
+    return cells, columns
