@@ -1,0 +1,307 @@
+"""Models of any make behind a `Victim`: files of other programs, a server, NumPy, other colours and
+values; an attack on them is the attack on the network itself."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vidmarl import GrowAndReduce, Victim
+from vidmarl.errors import CheckpointError, SettingsError, VictimError
+from vidmarl.victims import load_victim
+from vidmarl.victims.endpoint import Endpoint
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "examples"))
+from serve import Answer, Server
+
+CLIPS = torch.rand(3, 3, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+class Net(nn.Module):
+    """Four classes by the mean of each quarter of the frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(12, 4, bias=False)
+        with torch.no_grad():
+            self.head.weight.copy_(30 * torch.randn(4, 12, generator=torch.Generator().manual_seed(3)))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.head(nn.functional.avg_pool3d(clips - 0.5, (4, 8, 8)).flatten(1))
+
+
+def attacked(victim: Victim) -> list[Any]:
+    attack = GrowAndReduce("brightness", budget=25, progress=False)
+    result = attack(victim, CLIPS)
+    assert int(result.queries.sum()) == victim.queries
+    return [result.queries.tolist(), result.success.tolist(), result.adversarial]
+
+
+def same(one: list[Any], other: list[Any]) -> None:
+    assert one[:2] == other[:2]
+    assert torch.equal(one[2], other[2])
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[Any]:
+    found = attacked(Victim(Net()))
+    assert any(found[1])
+    return found
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_an_exported_file_is_attacked_as_the_network_itself(tmp_path: Path, expected: list[Any], dynamic: bool) -> None:
+    shapes = ({0: torch.export.Dim("b")},) if dynamic else None
+    program = torch.export.export(Net().eval(), (CLIPS if dynamic else CLIPS[:1],), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "net.pt2")
+    victim = load_victim(str(tmp_path / "net.pt2"), device="cpu")
+    assert (victim.name, victim.batch_size) == ("net", None if dynamic else 1)
+    same(attacked(victim), expected)
+
+
+@pytest.mark.thorough
+def test_a_file_of_torchscript_is_attacked_as_the_network_itself(tmp_path: Path, expected: list[Any]) -> None:
+    with pytest.warns(FutureWarning):
+        torch.jit.trace(Net().eval(), CLIPS).save(tmp_path / "net.torchscript")
+    same(attacked(load_victim(str(tmp_path / "net.torchscript"), device="cpu")), expected)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_a_file_of_onnx_is_attacked_as_the_network_itself(tmp_path: Path, expected: list[Any], dynamic: bool) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    file = tmp_path / "net.onnx"
+    axes = {"clips": {0: "b"}, "logits": {0: "b"}} if dynamic else None
+    torch.onnx.export(
+        Net().eval(),
+        (CLIPS[:1],),
+        file,
+        dynamo=False,
+        input_names=["clips"],
+        output_names=["logits"],
+        dynamic_axes=axes,
+    )
+    victim = load_victim({"class_path": str(file), "init_args": {"labels": list("abcd")}})
+    assert (victim.name, victim.batch_size, victim.labels) == ("net", None if dynamic else 1, list("abcd"))
+    assert len(victim.identity()["network"]) == 64
+    one, other = attacked(victim), expected
+    assert one[:2] == other[:2]  # other kernels round otherwise
+    assert torch.equal(one[2], other[2])
+
+
+def test_without_onnxruntime_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(SettingsError, match=r"pip install 'vidmarl\[onnx\]'"):
+        load_victim("net.onnx")
+
+
+@pytest.mark.parametrize("name", ["net.pt2", "net.torchscript", "net.onnx"])
+def test_a_file_that_is_none_is_named(tmp_path: Path, name: str) -> None:
+    if name.endswith("onnx"):
+        pytest.importorskip("onnxruntime")
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        load_victim(str(tmp_path / name))
+    (tmp_path / name).write_text("nothing of the kind", "utf-8")
+    with pytest.raises(CheckpointError, match="expected a file of"):
+        load_victim(str(tmp_path / name))
+
+
+def test_a_file_for_a_fixed_number_of_clips_says_so(tmp_path: Path) -> None:
+    torch.export.save(torch.export.export(Net().eval(), (CLIPS,)), tmp_path / "net.pt2")
+    with pytest.raises(SettingsError, match="exported for 3 clips at once"):
+        load_victim(str(tmp_path / "net.pt2"))
+
+
+# --- a server ------------------------------------------------------------------------------------
+
+
+class Unreliable(Answer):
+    """Misbehaves as its server's `plan` says: a code, "late" or "broken", once each."""
+
+    def do_POST(self) -> None:
+        step = self.server.plan.pop(0) if self.server.plan else None  # type: ignore[attr-defined]
+        self.server.keys.append(self.headers.get("X-Key"))  # type: ignore[attr-defined]
+        if step is None:
+            return super().do_POST()
+        if isinstance(step, int):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            if step >= 500 and step != 503:
+                self.server.victim.queries += self.server.in_request  # type: ignore[attr-defined]
+            self.send_response(step)
+            self.send_header("Location", "http://127.0.0.1:9/")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        self.server.victim.queries += self.server.in_request  # type: ignore[attr-defined]
+        if step == "late":
+            time.sleep(0.5)
+        self.close_connection = True
+        return None
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Victim(Net())) as running:
+        running.RequestHandlerClass = Unreliable  # type: ignore[assignment]
+        running.plan, running.keys, running.in_request = [], [], 3  # type: ignore[attr-defined]
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def address(server: Server) -> str:
+    return f"http://127.0.0.1:{server.server_port}/"
+
+
+def endpoint(server: Server, **settings: Any) -> Victim:
+    return load_victim({"class_path": address(server), "init_args": {"backoff": 0.0, **settings}})
+
+
+def test_a_server_is_attacked_as_the_network_itself(server: Server, expected: list[Any]) -> None:
+    victim = endpoint(server)
+    same(attacked(victim), expected)
+    assert server.victim.queries == victim.queries
+    assert victim.name == f"127.0.0.1:{server.server_port}"
+
+
+@pytest.mark.parametrize("plan", [[503, 429, 503], [500], [502, 504], ["broken"], ["late"], [429, "broken", 500]])
+def test_every_attempt_that_reached_the_model_is_a_query(server: Server, plan: list[Any]) -> None:
+    server.plan = list(plan)  # type: ignore[attr-defined]
+    victim = endpoint(server, timeout=0.2 if "late" in plan else 5.0)
+    assert torch.allclose(victim(CLIPS), Victim(Net())(CLIPS))
+    reached = len([step for step in plan if step not in (429, 503)])
+    assert victim.queries == 3 * (1 + reached) == server.victim.queries
+
+
+@pytest.mark.parametrize(
+    ("plan", "words", "queries"),
+    [([500] * 3, "did not answer any of 3 attempts", 9), ([503] * 3, "did not answer any of 3 attempts.*503", 0), ([404], "404", 3)],
+)
+def test_a_server_that_does_not_answer_is_given_up(server: Server, plan: list[Any], words: str, queries: int) -> None:
+    server.plan = list(plan)  # type: ignore[attr-defined]
+    victim = endpoint(server, retries=2)
+    with pytest.raises(VictimError, match=words):
+        victim(CLIPS)
+    assert victim.queries == queries
+
+
+def test_nobody_there_is_no_query() -> None:
+    victim = load_victim({"class_path": "http://127.0.0.1:9/x?key=secret", "init_args": {"retries": 1, "backoff": 0.0}})
+    with pytest.raises(VictimError, match="ConnectionRefusedError") as caught:
+        victim(CLIPS)
+    assert victim.queries == 0
+    assert "secret" not in f"{caught.value} {victim} {victim.identity()}"
+
+
+def test_a_key_comes_from_the_environment_and_goes_nowhere_else(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SettingsError, match="'X-Key' names a variable of the environment that is not set"):
+        endpoint(server, headers={"X-Key": "$THE_KEY_OF_A_TEST"})
+    monkeypatch.setenv("THE_KEY_OF_A_TEST", "secret")
+    server.key = "secret"
+    with pytest.raises(VictimError, match="401"):
+        endpoint(server)(CLIPS)
+    victim = endpoint(server, headers={"X-Key": "$THE_KEY_OF_A_TEST"})
+    assert victim(CLIPS).shape == (3, 4)
+    assert "secret" not in f"{victim} {victim.identity()} {victim.model}"
+    server.plan = [307]  # type: ignore[attr-defined]
+    with pytest.raises(VictimError, match="307"):
+        victim(CLIPS)
+
+
+def test_a_rate_is_kept(server: Server) -> None:
+    model = Endpoint(address(server), per_second=20.0)
+    start = time.monotonic()
+    for _ in range(3):
+        model(CLIPS[:1])
+    assert time.monotonic() - start >= 0.1
+
+
+def test_what_is_no_clip_is_refused_by_the_server(server: Server) -> None:
+    with pytest.raises(ConnectionError, match=r"refuses the request: 400.*expected clips in \[0, 1\]"):
+        Endpoint(address(server))(CLIPS + 3)
+
+
+def test_an_answer_that_is_none_is_an_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nonsense(self: BaseHTTPRequestHandler) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"\xff" * 100)
+
+    monkeypatch.setattr(Unreliable, "do_POST", nonsense)
+    victim = endpoint(server)
+    with pytest.raises(VictimError, match="SafetensorError"):
+        victim(CLIPS)
+    assert victim.queries == 3
+
+
+# --- what a model wants --------------------------------------------------------------------------
+
+
+def test_a_model_gets_the_values_the_colours_and_the_arrays_that_it_wants(expected: list[Any]) -> None:
+    net = Net().eval()
+
+    def bytes_as_opencv_has_them(frames: np.ndarray) -> np.ndarray:
+        assert isinstance(frames, np.ndarray)
+        assert (frames.dtype, frames.shape[1:]) == (np.uint8, (4, 16, 16, 3))
+        clips = torch.from_numpy(frames[..., ::-1].copy()).permute(0, 4, 1, 2, 3)
+        return net(clips / 255).numpy()
+
+    how: dict[str, Any] = {"layout": "b t h w c", "channels": "bgr", "input": "uint8", "numpy": True}
+    same(attacked(Victim(bytes_as_opencv_has_them, **how)), expected)
+
+
+def test_mean_and_std_stay_those_of_red_green_and_blue() -> None:
+    seen = []
+    Victim(lambda clips: seen.append(clips) or clips.mean((2, 3, 4)), channels="bgr", mean=[0.1, 0.2, 0.3])(CLIPS)
+    wanted = (CLIPS - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1, 1)).flip(1)
+    assert torch.allclose(torch.cat(seen), wanted)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda scores: (scores.numpy(), None),
+        lambda scores: {"logits": scores.numpy(), "features": np.zeros((len(scores), 9))},
+        lambda scores: type("Output", (), {"logits": scores})(),
+    ],
+)
+def test_scores_are_found_in_arrays_dicts_and_objects(wrap: Any) -> None:
+    net = Net().eval()
+    assert torch.allclose(Victim(lambda clips: wrap(net(clips)))(CLIPS), Victim(net)(CLIPS))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"input": "int8"}, "input must be 'float' or 'uint8'"),
+        ({"channels": "gbr"}, "channels must be 'rgb' or 'bgr'"),
+        ({"input": "uint8", "mean": [0.5] * 3}, "leave out mean and std"),
+    ],
+)
+def test_what_goes_not_together_is_said(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Victim(Net(), **settings)
+
+
+def test_unusual_input_is_part_of_the_identity() -> None:
+    usual = Victim(Net()).identity()
+    assert "channels" not in usual  # what was measured before is still what is wanted
+    assert Victim(Net(), channels="bgr").identity() == usual | {"channels": "bgr"}
