@@ -191,7 +191,7 @@ def test_every_attempt_that_reached_the_model_is_a_query(server: Server, plan: l
 
 @pytest.mark.parametrize(
     ("plan", "words", "queries"),
-    [([500] * 3, "did not answer any of 3 attempts", 9), ([503] * 3, "did not answer any of 3 attempts.*503", 0), ([404], "404", 3)],
+    [([500] * 3, "not answer any of 3 attempts", 9), ([503] * 3, "of 3 attempts.*503", 0), ([404], "404", 3)],
 )
 def test_a_server_that_does_not_answer_is_given_up(server: Server, plan: list[Any], words: str, queries: int) -> None:
     server.plan = list(plan)  # type: ignore[attr-defined]

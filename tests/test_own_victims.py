@@ -135,7 +135,7 @@ def test_an_untrained_network_is_the_same_each_time_and_weights_fill_it(here: Pa
     [
         ("code/net.py", r"no name after the file.*did you mean code/net\.py:Net"),
         ("code/net.py:Nett", r"no 'Nett' in that file; did you mean code/net\.py:Net"),
-        ("code/nat.py:Net", r"no file 'code/nat\.py' here"),
+        ("code/nat.py:Net", r"no file 'code/nat\.py' here; did you mean code/net\.py"),
         ("code/net.py:number", "expected a Victim, an nn.Module or another callable.*got int"),
         ({"class_path": "code/net.py:Net", "init_args": {"clases": 3}}, "no setting 'clases'; did you mean classes"),
         ({"class_path": "code/net.py:make_victim", "init_args": {"mean": [0.5] * 3}}, r"a Victim already.*\['mean'\]"),

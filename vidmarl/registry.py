@@ -281,7 +281,8 @@ def _object_in_file(path: str, kind: str) -> Any:
     file, _, name = path.rpartition(":") if ".py:" in path else (path, "", "")
     where = Path(file).expanduser()
     if not where.is_file():
-        raise UnknownNameError(kind, path, (), f"no file {file!r} here; give its path")
+        beside = [str(Path(file).with_name(other.name)) for other in where.parent.glob("*.py")]
+        raise UnknownNameError(kind, path, beside, f"no file {file!r} here")
     module = _run_file(where)
     if not hasattr(module, name):
         own = [known for known in _public(module) if getattr(vars(module)[known], "__module__", "") == module.__name__]

@@ -148,11 +148,14 @@ def _ask(victim: Victim, clips: Tensor) -> Iterator[Finding]:
 
     drift = float((victim(clips) - first).abs().amax())
     same = drift < SAME_CLIPS
-    advice = "" if same else ": random layers or sampling inside; an attack would chase noise"
+    if not victim.deterministic:
+        same, advice = True, ", as it says it does (deterministic=False)"
+    else:
+        advice = "" if same else ": random layers or sampling inside; an attack would chase noise"
     yield Finding("determinism", same, f"the same clips asked twice differ by {drift:.2g} nats{advice}")
 
     drift = float((victim(clips[:1]) - first[:1]).abs().amax())
-    same = drift < SAME_CLIP_ALONE
+    same = drift < SAME_CLIP_ALONE or not victim.deterministic
     advice = "" if same else ": scores depend on the other clips (batch statistics?)"
     yield Finding("batch independence", same, f"a clip asked alone differs by {drift:.2g} nats{advice}")
 

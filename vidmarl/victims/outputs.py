@@ -1,10 +1,12 @@
-"""The scores in what a model returns: a tensor, or a tuple, dict or `ModelOutput` around it."""
+"""The scores in what a model returns: a tensor or a NumPy array, or a tuple, dict or `ModelOutput`
+around it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,11 +39,13 @@ def find_scores(
     Raises:
         VictimError: there are none, or it is not clear which tensor they are.
     """
-    named = returned.get(outputs) if isinstance(returned, Mapping) else getattr(returned, outputs, None)
+    named = _tensor(returned.get(outputs) if isinstance(returned, Mapping) else getattr(returned, outputs, None))
     if isinstance(named, Tensor):
         returned = named
     if isinstance(returned, Mapping):
         returned = tuple(returned.values())
+    if isinstance(returned, tuple):
+        returned = tuple(map(_tensor, returned))
     if isinstance(returned, Sequence) and any(isinstance(part, Tensor) and part.ndim > 0 for part in returned):
         returned = _only_scores([part for part in returned if isinstance(part, Tensor)], clips, n_classes, who)
     if isinstance(returned, Tensor):
@@ -64,6 +68,11 @@ def find_scores(
             " or as it returned before."
         )
     return scores
+
+
+def _tensor(value: Any) -> Any:
+    """A NumPy array as a tensor; anything else as it is."""
+    return torch.as_tensor(value.copy()) if isinstance(value, np.ndarray) and value.dtype.kind in "fiu" else value
 
 
 def _only_scores(parts: list[Tensor], clips: int, n_classes: int | None, who: str) -> Tensor:

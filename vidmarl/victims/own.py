@@ -10,6 +10,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -21,8 +22,14 @@ from vidmarl.utils.randomness import seeded
 from vidmarl.victims.victim import Victim
 from vidmarl.victims.weights import RANDOM, fill, find_given, read
 
-OPENERS: dict[str, str] = {}
-"""How a name begins or ends that is the address of a model, and what opens it, "module.Class"."""
+OPENERS = {
+    "http://": "endpoint.Endpoint",
+    "https://": "endpoint.Endpoint",
+    ".onnx": "onnx.OnnxModel",
+    ".pt2": "exported.open_exported",
+    ".torchscript": "exported.open_torchscript",
+}
+"""How a name begins or ends that is the address or the file of a model, and what opens it."""
 
 LATER = ("spec", "device", "batch_size")
 """What is changed after a victim is made."""
@@ -44,7 +51,7 @@ def make_own(path: str, thing: Any, given: Mapping[str, Any]) -> Victim:
         path: what the user calls it.
         thing: a `Victim`, a model, or a class or a function that makes one. A model is an
             `nn.Module` or, if a class or a function has made it, any other callable. It is wrapped
-            in a `Victim`.
+            in a `Victim`, with its `clips_at_once` as batch size if it has that.
         given: settings. Those that the class or function names are its own, or all of them if it
             takes any; of the others, those of `Victim` are given to the `Victim` around the model.
             `spec`, `device` and `batch_size` are changed after it is made. `weights` of a class of
@@ -79,8 +86,10 @@ def make_own(path: str, thing: Any, given: Mapping[str, Any]) -> Victim:
                 " makes it take them."
             )
     elif callable(made):
-        name = type(made).__name__ if isinstance(made, nn.Module) else last_name(path)
-        made = call(partial(Victim, made), doing, **{"name": name, **around})
+        of_a_class = isinstance(made, nn.Module) and not isinstance(thing, partial)  # and no file's
+        name = type(made).__name__ if of_a_class else last_name(path)
+        usual = {"name": name, "batch_size": getattr(made, "clips_at_once", None)}
+        made = call(partial(Victim, made), doing, **usual | around)
     else:
         raise SettingsError(
             f"{doing}: expected a Victim, an nn.Module or another callable from clips to scores, got"
@@ -114,5 +123,10 @@ def _model(described: str | Mapping[str, Any], doing: str) -> Any:
 
 
 def last_name(path: str) -> str:
-    """The name at the end of a path, for tables: that of a function, or of a file."""
-    return path.replace("\\", "/").rstrip("/").rpartition("/")[2].rpartition(":")[2].rpartition(".")[2] or path
+    """What a victim is called in tables: an address without what may be secret in it, the stem of a
+    file, or the last name of a path."""
+    if "://" in path:
+        return path.partition("://")[2].partition("?")[0].rpartition("@")[2].rstrip("/")
+    if any(path.endswith(mark) for mark in OPENERS):
+        return Path(path).stem
+    return path.rpartition(":")[2].rpartition(".")[2]

@@ -16,7 +16,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,17 @@ of 181 px."""
 _COUNTING = threading.Lock()
 """Held where a query is counted: several threads may ask one victim."""
 
+
+@runtime_checkable
+class CountsAttempts(Protocol):
+    """A model that may be asked more than once to answer once, as one at the end of a line that
+    fails."""
+
+    def ask_counted(self, clips: Any, count: Callable[[int], None]) -> Any:
+        """The scores of clips; calls `count(clips)` for every attempt that may have reached the
+        model, before its answer is there."""
+
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What a model may compute in; one with parameters in anything else (8 bits) gets float32."""
 
@@ -59,16 +70,23 @@ class Victim:
 
     Args:
         model: callable from a batch of clips to scores [b, k], or to a tuple, dict or `ModelOutput`
-            with such scores in it (see `vidmarl.victims.outputs`). An `nn.Module` is moved to
-            `device`, put in eval mode, and given clips in the precision of its parameters; any
-            other callable gets float32.
+            of tensors or arrays with such scores in it (see `vidmarl.victims.outputs`). An
+            `nn.Module` is moved to `device`, put in eval mode, and given clips in the precision of
+            its parameters; any other callable gets float32.
         mean: per-channel mean that is subtracted, for values in [0, 1], or None.
         std: per-channel std by which it is divided, for values in [0, 1], or None.
         spec: how `load_clips` makes clips for this victim. Its size is also enforced here:
             clips of another size are resized (bilinear) before they reach the model.
+        channels: the order of the colours that the model wants, "rgb" or "bgr". `mean` and `std`
+            are those of R, G and B all the same.
+        input: the values that the model wants: "float", in [0, 1] before `mean` and `std`, or
+            "uint8", from 0 to 255.
+        numpy: whether the model takes NumPy arrays; else tensors.
         layout: axis order that the model wants, a permutation of "b c t h w", such as "b t c h w"
             or "b t h w c". "(b t) c h w" gives frame-wise models one long batch.
         outputs: what the scores are: "logits" or "probabilities".
+        deterministic: whether the same clips get the same scores; False for a model that draws at
+            random, as some defences do, so that `check` expects it.
         labels: class names in the order of the scores, or a dict from each index to its name, such
             as `model.config.id2label`.
         name: how the victim is called in results.
@@ -92,8 +110,12 @@ class Victim:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         spec: ClipSpec | None = None,
+        channels: Literal["rgb", "bgr"] = "rgb",
+        input: Literal["float", "uint8"] = "float",
+        numpy: bool = False,
         layout: str = CLIP_AXES,
         outputs: Literal["logits", "probabilities"] = "logits",
+        deterministic: bool = True,
         labels: Sequence[str] | Mapping[Any, str] | None = None,
         name: str | None = None,
         device: torch.device | str | None = None,
@@ -101,8 +123,15 @@ class Victim:
     ) -> None:
         if not callable(model):
             raise TypeError(f"Victim: expected a callable from clips to scores, got {type(model).__name__}.")
-        if outputs not in ("logits", "probabilities"):
-            raise ValueError(f"Victim: outputs must be 'logits' or 'probabilities', got {outputs!r}.")
+        for setting, value, allowed in (
+            ("outputs", outputs, ("logits", "probabilities")),
+            ("channels", channels, ("rgb", "bgr")),
+            ("input", input, ("float", "uint8")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"Victim: {setting} must be {' or '.join(map(repr, allowed))}, got {value!r}.")
+        if input == "uint8" and (mean is not None or std is not None):
+            raise ValueError("Victim: a model that takes uint8 normalises by itself; leave out mean and std.")
         axes = layout.replace("(", " ").replace(")", " ").split() if isinstance(layout, str) else []
         if sorted(axes) != sorted(CLIP_AXES.split()):
             raise ValueError(f"Victim: layout must order the axes of {CLIP_AXES!r}, got {layout!r}.")
@@ -114,8 +143,12 @@ class Victim:
         if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"Victim: std must be positive, got {list(self.std)}.")
         self.spec = spec
+        self.channels = channels
+        self.input = input
+        self.numpy = numpy
         self.layout = layout
         self.outputs = outputs
+        self.deterministic = deterministic
         self.labels = None if labels is None else _in_order(labels)
         if not isinstance(name, str | None):
             raise TypeError(f"Victim: name must be a text, or None, got {name!r}.")
@@ -198,11 +231,14 @@ class Victim:
     def identity(self) -> dict[str, Any]:
         """All that decides what it says, as plain data; of a network the sha256 of its weights.
 
-        A callable that is no `nn.Module` is known by its name alone.
+        A callable that is no `nn.Module` is known by its name alone, or has its own `sha256`.
         """
+        network = fingerprint(self.model) if isinstance(self.model, nn.Module) else getattr(self.model, "sha256", None)
+        unusual = {"channels": "rgb", "input": "float", "numpy": False, "deterministic": True}
         return {
+            **{name: value for name, usual in unusual.items() if (value := getattr(self, name)) != usual},
             "name": self.name,
-            "network": fingerprint(self.model) if isinstance(self.model, nn.Module) else None,
+            "network": network,
             "mean": None if self.mean is None else list(self.mean),
             "std": None if self.std is None else list(self.std),
             "layout": self.layout,
@@ -272,14 +308,19 @@ class Victim:
         """Asks about one chunk; `first`: looks at what kind of scores come back."""
         device = self.device or clips.device
         with torch.no_grad():
-            batch = self._preprocess(clips.to(device, torch.float32)).to(self.dtype)
+            batch = self._preprocess(clips.to(device, torch.float32))
+            if self.input == "float":
+                batch = batch.to(self.dtype)
             if batch.untyped_storage().data_ptr() == clips.untyped_storage().data_ptr():
                 batch = batch.clone()  # models may normalise in place
-            with _COUNTING:
-                self.queries += len(clips)  # before the call: a model that raises has been asked all the same
+            ask: Callable[[Any], Any] = self.model
+            if isinstance(self.model, CountsAttempts):
+                ask = functools.partial(self.model.ask_counted, count=self._count)
+            else:
+                self._count(len(clips))  # before the call: a model that raises has been asked all the same
             try:
                 with default_dtype(self._default_dtype):
-                    returned = self.model(batch)
+                    returned = ask(batch.cpu().numpy() if self.numpy else batch)
             except Exception as error:
                 raise VictimError(
                     f"Asked the victim {self.name!r} about {len(clips)} clips, given to it as {batch.dtype} of shape"
@@ -293,6 +334,10 @@ class Victim:
                 self.scores_are_distributions = self.scores_are_distributions is not False and are_probabilities(scores)
             return self._log_probs(scores)
 
+    def _count(self, clips: int) -> None:
+        with _COUNTING:
+            self.queries += clips
+
     def _preprocess(self, clips: Tensor) -> Tensor:
         if self.spec is not None and tuple(clips.shape[-2:]) != self.spec.size:
             frames = rearrange(clips, "b c t h w -> (b t) c h w")
@@ -304,6 +349,10 @@ class Victim:
             clips = clips - clips.new_tensor(self.mean).view(3, 1, 1, 1)
         if self.std is not None:
             clips = clips / clips.new_tensor(self.std).view(3, 1, 1, 1)
+        if self.input == "uint8":
+            clips = (clips * 255).round().clamp(0, 255).to(torch.uint8)
+        if self.channels == "bgr":
+            clips = clips.flip(1)
         return clips if self.layout == CLIP_AXES else rearrange(clips, f"{CLIP_AXES} -> {self.layout}").contiguous()
 
     def _advice_on(self, error: Exception) -> str:
