@@ -250,23 +250,28 @@ class TestVerdict:
     def test_the_leader_is_said_to_be_ahead_only_where_that_is_sure(self) -> None:
         small, large = [float(k) for k in range(1, 13)], [3.0 * k for k in range(1, 13)]
         first, compared = verdict.ahead({"large": outcome(large), "small": outcome(small)})
-        assert first.startswith("small needs the least: a median L2 of 6.50")
+        assert first.startswith("small is ahead with a median L2 of 6.50 ")
+        assert first.endswith(", surely of all others.")
         assert compared.startswith("small took 0.333 times the L2 of large, median over 12 clips")
-        assert compared.endswith("p = 0.00049): surely smaller.")
+        assert compared.endswith("p = 4.9e-04): surely less.")
         mixed = [k * (0.5 if k % 2 else 2.1) for k in range(1, 13)]
-        assert verdict.ahead({"a": outcome(small), "b": outcome(mixed)})[1].endswith(": no sure difference.")
+        first, compared = verdict.ahead({"a": outcome(small), "b": outcome(mixed)})
+        assert first.endswith(", but not surely of a.")
+        assert compared.endswith(": no sure difference.")
 
     def test_more_comparisons_need_more(self) -> None:
         base = [float(k) for k in range(1, 9)]
         better = [0.8 * k for k in base]  # the smallest p that 8 clips can give is 1 / 128
         pair = {"better": outcome(better), "base": outcome(base)}
-        assert verdict.ahead(pair)[1].endswith("surely smaller.")
+        assert verdict.ahead(pair)[1].endswith("surely less.")
         many = pair | {f"copy {k}": outcome(base) for k in range(6)}
-        assert not any(said.endswith("surely smaller.") for said in verdict.ahead(many))
+        assert not any(said.endswith("surely less.") for said in verdict.ahead(many))
 
     def test_of_few_clips_nothing_is_sure(self) -> None:
         said = verdict.ahead({"a": outcome([1.0, 2.0]), "b": outcome([3.0, 4.0])})
-        assert said[1] == "a took 0.417 times the L2 of b, median over 2 clips: too few clips to tell."
+        assert said[1] == (
+            "a took 0.417 times the L2 of b, median over 2 clips (too few clips to tell): no sure difference."
+        )
         assert verdict.ahead({"alone": outcome([1.0])}) == []
 
     def test_the_median_the_easiest_and_the_hardest_clip(self) -> None:

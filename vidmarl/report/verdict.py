@@ -87,19 +87,20 @@ def ahead(results: Mapping[str, metrics.Outcome]) -> list[str]:
     if len(known) < 2:
         return []
     leader = min(known, key=lambda name: known[name])
-    told = [f"{leader} needs the least: a median L2 of {number(known[leader])}, a failure with the full distortion."]
+    told, unsure = [], []
     for name in known:
         if name == leader:
             continue
         found = metrics.size_ratio(results[leader], results[name])
-        ratio = f"{number(found.ratio)} times the L2 of {name}, median over {found.clips} clips"
-        if math.isnan(found.low):
-            told.append(f"{leader} took {ratio}: too few clips to tell.")
-            continue
-        sure = found.high < 1 and found.p < SURELY / (len(known) - 1)
-        verdict = "surely smaller" if sure else "no sure difference"
-        chance = "" if math.isnan(found.p) else f", p = {found.p:.2g}"
+        sure = found.high < 1 and found.p < SURELY / (len(known) - 1)  # False where one of them is NaN
+        if not sure:
+            unsure.append(name)
+        interval = f"95 % interval {number(found.low)} to {number(found.high)}, " if not math.isnan(found.low) else ""
+        chance = "too few clips to tell" if math.isnan(found.low) else f"p = {number(found.p)}"
         told.append(
-            f"{leader} took {ratio} (95 % interval {number(found.low)} to {number(found.high)}{chance}): {verdict}."
+            f"{leader} took {number(found.ratio)} times the L2 of {name}, median over {found.clips} clips"
+            f" ({interval}{chance}): {'surely less' if sure else 'no sure difference'}."
         )
-    return told
+    how = f"but not surely of {', '.join(unsure)}" if unsure else "surely of all others"
+    head = f"{leader} is ahead with a median L2 of {number(known[leader])} (a failure counts in full), {how}."
+    return [head, *told]
