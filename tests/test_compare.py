@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import sys
 from typing import Any
@@ -15,6 +16,7 @@ import vidmarl
 from vidmarl import AttackResult, GrowAndReduce, RandomCells, SquareTubes, Victim, metrics
 from vidmarl.benchmark.compare import Comparison, compare
 from vidmarl.errors import SettingsError, UnknownNameError, VictimError
+from vidmarl.report import verdict
 
 CELLS = torch.rand(7, 3, *SHAPE, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.3
 CLIPS = CELLS.repeat_interleave(8, 3).repeat_interleave(8, 4)
@@ -61,6 +63,21 @@ def test_a_notebook_shows_the_table(found: Comparison) -> None:
         assert f"<th>{heading}</th>" in page
         assert heading in repr(found)
     assert metrics.INTERVALS in page
+
+
+def test_it_says_who_was_ahead_and_how_surely(found: Comparison) -> None:
+    for line in verdict.ahead(found.results):
+        assert line in repr(found)
+        assert html.escape(line) in found._repr_html_()
+    assert verdict.ahead(found.results)
+
+
+def test_a_clip_is_shown_under_each_attack(found: Comparison) -> None:
+    figure = found.clip(2)
+    titles = [annotation.text for annotation in figure.layout.annotations]
+    assert titles[0] == "original"
+    assert titles[1].startswith("grow: ")
+    assert len(titles) == 3
 
 
 def test_the_figure_has_a_curve_of_each_attack(found: Comparison) -> None:

@@ -60,6 +60,16 @@ class Comparison:
 
         return figures.budget_curves(self._complete)
 
+    def clip(self, i: int = 0) -> go.Figure:
+        """A frame slider over clip `i`: the original, and what came of it under each attack."""
+        from vidmarl.report import figures
+
+        ones = {name: result[i] for name, result in self.results.items()}
+        clips = {"original": next(iter(ones.values())).clean[0]}
+        return figures.side_by_side(
+            clips | {f"{name}: {one.outcomes[0]}": one.adversarial[0] for name, one in ones.items()}
+        )
+
     @property
     def _complete(self) -> dict[str, AttackResult]:
         return {name: result for name, result in self.results.items() if result.complete}
@@ -79,6 +89,11 @@ class Comparison:
             rows.append(row)
         return pd.DataFrame(rows)
 
+    def _verdict(self) -> list[str]:
+        from vidmarl.report import verdict
+
+        return verdict.ahead(self._complete)
+
     def _head(self) -> str:
         first = next(iter(self.results.values()))
         attacks = "1 attack" if len(self.results) == 1 else f"{len(self.results)} attacks"
@@ -87,14 +102,15 @@ class Comparison:
         return line + "".join(f"; {name} was cut short and is left out" for name in cut)
 
     def __repr__(self) -> str:
-        lines = [f"Comparison({self._head()})"]
+        lines = [f"Comparison({self._head()})", *self._verdict()]
         if self._complete:
             lines.append(self._brief().to_string(index=False))
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        """The table, for notebooks."""
+        """Who was ahead and how surely, and the table, for notebooks."""
         parts = [f"<p><b>{html.escape(self._head())}</b></p>"]
+        parts += [f"<p>{html.escape(line)}</p>" for line in self._verdict()]
         if self._complete:
             parts += [self._brief().to_html(index=False, border=0), f"<p>L2: medians. {metrics.INTERVALS}.</p>"]
         return f"<div>{''.join(parts)}</div>"
