@@ -103,6 +103,7 @@ PUBLIC = [
     "TubeletGrid",
     "Victim",
     "__version__",
+    "accuracy",
     "attack_files",
     "attacks",
     "compare",

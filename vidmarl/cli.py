@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from vidmarl.attacks import Attack
     from vidmarl.benchmark import Benchmark
+    from vidmarl.training.command_line import CommandLine
 
 USAGE = """\
 usage: vidmarl COMMAND ...
@@ -312,13 +313,21 @@ def check(words: list[str]) -> None:
         "Says whether a victim is fit for an attack, and what it sees in video files. Exits with 1 if it is not fit.",
     )
     _add_victim(parser)
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="CLASS",
+        help="the true class of each clip, or one for all, by name or index: then it also says how often the victim is"
+        " right, and whether it would be with other colours, another range or another order of labels",
+    )
     args = parser.parse_args(words[1:])
 
     from vidmarl import load_clips, load_victim
 
     victim = load_victim(args.victim, args.weights, spec=args.spec, device=args.device)
     clips = load_clips(args.clips, victim)
-    report = victim.check(clips)
+    labels = args.labels * len(clips) if args.labels and len(args.labels) == 1 else args.labels
+    report = victim.check(clips, labels)
     print(report)
     for path, scores in zip(args.clips, victim(clips).exp(), strict=True):
         top = scores.topk(min(3, len(scores)))
@@ -518,6 +527,10 @@ def test(words: list[str]) -> None:
             add("--max_clips", type=int | None, metavar="N", help="at most so many clips, spread evenly")
             add("--keep_clips", type=bool, default=False, help="keep the clips, and show some in the report")
 
+        def before_instantiate_classes(self) -> None:
+            if self.config.ckpt_path is None:
+                raise VidmarlError("Testing agents: none were given. Name a checkpoint of `vidmarl fit`: --ckpt_path.")
+
     _know_datasets()
     with no_tips():
         cli = Testing(
@@ -533,8 +546,6 @@ def test(words: list[str]) -> None:
             },
         )
     module, data, config = cli.model, cli.datamodule, cli.config_init
-    if config.ckpt_path is None:
-        raise VidmarlError("Testing agents: none were given. Name a checkpoint of `vidmarl fit`: --ckpt_path PATH.")
     if "test" not in data.sources:
         raise VidmarlError("Testing agents: no test clips were given. Set data.test.")
     agents = load_agents(config.ckpt_path)
@@ -577,7 +588,7 @@ def train(words: list[str]) -> None:
     signal.signal(signal.SIGINT, lambda *_: sys.exit(INTERRUPTED))  # a KeyboardInterrupt would end Lightning with 1
     _know_datasets()
     with no_tips():
-        CommandLine(
+        cli = CommandLine(
             words,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
@@ -587,6 +598,28 @@ def train(words: list[str]) -> None:
                 **{name: {"usage": f"vidmarl {name} [-c FILE ...] [--SETTING VALUE ...]"} for name in TRAINING},
             },
         )
+
+    if cli.trainer.is_global_zero:
+        _say_end_of_training(words[0], cli)
+
+
+def _say_end_of_training(command: str, cli: CommandLine) -> None:
+    """What `vidmarl fit|validate|predict` wrote, and what comes next."""
+    trainer, given = cli.trainer, cli.config[command].get("ckpt_path")
+    found = [getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks]
+    kept = list(dict.fromkeys(path for path in map(os.path.relpath, filter(None, found)) if os.path.exists(path)))
+    agents = shlex.quote(str(kept[0] if command == "fit" and kept else given or "NAME"))
+    if command == "predict":
+        folder = Path(cli.model.out or trainer.default_root_dir) / "predict"
+        results = sorted(path for path in folder.glob("*") if path.is_dir())
+        _say_end([folder], f"in Python, vidmarl.SavedResult({str(results[0])!r})" if results else "more clips")
+    elif command == "fit":
+        _say_end(
+            kept,
+            f"vidmarl export {agents} agents.pt; vidmarl attack CLIP --victim NAME --agents agents.pt --out results",
+        )
+    else:
+        _say_end([], f"vidmarl test -c FILE --ckpt_path {agents}, which compares them with attacks without learning")
 
 
 def _know_datasets() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import warnings
-from collections.abc import Iterator, Sized
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence, Sized
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vidmarl.data.spec import validate_clips
+from vidmarl.errors import VictimError
 from vidmarl.utils import markup
+from vidmarl.victims.accuracy import Accuracy, class_indices, ranks
 
 if TYPE_CHECKING:
     from vidmarl.victims.victim import Victim
@@ -30,6 +34,16 @@ SAME_ANSWER = 0.3
 """Answers whose probabilities differ by less, all classes together (2 at most), say the same. A
 network for values in 0..255 answers clips in [0, 1] about as it answers a black one: 0.0003 to 0.3
 were seen, and 1.8 to 2 of networks for [0, 1]."""
+
+LEAST_GAIN = 0.1
+"""Share of the clips that another way to give them must win before it is spoken of."""
+OTHER_WAYS: dict[str, dict[str, Any]] = {
+    "channels='bgr'": {"channels": "bgr"},
+    "channels='rgb'": {"channels": "rgb"},
+    "neither mean nor std": {"mean": None, "std": None},
+    "values in 0..255, std=(1/255, 1/255, 1/255)": {"mean": None, "std": (1 / 255,) * 3},
+}
+"""Ways to give a model its clips that are often mixed up."""
 
 PROBABILITIES_AS_LOGITS = (
     "scores with nothing below 0 that sum to 1 for each clip: probabilities, taken for logits. Its confidence and all"
@@ -75,11 +89,20 @@ class CheckReport(list[Finding]):
         return markup.table(title, rows, head=("", "looked at", "seen, and what to do"))
 
 
-def check(victim: Victim, clips: Float[Tensor, "b 3 t h w"]) -> CheckReport:
+def check(
+    victim: Victim, clips: Float[Tensor, "b 3 t h w"], labels: Sequence[int | str] | Int64[Tensor, " b"] | None = None
+) -> CheckReport:
     """See `Victim.check`."""
     validate_clips(clips, "checking the victim")
+    known = None if labels is None else class_indices(victim, clips, labels)
     return CheckReport(
-        [*_look_at_clips(victim, clips), _look_at_mode(victim), *_look_at_normalisation(victim), *_ask(victim, clips)]
+        [
+            *_look_at_clips(victim, clips),
+            _look_at_mode(victim),
+            *_look_at_normalisation(victim),
+            *_ask(victim, clips),
+            *([] if known is None else [_look_at_accuracy(victim, clips, known)]),
+        ]
     )
 
 
@@ -175,4 +198,50 @@ def _ask(victim: Victim, clips: Tensor) -> Iterator[Finding]:
         "dependence",
         sees,
         f"probabilities differ by up to {farthest:.2g} from those of a black clip{'' if sees else advice}",
+    )
+
+
+def _look_at_accuracy(victim: Victim, clips: Tensor, labels: Tensor) -> Finding:
+    """Whether it is right about clips whose classes are known and, where it is not, whether it
+    would be if it were given them in another way; `b` queries, or `5 b`."""
+    answers = victim(clips).cpu()
+    found = Accuracy(labels, ranks(answers, labels))
+    if found.top1 == 1:
+        return Finding("accuracy", True, str(found))
+    better = {}
+    for told, settings in OTHER_WAYS.items():
+        other = copy.copy(victim)
+        for name, value in settings.items():
+            setattr(other, name, value)
+        other.queries = 0
+        with contextlib.suppress(VictimError):
+            better[told] = Accuracy(labels, ranks(other(clips).cpu(), labels)).top1
+        victim.queries += other.queries
+    best = max(better, key=lambda told: better[told], default="")
+    gain = better.get(best, 0.0) - found.top1
+    explained, told = _label_order(answers.argmax(1), labels)
+    if told and explained > better.get(best, 0.0):
+        return Finding("accuracy", False, f"{found}, {told}")
+    if gain > LEAST_GAIN and gain * len(found) > 1.5:  # two clips at least
+        return Finding("accuracy", False, f"{found}, but {better[best]:.1%} with {best}: is that what it wants?")
+    fit = found.top1 > 1.5 / answers.shape[1]
+    advice = "" if fit else ": no better than chance; are its weights, its input and its labels these?"
+    return Finding("accuracy", fit, f"{found}{advice}")
+
+
+def _label_order(said: Tensor, labels: Tensor) -> tuple[float, str]:
+    """The share of clips whose answers go with another class than the true one, always the same,
+    or with the true one; and words for it, if that tells of labels in another order."""
+    pairs = list(zip(said.tolist(), labels.tolist(), strict=True))
+    by_answer = {answer: [label for other, label in pairs if other == answer] for answer, _ in pairs}
+    usual = {answer: max(set(those), key=those.count) for answer, those in by_answer.items()}
+    explained = sum(usual[answer] == label for answer, label in pairs)
+    repeated = len(pairs) >= 2 * len(usual) > 2  # else every answer goes with its one clip
+    wrong = {answer: label for answer, label in usual.items() if answer != label}
+    one_to_one = len(set(usual.values())) == len(usual)
+    if not repeated or not one_to_one or explained < 0.8 * len(pairs) or len(wrong) < 0.5 * len(usual):
+        return 0.0, ""
+    return explained / len(pairs), (
+        f"but {explained} of {len(pairs)} answers go with one class each, though with another one: are the labels in"
+        f" another order? It says {', '.join(f'{a} where {b} is meant' for a, b in sorted(wrong.items())[:3])}"
     )

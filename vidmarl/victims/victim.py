@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vidmarl.data.spec import ClipSpec, validate_clips
@@ -384,22 +384,28 @@ class Victim:
             )
         return answers.clamp_min(1e-12).log()
 
-    def check(self, clips: Float[Tensor, "b 3 t h w"]) -> CheckReport:
-        """Looks whether the model is fit for a black-box attack. Costs `2 b + 2` queries.
+    def check(
+        self, clips: Float[Tensor, "b 3 t h w"], labels: Sequence[int | str] | Int64[Tensor, " b"] | None = None
+    ) -> CheckReport:
+        """Looks whether the model is fit for a black-box attack. Costs `2 b + 2` queries, and with
+        labels `b` more, or `5 b` where it is not right about all clips.
 
         Args:
             clips: a few clips as the attack will get them, float[b 3 t h w] in [0, 1].
+            labels: their true classes, by index or name, where they are known.
 
         Returns:
             Findings on range, size, number of frames, train mode, shape, kind of scores,
-            determinism, independence of the batch, confidence, and whether the scores depend on the
-            clips at all.
+            determinism, independence of the batch, confidence, whether the scores depend on the
+            clips at all, and with labels on accuracy: whether it would be more often right with
+            other colours, another range or another order of labels.
 
         Raises:
             ClipError: the clips are unusable for any victim.
             VictimError: the model cannot be asked at all.
+            UnknownNameError: it has no class of such a name.
         """
-        return check(self, clips)
+        return check(self, clips, labels)
 
 
 def _per_channel(name: str, values: Sequence[float]) -> tuple[float, float, float]:
