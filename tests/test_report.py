@@ -667,6 +667,7 @@ class TestInABrowser:
         browser.execute_cdp_cmd("Page.printToPDF", {})
         assert browser.execute_script("return window.told") == {"folded": 0, "charts": 0}
         assert browser.execute_script("return document.querySelectorAll('details[open]').length") == 0
+        self.visit(browser, report, 718)  # of A4 within its margins
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
         try:
             hidden = browser.execute_script(
@@ -677,9 +678,14 @@ class TestInABrowser:
             shown = browser.execute_script(
                 "return [...document.querySelectorAll('.controls, .live, .save')].filter(e => e.offsetHeight).length"
             )
+            fits = browser.execute_script(
+                "return [...document.querySelectorAll('.scroll, .clip, html')]"
+                ".every(e => e.scrollWidth <= e.clientWidth + 1)"
+            )
         finally:
             browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
         assert hidden == []
+        assert fits
         assert shown == 0  # what only a screen can use
 
     @pytest.mark.thorough

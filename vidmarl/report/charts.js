@@ -2,26 +2,32 @@
 // Plotly charts in the looks of the page, each drawn when it is needed, and saved on request.
 const charts = (() => {
   const NARROW = 560; // px below which names at the ends of curves have no room
-  const PAPER = 660; // px of a printed page
+  const PAPER = 600; // px that a chart has on a printed page, within the frame of a clip
 
-  function themed(figure) {
+  /** A layout in the colours of the page. */
+  function themed(layout) {
     const css = getComputedStyle(document.documentElement);
-    const look = { "font.color": css.getPropertyValue("--ink").trim() };
-    for (const key of Object.keys(figure.layout)) {
-      if (/^[xy]axis/.test(key)) look[key + ".gridcolor"] = css.getPropertyValue("--grid").trim();
+    const [ink, gridcolor] = ["--ink", "--grid"].map((name) => css.getPropertyValue(name).trim());
+    const look = { ...layout, font: { ...layout.font, color: ink } };
+    for (const key of Object.keys(layout).filter((key) => /^[xy]axis/.test(key))) {
+      look[key] = { ...layout[key], gridcolor };
     }
     return look;
   }
 
-  function draw(element, figure, width) {
-    const narrow = (width ?? element.clientWidth) < NARROW;
-    const layout = { ...figure.layout, autosize: width === undefined, width, height: element.clientHeight };
+  function draw(element, figure, width = element.clientWidth) {
+    const narrow = width < NARROW;
+    const layout = { ...themed(figure.layout), width, height: element.clientHeight };
     if (narrow) layout.margin = { ...layout.margin, r: 12 };
     const data = narrow ? figure.data.filter((trace) => trace.mode !== "text") : figure.data;
-    Plotly.react(element, data, layout, { responsive: true, displayModeBar: false }).then(() =>
-      Plotly.relayout(element, themed(figure)),
-    );
+    Plotly.react(element, data, layout, { displayModeBar: false });
     element.figure = figure;
+  }
+
+  function redraw() {
+    for (const element of document.querySelectorAll(".chart")) {
+      if (element.figure && element.clientWidth) draw(element, element.current());
+    }
   }
 
   // A chart costs a noticeable moment, so each is drawn when it comes near the window.
@@ -55,10 +61,11 @@ const charts = (() => {
   }
 
   for (const button of document.querySelectorAll("[data-save]")) button.addEventListener("click", () => save(button));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    for (const element of document.querySelectorAll(".chart")) {
-      if (element.figure) Plotly.relayout(element, themed(element.figure));
-    }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  let waiting;
+  addEventListener("resize", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(redraw, 200);
   });
 
   // On paper everything is there: nothing folded, every chart drawn, as wide as the page.
@@ -70,7 +77,7 @@ const charts = (() => {
   });
   addEventListener("afterprint", () => {
     for (const details of folded) details.open = false;
-    for (const element of document.querySelectorAll(".chart")) if (element.figure) draw(element, element.current());
+    redraw();
   });
   return { chart, draw, later };
 })();

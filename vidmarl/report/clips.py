@@ -92,7 +92,7 @@ def _runs(attack: str, result: ClipOutcome) -> list[dict[str, Any]]:
 
 def _stills(results: Results, i: int) -> list[dict[str, Any]]:
     """Pictures of a clip that need no script: the original and what each attack made of it, with
-    its region, at the frame that it distorts the most."""
+    its region, at the frame that it distorts the most; of a single attack the difference too."""
     shown: list[dict[str, Any]] = []
     for result in results.values():
         clean, adversarial, strength = result.clean[i], result.adversarial[i], result.strength[i]
@@ -105,6 +105,11 @@ def _stills(results: Results, i: int) -> list[dict[str, Any]]:
         scale = attacked.shape[0] / clean.shape[2]
         picture = pictures.outlined(attacked, [hull * scale for hull in outlines])
         shown.append({"frame": frame + 1, "url": pictures.picture(picture)})
+    if len(results) == 1:
+        amplified = pictures.gain(clean, adversarial)
+        changed = pictures.difference(clean, adversarial, amplified)[frame]
+        url = pictures.picture(pictures.enlarged(changed, _STILL))
+        shown.append({"frame": frame + 1, "url": url, "gain": amplified})
     return shown
 
 
