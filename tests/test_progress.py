@@ -124,7 +124,7 @@ def test_the_bar_of_a_benchmark_moves_with_every_query(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     at_a_terminal(monkeypatch)
-    monkeypatch.setattr(progress, "tqdm", partial(progress.tqdm, mininterval=0))
+    monkeypatch.setattr(progress.auto, "tqdm", partial(progress.auto.tqdm, mininterval=0))
     benchmark = Benchmark(
         victims=[Victim(Linear(), name="linear")],
         attacks={"random_cells": {}, "grow_and_reduce": {}},

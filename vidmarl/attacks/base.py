@@ -12,11 +12,12 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from tqdm.std import tqdm
 
 from vidmarl.attacks.provenance import provenance
 from vidmarl.attacks.result import AttackResult
@@ -37,9 +38,6 @@ from vidmarl.utils.kinds import check_least
 from vidmarl.utils.precision import default_dtype
 from vidmarl.utils.progress import progress_bar
 from vidmarl.victims.victim import Victim
-
-if TYPE_CHECKING:
-    from tqdm.std import tqdm
 
 DistortionLike = Distortion | str | Mapping[str, Any] | Callable[..., Any]
 """A distortion, or what names one, see `as_distortion`."""

@@ -117,7 +117,7 @@ class Comparison:
 
 
 def compare(
-    attacks: Mapping[str, AttackLike] | Iterable[AttackLike],
+    attacks: Mapping[str, AttackLike] | Iterable[AttackLike] | Attack,
     victim: Victim,
     clips: Float[Tensor, "b 3 t h w"],
     goal: Goal | Classes | None = None,
@@ -162,7 +162,7 @@ def compare(
     return Comparison(results)
 
 
-def _made(attacks: Mapping[str, AttackLike] | Iterable[AttackLike], budget: int | None) -> dict[str, Attack]:
+def _made(attacks: Mapping[str, AttackLike] | Iterable[AttackLike] | Attack, budget: int | None) -> dict[str, Attack]:
     """The attacks by their names, all with one budget."""
     check_kind(budget, int | None, "Comparing attacks: budget")
     if isinstance(attacks, str | Attack):

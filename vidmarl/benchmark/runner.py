@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.std import tqdm
 
 from vidmarl import metrics
 from vidmarl.attacks.identity import identity
@@ -46,7 +47,6 @@ from vidmarl.victims.victim import Victim
 
 if TYPE_CHECKING:
     import pandas as pd
-    from tqdm.std import tqdm
 
 
 @dataclasses.dataclass(frozen=True)
