@@ -8,9 +8,9 @@ import itertools
 
 import pytest
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
+from vidmarl.agents.actions import WIDTHS
 from vidmarl.agents.episodes import MAPS, STATE, Episodes
 from vidmarl.agents.features import CHANNELS
 from vidmarl.agents.networks import Agents, AgentsConfig
@@ -71,11 +71,16 @@ def learn(probes: Probes, updates: int, seed: int = 0) -> tuple[Agents, list[flo
     return team, losses
 
 
+def it(probes: Probes) -> Tensor:
+    """Which probes touch the one tubelet that matters."""
+    return probes.maps[:, :, FRAME].flatten(2)[..., CELL] != 0
+
+
 # --- probing
 
 
 @pytest.mark.parametrize("search_cell", [1, 2])
-def test_probes_are_counted_queries_of_one_cell_each(search_cell: int) -> None:
+def test_probes_are_counted_queries_of_one_tubelet_each(search_cell: int) -> None:
     books = session(n=3, search_cell=search_cell)
     model, shape, asked = books.victim.model, books.renderer.coarse_shape, []
     books.query = lambda strength, rows: asked.append(strength) or Session.query(books, strength, rows)
@@ -83,33 +88,42 @@ def test_probes_are_counted_queries_of_one_cell_each(search_cell: int) -> None:
     probes = probe(books, 10, generator())
     assert model.seen - before == 3 * 10
     assert books.queries.tolist() == [1 + 10] * 3
-    assert probes.cells.shape == probes.signs.shape == probes.drops.shape == (3, 10)
+    assert probes.cells.shape == probes.widths.shape == probes.drops.shape == (3, 10)
     assert all(len(set(row)) == 10 for row in probes.cells.tolist())
     for i, strength in enumerate(asked):
-        expected = torch.zeros(3, *shape).flatten(1)
-        expected.scatter_(1, probes.cells[:, i, None], probes.signs[:, i, None])
-        assert torch.equal(strength, expected.view(3, *shape))
+        assert torch.equal(strength, probes.maps[:, i])
+        for row, cells in enumerate(strength.flatten(2).unbind()):
+            frame, place = divmod(int(probes.cells[row, i]), shape[1] * shape[2])
+            width = WIDTHS[int(probes.widths[row, i])]
+            lasts = [0 <= t - frame + width // 2 < width for t in range(T)]
+            assert cells[:, place].ne(0).tolist() == lasts
+            assert int(cells.count_nonzero()) == sum(lasts)
 
 
 @pytest.mark.thorough
 def test_drops_are_those_of_the_margin_over_the_clean_margin() -> None:
     books = session(n=4)
     probes = probe(books, T * SIDE**2, generator())
-    matters = probes.cells == FRAME * SIDE**2 + CELL
-    assert matters.sum(1).eq(1).all()  # asked about every cell once
+    assert all(len(set(row)) == T * SIDE**2 for row in probes.cells.tolist())  # asked about every cell once
+    matters = it(probes)
+    assert matters.any(1).all()
     assert probes.drops[~matters].abs().max() < 1e-5
     bright = books.renderer.clips[:, :, FRAME, 24:, 24:].mean((1, 2, 3))
     strength = torch.zeros(4, *books.renderer.coarse_shape)
     strength[:, FRAME, CELL // SIDE, CELL % SIDE] = 1
     dark = books.renderer.render(strength)[:, :, FRAME, 24:, 24:].mean((1, 2, 3))
-    assert torch.allclose(probes.drops[matters], 20 * (bright - dark) / (20 * bright - 4), atol=1e-4)
+    expected = (20 * (bright - dark) / (20 * bright - 4))[:, None].expand_as(probes.drops)
+    assert torch.allclose(probes.drops[matters], expected[matters], atol=1e-4)
 
 
 def test_directions_are_both_where_the_distortion_has_two() -> None:
-    one, two = (probe(session(n=4, distortion=name), 20, generator()).signs for name in (darken, "brightness"))
-    assert one.eq(1).all()
-    assert set(two.unique().tolist()) == {-1.0, 1.0}
-    assert 0.2 < two.eq(1).float().mean() < 0.8
+    one, two = (probe(session(n=4, distortion=name), 20, generator()).maps for name in (darken, "brightness"))
+    assert set(one.unique().tolist()) == {0.0, 1.0}
+    assert set(two.unique().tolist()) == {-1.0, 0.0, 1.0}
+    assert 0.2 < two[two != 0].eq(1).float().mean() < 0.8
+    inside = two[..., 1:, :, :] * two[..., :-1, :, :]
+    assert (inside < 0).any()
+    assert not (inside > 0).any()  # what lasts turns from frame to frame
 
 
 def test_more_probes_than_cells_are_as_many_as_there_are_cells() -> None:
@@ -129,22 +143,19 @@ def test_clips_that_are_skipped_are_not_probed() -> None:
 @pytest.mark.thorough
 def test_an_example_knows_some_of_the_probes_and_no_others() -> None:
     probes = probe(session(), 30, generator())
-    matters = probes.cells == FRAME * SIDE**2 + CELL
+    matters = it(probes)
     for known in (0, 12):
         td, direction = examples(probes, known, generator())
         strength, credit, signed, trials = td["maps"].unbind(1)
-        tried = torch.zeros(len(probes), T * SIDE**2)
-        if known:
-            tried.scatter_(1, probes.cells[:, :known], 1.0)
-        assert torch.allclose(trials.flatten(1), tried.log1p())
+        assert torch.allclose(trials, probes.maps[:, :known].sum(1).log1p())
         shown = matters[:, :known].any(1)
-        assert torch.equal(credit.flatten(1).abs().amax(1) > 1e-3, shown)
+        assert torch.equal(credit.flatten(1).abs().amax(1) > 1e-4, shown)
         assert torch.equal(credit, signed)  # all probes went up
         fooled = direction.flatten() < 0
         assert 0 < fooled.sum() < len(probes)
         assert torch.equal(td["state"][:, STATE.index("fooled")].bool(), fooled)
         assert strength[~fooled].eq(0).all()
-        assert strength.flatten(1).gather(1, probes.cells)[fooled].eq(1).all()
+        assert strength[fooled][probes.maps.amax(1)[fooled] > 0].eq(1).all()
         assert td["state"].shape == (len(probes), len(STATE))
 
 
@@ -179,11 +190,12 @@ def test_the_loss_trains_both_actors_and_leaves_the_probes_alone() -> None:
 
 
 @pytest.mark.thorough
-def test_one_cell_more_or_less_for_all_cells_of_a_clip_is_no_error() -> None:
-    """Log-probabilities know no level, so a constant on all drops of a clip changes the loss by the
-    spread alone."""
+def test_a_team_that_chooses_among_equals_by_chance_makes_no_error() -> None:
+    """Log-probabilities know no level, so what counts is how the drops of a clip differ, for each
+    cell that is touched."""
     probes = probe(session(), 30, generator())
-    flat = dataclasses.replace(probes, drops=torch.full_like(probes.drops, 0.3))
+    touched = probes.maps.flatten(2).count_nonzero(2)
+    flat = dataclasses.replace(probes, drops=0.3 * touched, widths=torch.zeros_like(probes.widths))
     loss, _ = cloning_loss(agents(), flat, Cloning(), generator())
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)  # an untrained team is uniform, and so is the target
 
@@ -215,11 +227,9 @@ def test_the_team_learns_to_spare_it_after_success(learnt) -> None:
         "fooled": torch.ones_like(episode["fooled"]),
         "l2": 0.8 * episode["full_l2"],
     }
-    td = episodes.observe(td["features"], episode.update(success))
+    td = episodes.observe(td["features"], episode.update(success), torch.arange(6))
     with torch.no_grad():
-        frame = team.temporal[0](td.clone())["temporal", "frame_logits"].log_softmax(-1)
-        cell = team.spatial[0](td.clone())["spatial", "cell_logits"].log_softmax(-1)
-    joint = rearrange(frame[..., None] + cell, "n 1 t g -> n (t g)")
+        joint = team.rank(td)[..., 0].flatten(1)
     assert joint.argmin(1).eq(FRAME * SIDE**2 + CELL).all()
 
 
@@ -239,5 +249,5 @@ def test_probes_of_several_batches_are_joined() -> None:
     assert len(both) == 5
     assert torch.equal(both[torch.tensor([2, 0])].cells, torch.stack([parts[1].cells[0], parts[0].cells[0]]))
     assert torch.equal(both.seen["features"], torch.cat([part.seen["features"] for part in parts]))
-    for name, (first, second) in itertools.product(("cells", "signs", "drops"), [parts]):
+    for name, (first, second) in itertools.product(("cells", "widths", "maps", "drops"), [parts]):
         assert torch.equal(getattr(both, name), torch.cat([getattr(first, name), getattr(second, name)]))

@@ -95,7 +95,7 @@ def step(env: VideoAttackEnv, td: TensorDict) -> TensorDict:
 
 def changed(env: VideoAttackEnv, td: TensorDict, **entries: Tensor) -> TensorDict:
     """What is observed where something else is true of the episodes."""
-    return env.episodes.observe(td["features"], td["episode"].copy().update(entries))
+    return env.episodes.observe(td["features"], td["episode"].copy().update(entries), torch.arange(len(td)))
 
 
 def actions(td: TensorDict) -> tuple[Tensor, Tensor]:
@@ -211,7 +211,8 @@ def test_before_success_up_and_down_are_inverse_within_the_range(step_size: floa
 
     up = proposed(1, strength_of(td))
     assert up.flatten(1).count_nonzero(1).tolist() == [2, 2, 2]
-    assert up[:, 1:3, 1, 1].eq(step_size).all()
+    assert up[:, 2, 1, 1].eq(step_size).all()
+    assert up[:, 1, 1, 1].eq(-step_size).all()  # one that lasts turns from frame to frame
     assert proposed(0, up).eq(0).all()
     assert torch.equal(proposed(1, up.sign()), up.sign())  # no further than 1
 
@@ -371,7 +372,7 @@ def test_the_size_of_proposals_follows_the_step_size_rule() -> None:
         td = step(env, act(td, 1, 1, [draw]))
         assert td["temporal", "proposal_size"].tolist() == [[size]]
         assert told(td, "proposal_size") == pytest.approx(size / PROPOSAL_SIZES)
-    lower_half = [(1, cell, 0) for cell in range(8, 16)]
+    lower_half = [(1, cell, 1) for cell in range(8, 16)]
     td = step(env, act(td, 8, 1, EIGHT))
     td = step(env, act(td, 8, 2, lower_half))
     assert td["episode", "fooled"].all()

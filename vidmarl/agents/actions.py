@@ -188,30 +188,47 @@ def within(when: Int64[Tensor, "... a"]) -> Bool[Tensor, "... draws"]:
 
 
 def directions(
-    when: Int64[Tensor, "n a"], where: Int64[Tensor, "n b"], shape: tuple[int, int]
+    when: Int64[Tensor, "n a"], where: Int64[Tensor, "n b"], shape: tuple[int, int], *, alternate: bool = False
 ) -> Float[Tensor, "n t g"]:
     """What two actions mean: +1 or -1 for the tubelets that they name, 0 elsewhere; the last draw
     of one holds.
-
-    A tubelet of width w lasts from w // 2 frames before its frame to (w - 1) // 2 after it, cut at
-    the clip's ends.
 
     Args:
         when: the temporal agent's action.
         where: the spatial agent's.
         shape: (t, g).
+        alternate: see `lasting`.
     """
     n, (t, g), device = len(when), shape, when.device
-    width = torch.tensor(WIDTHS, device=device)[when[:, 1]][:, None, None]
-    offset = torch.arange(t, device=device) - when[:, 2:, None]  # n draws t
-    lasts = (offset >= -(width // 2)) & (offset <= (width - 1) // 2) & within(when)[..., None]
+    course = lasting(when[:, 2:], when[:, 1:2], t, alternate=alternate) * within(when)[..., None]
     cells, sign = where[:, :DRAWS], (where[:, DRAWS:] * 2 - 1).float()
     out = torch.zeros(n, t, g, device=device)
     rows = torch.arange(n, device=device)
     for draw in range(DRAWS):
         old = out[rows, :, cells[:, draw]]
-        out[rows, :, cells[:, draw]] = torch.where(lasts[:, draw], sign[:, draw, None], old)
+        out[rows, :, cells[:, draw]] = torch.where(course[:, draw] != 0, sign[:, draw, None] * course[:, draw], old)
     return out
+
+
+def lasting(
+    frame: Int64[Tensor, "*n"], width: Int64[Tensor, "*#n"], frames: int, *, alternate: bool
+) -> Float[Tensor, "*n t"]:
+    """The course of a tubelet in time: 1 or -1 in the frames in which it lasts, 0 in the others.
+
+    With width w it lasts from w // 2 frames before its frame to (w - 1) // 2 after it, cut at the
+    clip's ends.
+
+    Args:
+        frame: which frame it is centred in.
+        width: index in `WIDTHS` of how many frames it lasts.
+        frames: of the clip.
+        alternate: whether its direction turns from frame to frame. A pattern that is held fools few
+            victims, one that turns fools most (docs/experiments.md).
+    """
+    last = torch.tensor(WIDTHS, device=width.device)[width][..., None]
+    offset = torch.arange(frames, device=frame.device) - frame[..., None]
+    lasts = (offset >= -(last // 2)) & (offset <= (last - 1) // 2)
+    return (lasts * (1 - 2 * (offset % 2) if alternate else 1)).float()
 
 
 def _categorical(logits: Tensor, mask: Tensor) -> Categorical:

@@ -34,10 +34,11 @@ class VideoAttackEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
     - "maps" float[b 4 t gh gw]: the strength map; two credit maps (`vidmarl.agents.credit`), what
       this episode's queries say about the drop of the margin per unit of strength, without and with
       regard to its sign; how often each cell was tried.
-    - "state" float[b 11]: margin over the clean margin, probabilities of the goal's class and of
-      the runner-up, fraction of the budget used, log of L2 over the full distortion's, whether the
-      last proposal was accepted, its drop of the margin, whether the clip is fooled, the log of the
-      cells touched, the size of proposal, and proposals taken back since one was accepted.
+    - "state" float[b 11 + classes]: margin over the clean margin, probabilities of the goal's class
+      and of the runner-up, fraction of the budget used, log of L2 over the full distortion's,
+      whether the last proposal was accepted, its drop of the margin, whether the clip is fooled,
+      the log of the cells touched, the size of proposal, proposals taken back since one was
+      accepted, and which class the goal is about.
     - ("temporal", "proposal_size") int64[b 1]: the size of proposal that the last responses
       suggest.
     - ("temporal", "count_mask" | "frame_mask"), ("spatial", "up_mask" | "down_mask"): what would
@@ -51,7 +52,7 @@ class VideoAttackEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
         next_clips: where fresh clips come from at a reset. A row that has been asked about nothing
             but the clean clip keeps its clip. Without it every clip has one episode.
         reward: the weights of the reward's terms.
-        step_size, proposal_size, max_failed_removals: see `Episodes`.
+        step_size, proposal_size, max_failed_removals, classes: see `Episodes`.
     """
 
     batch_locked = True
@@ -66,13 +67,14 @@ class VideoAttackEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
         step_size: float = 1.0,
         proposal_size: int = 3,
         max_failed_removals: int = 2,
+        classes: int = 0,
     ) -> None:
         super().__init__(
             device=session.renderer.clips.device,
             batch_size=torch.Size([len(session)]),
             allow_done_after_reset=True,  # clips that are skipped, or have a budget of one query, end where they begin
         )
-        self.episodes = Episodes(session, step_size, proposal_size, max_failed_removals)
+        self.episodes = Episodes(session, step_size, proposal_size, max_failed_removals, classes)
         self.next_clips = next_clips
         self.reward = reward or Reward()
         self.seeds: Iterator[int] = itertools.count(1)
@@ -103,7 +105,7 @@ class VideoAttackEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
         self.observation_spec = Composite(
             features=real(CHANNELS, t, gh, gw),
             maps=real(MAPS, t, gh, gw),
-            state=real(len(STATE)),
+            state=real(len(STATE) + self.episodes.classes),
             spatial=Composite(up_mask=flag(1, t, gh * gw), down_mask=flag(1, t, gh * gw), shape=(b, 1)),
             temporal=Composite(
                 count_mask=flag(1, len(COUNTS)), frame_mask=flag(1, t), proposal_size=whole(1), shape=(b, 1)

@@ -80,12 +80,15 @@ class Episodes:
         proposal_size: of the first proposal, in [0, `PROPOSAL_SIZES`).
         max_failed_removals: removals that may fail in a row, at least 0; 0: the agents take nothing
             away.
+        classes: how many classes the agents tell apart: so many entries of "state" say which one
+            the goal is about; all are 0 where the victim has another number of classes.
     """
 
     session: Session
     step_size: float = 1.0
     proposal_size: int = 3
     max_failed_removals: int = 2
+    classes: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.step_size <= 2:
@@ -116,7 +119,7 @@ class Episodes:
             batch_size=[len(rows)],
             device=rows.device,
         )
-        return self.observe(extract(clips, session.renderer.coarse), _clean(episode))
+        return self.observe(extract(clips, session.renderer.coarse), _clean(episode), rows)
 
     def restart(self, td: TensorDict, rows: Int64[Tensor, " n"], bound: float) -> TensorDict:
         """Another episode on the same clips, from the clean clip with all that was learnt about it.
@@ -132,7 +135,7 @@ class Episodes:
             "bound": torch.full_like(old["bound"], bound),
             "queries": self._queries(rows),
         }
-        return self.observe(td["features"], _clean(old).update(again))
+        return self.observe(td["features"], _clean(old).update(again), rows)
 
     def propose(
         self, td: TensorDict, when: Int64[Tensor, "n a"], where: Int64[Tensor, "n c"]
@@ -141,7 +144,8 @@ class Episodes:
         less."""
         strength, low = td["episode", "strength"], self.session.renderer.min_strength
         _, t, gh, gw = strength.shape
-        named = rearrange(directions(when, where, (t, gh * gw)), "n t (gh gw) -> n t gh gw", gh=gh)
+        named = directions(when, where, (t, gh * gw), alternate=low < 0)
+        named = rearrange(named, "n t (gh gw) -> n t gh gw", gh=gh)
         added = (strength + self.step_size * named).clamp(low, 1)
         left = torch.where(named == 0, strength, 0)
         return torch.where(_like(td["episode", "fooled"], strength), left, added)
@@ -187,7 +191,35 @@ class Episodes:
                 "queries": self._queries(rows),
             }
         )
-        return self.observe(td["features"], episode.update({"proposal_size": _next_size(episode)}))
+        return self.observe(td["features"], episode.update({"proposal_size": _next_size(episode)}), rows)
+
+    def learn(
+        self,
+        td: TensorDict,
+        rows: Int64[Tensor, " n"],
+        strength: Float[Tensor, "n gt gh gw"],
+        margin: Float[Tensor, " n"],
+    ) -> TensorDict:
+        """What the victim's answers to some maps, each put on the clean clip, show of its cells.
+
+        Args:
+            td: the observations before.
+            rows: the clip of each row of `td`.
+            strength: the strength maps asked about, of search cells.
+            margin: the victim's margin with each.
+
+        Returns:
+            The observations after, still of the clean clip.
+        """
+        old = td["episode"]
+        drop = (old["clean_margin"] - margin) / old["clean_margin"].clamp_min(1e-2)
+        learnt = {
+            "credit": learn(old["credit"], strength.abs(), drop),
+            "signed_credit": learn(old["signed_credit"], strength, drop),
+            "trials": old["trials"] + (strength != 0).float(),
+            "queries": self._queries(rows),
+        }
+        return self.observe(td["features"], old.copy().update(learnt), rows)
 
     def over(self, episode: TensorDict) -> Bool[Tensor, " n"]:
         """Whether an episode has ended.
@@ -202,7 +234,9 @@ class Episodes:
         spent: Tensor = (episode["queries"] >= self.session.budget) | (episode["clean_margin"] < 0)
         return spent | torch.where(fooled, ~removable, stuck)
 
-    def observe(self, features: Float[Tensor, "n c t gh gw"], episode: TensorDict) -> TensorDict:
+    def observe(
+        self, features: Float[Tensor, "n c t gh gw"], episode: TensorDict, rows: Int64[Tensor, " n"]
+    ) -> TensorDict:
         """What the agents see, with the state of the episode and whether it is over.
 
         See `vidmarl.agents.environment.VideoAttackEnv` for the entries.
@@ -238,7 +272,7 @@ class Episodes:
             {
                 "features": features,
                 "maps": torch.stack(maps, 1),
-                "state": torch.stack([state[name] for name in STATE], 1),
+                "state": torch.cat([torch.stack([state[name] for name in STATE], 1), self._label(rows)], 1),
                 "spatial": TensorDict({"up_mask": up, "down_mask": down}, **group),
                 "temporal": TensorDict(
                     {
@@ -261,6 +295,13 @@ class Episodes:
         classes = self.session.goal.classes.to(rows.device)[rows]
         label, runner_up = self.session.goal.label_and_runner_up(log_probs, classes)
         return label.exp(), runner_up.exp()
+
+    def _label(self, rows: Tensor) -> Float[Tensor, "n k"]:
+        """Which class the goal is about, one-hot."""
+        if self.session.clean.shape[1] != self.classes:
+            return self.session.clean.new_zeros(len(rows), self.classes)
+        classes = self.session.goal.classes.to(rows.device)[rows]
+        return torch.nn.functional.one_hot(classes, self.classes).to(self.session.clean)
 
     def _queries(self, rows: Tensor) -> Tensor:
         return self.session.queries.to(rows.device)[rows]

@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float, Int64
+from tensordict import TensorDict
 from tensordict.nn import InteractionType, TensorDictModule
 from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
 from vidmarl.agents.actions import COUNTS, WIDTHS, WhenDistribution, WhereDistribution
+
+Acts = Literal["proposals", "order"]
+"""How agents act: a proposal for each query (`vidmarl.agents.episodes`), or by one order of all
+tubelets (`vidmarl.agents.order`)."""
 
 OBSERVATION = ["features", "maps", "state"]
 
@@ -35,6 +40,7 @@ class AgentsConfig:
         state: numbers that describe the episode as a whole.
         width: hidden channels.
         depth: residual blocks per trunk.
+        classes: classes of the victim that they tell apart; 0: none.
 
     Raises:
         ValueError: one of them is no whole number, below 1, or beyond all use.
@@ -45,12 +51,13 @@ class AgentsConfig:
     state: int
     width: int = 32
     depth: int = 2
+    classes: int = 0
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            most = 64 if name == "depth" else 4096  # what a file says must not take a machine's memory
-            if type(value) is not int or not 1 <= value <= most:
-                raise ValueError(f"AgentsConfig: {name} must be a whole number from 1 to {most}, got {value!r}.")
+            least, most = int(name != "classes"), 64 if name == "depth" else 4096  # a file must not take all memory
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"AgentsConfig: {name} must be a whole number from {least} to {most}, got {value!r}.")
 
 
 class Residual(nn.Module):
@@ -76,7 +83,7 @@ class Trunk(nn.Module):
     def __init__(self, config: AgentsConfig) -> None:
         super().__init__()
         self.enter = nn.Conv3d(config.features + config.maps, config.width, 1)
-        self.condition = nn.Linear(config.state, 2 * config.width)
+        self.condition = nn.Linear(config.state + config.classes, 2 * config.width)
         self.blocks = nn.Sequential(*(Residual(config.width) for _ in range(config.depth)))
 
     def forward(self, features: Tensor, maps: Tensor, state: Tensor) -> Float[Tensor, "n d t gh gw"]:
@@ -189,8 +196,8 @@ class Agents(nn.Module):
 
     Attributes:
         trained: settings that an attack takes over unless it is given others ("distortion", "grid"
-            as three integers, "search_cell", "coherence", "proposal_size"), and what else describes
-            the training ("victim", "training_queries", ...).
+            as three integers, "search_cell", "coherence", "proposal_size"), how they act ("acts"),
+            and what else describes the training ("victim", "training_queries", ...).
     """
 
     def __init__(self, config: AgentsConfig, trained: dict[str, Any] | None = None) -> None:
@@ -230,6 +237,22 @@ class Agents(nn.Module):
             **common,
         )
         self.critic = TensorDictModule(ValueNet(config), in_keys=OBSERVATION, out_keys=["state_value"])
+
+    def rank(self, td: TensorDict) -> Float[Tensor, "n t c w"]:
+        """How likely both agents together are to choose each tubelet first: log-probabilities of
+        the frame that it is centred in, its cell, and how long it lasts (an index in `WIDTHS`).
+
+        Args:
+            td: observations of n clips.
+        """
+        when, where = self.temporal[0](td.clone()), self.spatial[0](td.clone())
+        frame = when["temporal", "frame_logits"].log_softmax(-1)
+        fits = sum(width <= frame.shape[-1] for width in WIDTHS)
+        width = when["temporal", "width_logits"][..., :fits].log_softmax(-1)
+        cell = where["spatial", "cell_logits"].log_softmax(-1)
+        both = frame[..., None, None] + cell[..., None] + width[..., None, None, :]
+        ranked: Tensor = rearrange(both, "n 1 t c w -> n t c w")
+        return ranked
 
     def __repr__(self) -> str:
         distortion = self.trained.get("distortion", {})

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vidmarl.agents.checkpoint import load_agents
 from vidmarl.agents.networks import Agents
+from vidmarl.agents.order import Grow
 from vidmarl.agents.propose import Propose
 from vidmarl.attacks.base import Attack, DistortionLike
 from vidmarl.attacks.search.minimize import minimize, refine
@@ -40,9 +41,11 @@ FROM_ALTERNATING: dict[str, Any] = {"step_size": 2.0, "proposal_size": 8, "max_f
 class RLAttack(Attack):
     """Lets two agents propose where and when to distort, then removes what is not needed.
 
-    Each query is one joint proposal of the agents (`vidmarl.agents.episodes`): what to add until
-    the goal is reached, then what to remove. When they find no more, their success is minimized,
-    and the rest of the budget goes into further rounds of both.
+    Agents act in one of two ways, as they were trained. Either each query is one joint proposal
+    (`vidmarl.agents.episodes`): what to add until the goal is reached, then what to remove. Or they
+    rank all tubelets, and sets of the first ones of an order grow until the goal is reached
+    (`vidmarl.agents.order`). When they find no more, their success is minimized, and the rest of
+    the budget goes into further rounds of both.
 
     Args:
         agents: the trained team: the name of one that ships with vidmarl (`vidmarl.list_agents()`),
@@ -102,6 +105,31 @@ class RLAttack(Attack):
         yield from super().run(session)
 
     def search(self, clip: ClipView) -> Search:
+        ranks = self.init == "clean" and self._team.trained.get("acts") == "order"
+        yield from self._by_order(clip) if ranks else self._by_proposals(clip)
+
+    def _by_order(self, clip: ClipView) -> Search:
+        """Grows successes from the tubelets that the agents rank first, and minimizes each."""
+        grow, smallest = Grow(self._team), math.inf
+        while True:
+            before = clip.queries
+            while not grow.over:
+                if (full := self._fallback(clip)) is not None:
+                    yield full
+                elif clip.fooled and math.isinf(smallest) and self._late(clip):
+                    break  # nothing but the fallback has fooled the clip: minimize that
+                else:
+                    yield grow
+            if grow.fooled or (clip.fooled and math.isinf(smallest)):
+                found = grow if grow.fooled else clip.best
+                smallest = min(smallest, found.l2)
+                yield from minimize(clip, found.strength, found.l2, ranking=grow.ranking)
+            if clip.queries == before:
+                return
+            grow.restart(RESTART_SLACK * smallest)
+
+    def _by_proposals(self, clip: ClipView) -> Search:
+        """Has the agents propose changes query by query, and minimizes what they have found."""
         propose, smallest = self._begin(clip), math.inf
         while True:
             before = clip.best.l2 if clip.fooled else math.inf
@@ -133,10 +161,11 @@ class RLAttack(Attack):
 
     def _begin(self, clip: ClipView) -> Propose:
         """An episode of the agents on a clip."""
+        rules = {"classes": self._team.config.classes}
         if self.init == "alternating":
-            return Propose(self._team, FROM_ALTERNATING, alternating(clip))
+            return Propose(self._team, rules | FROM_ALTERNATING, alternating(clip))
         size = self._team.trained.get("proposal_size")
-        return Propose(self._team, {} if size is None else {"proposal_size": size})
+        return Propose(self._team, rules if size is None else rules | {"proposal_size": size})
 
     def _fallback(self, clip: ClipView) -> Float[Tensor, "t y x"] | None:
         """Full strength in the way that is due; None where none is."""

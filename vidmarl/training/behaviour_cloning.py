@@ -17,6 +17,7 @@ from jaxtyping import Float, Int64
 from tensordict import TensorDict
 from torch import Tensor
 
+from vidmarl.agents.actions import WIDTHS, lasting
 from vidmarl.agents.credit import learn, scaled
 from vidmarl.agents.episodes import PROPOSAL_SIZES, STATE, Episodes
 from vidmarl.agents.networks import Agents
@@ -56,14 +57,16 @@ class Probes:
 
     Attributes:
         seen: the observations before the first probe, [n].
-        cells: int64[n p], flat indices of the search cells.
-        signs: float[n p], the direction in which each was distorted at full strength.
+        cells: int64[n p], flat indices of the search cells that the tubelets are centred in.
+        widths: int64[n p], indices in `WIDTHS` of how many frames each lasts.
+        maps: float[n p t gh gw], the strength maps asked about: one tubelet each, at full strength.
         drops: float[n p], of the margin, over the clean margin.
     """
 
     seen: TensorDict
     cells: Int64[Tensor, "n p"]
-    signs: Float[Tensor, "n p"]
+    widths: Int64[Tensor, "n p"]
+    maps: Float[Tensor, "n p t gh gw"]
     drops: Float[Tensor, "n p"]
 
     def __len__(self) -> int:
@@ -82,26 +85,26 @@ class Probes:
         return Probes(*(torch.cat([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(first)))
 
 
-def probe(session: Session, count: int, generator: torch.Generator) -> Probes:
-    """Asks about `count` random single search cells of every active clip of a fresh session."""
+def probe(session: Session, count: int, generator: torch.Generator, classes: int = 0) -> Probes:
+    """Asks about `count` random tubelets of every active clip of a fresh session, each by
+    itself."""
     rows, shape, low = session.rows, session.renderer.coarse_shape, session.renderer.min_strength
-    seen = Episodes(session).begin(rows).exclude("episode")
+    seen = Episodes(session, classes=classes).begin(rows).exclude("episode")
     order = torch.stack([torch.randperm(shape[0] * shape[1] * shape[2], generator=generator) for _ in rows])
     cells = order[:, :count].to(rows.device)
     coin = torch.rand(cells.shape, generator=generator).to(rows.device) < 0.5
     signs = torch.where(coin & (low < 0), -1.0, 1.0)
+    fits = sum(width <= shape[0] for width in WIDTHS)
+    widths = torch.randint(fits, cells.shape, generator=generator).to(rows.device)
+    place = cells % (shape[1] * shape[2])
+    course = signs[..., None] * lasting(cells // (shape[1] * shape[2]), widths, shape[0], alternate=low < 0)
+    at = torch.nn.functional.one_hot(place, shape[1] * shape[2])
+    maps = rearrange(torch.einsum("npt,npg->nptg", course, at.float()), "n p t (h w) -> n p t h w", h=shape[1])
     clean = session.goal.margin(session.clean[rows], rows)
     drops = torch.zeros_like(signs)
     for i in range(cells.shape[1]):
-        drops[:, i] = clean - session.query(_single(cells[:, i], signs[:, i], shape), rows).margin
-    return Probes(seen, cells, signs, drops / clean.clamp_min(1e-2)[:, None])
-
-
-def _single(cell: Int64[Tensor, " n"], sign: Float[Tensor, " n"], shape: tuple[int, ...]) -> Tensor:
-    """Maps float[n *shape] that are 0 but for one cell each."""
-    maps = sign.new_zeros(len(cell), *shape)
-    maps.flatten(1).scatter_(1, cell[:, None], sign[:, None])
-    return maps
+        drops[:, i] = clean - session.query(maps[:, i], rows).margin
+    return Probes(seen, cells, widths, maps, drops / clean.clamp_min(1e-2)[:, None])
 
 
 def examples(probes: Probes, n_known: int, generator: torch.Generator) -> tuple[TensorDict, Tensor]:
@@ -121,19 +124,21 @@ def examples(probes: Probes, n_known: int, generator: torch.Generator) -> tuple[
 
     credit, signed, trials = (torch.zeros(n, *shape, device=device) for _ in range(3))
     for i in range(n_known):
-        change = _single(probes.cells[:, i], probes.signs[:, i], shape)
+        change = probes.maps[:, i]
         credit = learn(credit, change.abs(), probes.drops[:, i])
         signed = learn(signed, change, probes.drops[:, i])
-        trials = trials + change.abs()
+        trials = trials + (change != 0).float()
     fooled = rand(n) < 0.5
     # What there is to remove: the probed cells among others.
     share = 2 ** (-8 * rand(n, 1))
     touched = (rand(n, credit[0].numel()) < share).float()
-    direction = torch.where(rand(*touched.shape) < 0.5, probes.signs.amin(1, keepdim=True), 1.0)
-    strength = (touched * direction).scatter(1, probes.cells, probes.signs).view_as(credit)
-    strength = strength * fooled.view(-1, 1, 1, 1)
+    direction = torch.where(rand(*touched.shape) < 0.5, probes.maps.flatten(1).amin(1, keepdim=True).sign(), 1.0)
+    direction = torch.where(direction == 0, 1.0, direction)
+    strength = (touched * direction).view_as(credit)
+    probed = probes.maps.sum(1).sign()  # where two of them meet, either
+    strength = torch.where(probed != 0, probed, strength) * fooled.view(-1, 1, 1, 1)
     td["maps"] = torch.stack([strength, scaled(credit), scaled(signed), trials.log1p()], 1)
-    before = dict(zip(STATE, td["state"].unbind(1), strict=True))
+    before = dict(zip(STATE, td["state"][:, : len(STATE)].unbind(1), strict=True))
     size = (PROPOSAL_SIZES * rand(n)).floor()
     after = before | {
         # The ratio of margins tells less than the probabilities, which say where the margin stands.
@@ -147,7 +152,7 @@ def examples(probes: Probes, n_known: int, generator: torch.Generator) -> tuple[
         "proposal_size": size / PROPOSAL_SIZES,
         "failures": (rand(n) * (n_known + 1)).floor().clamp_max(8) / 8,
     }
-    td["state"] = torch.stack([after[name] for name in STATE], 1)
+    td["state"] = torch.cat([torch.stack([after[name] for name in STATE], 1), td["state"][:, len(STATE) :]], 1)
     td["temporal", "proposal_size"] = size.long()[:, None]
     return td, 1 - 2 * fooled.float()[:, None]
 
@@ -171,19 +176,21 @@ def cloning_loss(
     """
     mixed = torch.randperm(probes.cells.shape[1], generator=generator).to(probes.cells.device)
     probes = dataclasses.replace(
-        probes, cells=probes.cells[:, mixed], signs=probes.signs[:, mixed], drops=probes.drops[:, mixed]
+        probes,
+        **{name: getattr(probes, name)[:, mixed] for name in ("cells", "widths", "maps", "drops")},
     )
     most = min(settings.n_known, probes.cells.shape[1] // 2)
     if n_known is None:
         n_known = int(torch.randint(most + 1, (), generator=generator))
     n_known = min(n_known, most)
     td, direction = examples(probes, n_known, generator)
-    temporal, spatial = agents.temporal[0](td.clone()), agents.spatial[0](td.clone())
-    frame = temporal["temporal", "frame_logits"].log_softmax(-1)  # n 1 t
-    cell = spatial["spatial", "cell_logits"].log_softmax(-1)  # n 1 t g
-    log_prob = rearrange(frame[..., None] + cell, "n 1 t g -> n (t g)").gather(1, probes.cells[:, n_known:])
-    drops = probes.drops[:, n_known:]
-    spread = probes.drops.square().mean(1, keepdim=True).sqrt().clamp_min(1e-3)
+    ranked = agents.rank(td)
+    asked = probes.cells * ranked.shape[3] + probes.widths
+    log_prob = ranked.flatten(1).gather(1, asked[:, n_known:])
+    # Sizes add up in squares, so what counts is the drop for each cell that is touched.
+    density = probes.drops / probes.maps.flatten(2).count_nonzero(2).clamp_min(1)
+    drops = density[:, n_known:]
+    spread = density.square().mean(1, keepdim=True).sqrt().clamp_min(1e-3)
     beta = torch.where(direction > 0, settings.beta, -settings.beta_fooled)
     target = beta * (drops / spread).clamp(-4, 4)
     log_prob, target = (x - x.mean(1, keepdim=True) for x in (log_prob, target))

@@ -31,7 +31,7 @@ from vidmarl.agents.checkpoint import ACTORS, pack_agents
 from vidmarl.agents.environment import VideoAttackEnv
 from vidmarl.agents.episodes import MAPS, STATE
 from vidmarl.agents.features import CHANNELS
-from vidmarl.agents.networks import OBSERVATION, Agents, AgentsConfig
+from vidmarl.agents.networks import OBSERVATION, Acts, Agents, AgentsConfig
 from vidmarl.agents.reward import Reward
 from vidmarl.attacks.result import AttackResult
 from vidmarl.attacks.rl import RLAttack
@@ -84,12 +84,16 @@ class TwoAgentPPO(L.LightningModule):
         grid: the tubelets.
         search_cell: width and height of the agents' cells, in tubelets.
         coherence: how random patterns go on in time.
+        acts: how the agents act, see `vidmarl.RLAttack`. For "order" they learn in every epoch as
+            in those of behaviour cloning: the value of each tubelet, from every query so far.
         budget: queries per clip in training episodes; the agents see the fraction that is left.
         steps: steps per rollout, at most `budget - 1` of one episode; rows that end sooner take the
             next clip.
         proposal_size: of the first proposal of an episode, see `vidmarl.agents.episodes.Episodes`.
         width: hidden channels of the nets.
         depth: residual blocks of the nets.
+        classes: classes of the victim that the nets tell apart; 0: they do not see which class the
+            goal is about. Worth having where training clips are many and classes few.
         reward: the weights of the reward's terms.
         ppo: the settings of PPO.
         cloning: the settings of behaviour cloning, which comes before PPO.
@@ -109,11 +113,13 @@ class TwoAgentPPO(L.LightningModule):
         grid: TubeletGrid = TubeletGrid(),  # noqa: B008 (frozen)
         search_cell: int = 1,
         coherence: Coherence = "static",
+        acts: Acts = "proposals",
         budget: int = 50,
         steps: int = 32,
         proposal_size: int = 3,
         width: int = 32,
         depth: int = 2,
+        classes: int = 0,
         reward: Reward = Reward(),  # noqa: B008 (frozen)
         ppo: PPO = PPO(),  # noqa: B008 (frozen)
         cloning: Cloning = Cloning(),  # noqa: B008 (frozen)
@@ -130,6 +136,7 @@ class TwoAgentPPO(L.LightningModule):
         self.grid = grid
         self.search_cell = search_cell
         self.coherence: Coherence = coherence
+        self.acts: Acts = acts
         for name, value in (("budget", budget), ("steps", steps), ("eval_budget", eval_budget)):
             if value < 1:
                 raise ValueError(f"TwoAgentPPO: {name} must be at least 1, got {value}.")
@@ -143,7 +150,7 @@ class TwoAgentPPO(L.LightningModule):
         self.seed = seed
         self.out = out
         with seeded(seed):
-            self.agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), width, depth))
+            self.agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), width, depth, classes))
         self.value_norm = PopArtValueNorm(shape=1, beta=0.999)
         self.register_buffer("counts", torch.zeros(3, dtype=torch.int64))  # rollouts, frames, queries, all ranks
         self._note(self.counts)
@@ -161,6 +168,7 @@ class TwoAgentPPO(L.LightningModule):
             "grid": [self.grid.frames, self.grid.height, self.grid.width],
             "search_cell": self.search_cell,
             "coherence": self.coherence,
+            "acts": self.acts,
             "proposal_size": self.proposal_size,
             "budget": self.budget,
             "training_frames": frames,
@@ -258,7 +266,7 @@ class TwoAgentPPO(L.LightningModule):
     def training_step(self, clips: Tensor, batch_idx: int) -> None:
         """Rolls out on `clips`, float32[b 3 t h w], and learns from it."""
         before = self.victim.queries
-        if self.current_epoch < self.cloning.epochs:
+        if self.acts == "order" or self.current_epoch < self.cloning.epochs:
             frames, log = 0, self._clone(clips)
         else:
             self._probes = []
@@ -313,7 +321,7 @@ class TwoAgentPPO(L.LightningModule):
 
     def _ask_probes(self, clips: Tensor, count: int, seed: int, generator: torch.Generator) -> Probes:
         """Opens a session on the clips for nothing but probes."""
-        return probe(self._session(clips, count + 1, seed), count, generator)
+        return probe(self._session(clips, count + 1, seed), count, generator, self.agents.config.classes)
 
     def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         """One gradient step."""
@@ -332,6 +340,7 @@ class TwoAgentPPO(L.LightningModule):
             lambda n: torch.stack(list(itertools.islice(following, n))),
             reward=self.reward,
             proposal_size=self.proposal_size,
+            classes=self.agents.config.classes,
         )
         env.set_seed(seed)
         torch.manual_seed(seed)
@@ -459,7 +468,7 @@ class TwoAgentPPO(L.LightningModule):
             "val/queries": result.queries[tried].float().mean(),
             "val/l2": size[tried].mean(),
         }
-        if self.cloning.epochs and self.trainer.state.fn == "fit":
+        if (self.acts == "order" or self.cloning.epochs) and self.trainer.state.fn == "fit":
             log["val/correlation"] = self._held_out_correlation(clips, batch_idx)
         self.log_dict(log, on_epoch=True, sync_dist=True, batch_size=int(tried.sum()), prog_bar=True)
 

@@ -21,13 +21,16 @@ from vidmarl.victims import ships
 if TYPE_CHECKING:
     from vidmarl.training.ppo import TwoAgentPPO
 
-ATTACKED_WITH = ("victim", "distortion", "grid", "search_cell", "coherence", "proposal_size", "width", "depth")
+NETS = ("width", "depth", "classes")
+"""The settings of the nets."""
+
+ATTACKED_WITH = ("victim", "distortion", "grid", "search_cell", "coherence", "acts", "proposal_size", *NETS)
 """The settings of training that decide what an attack with the agents is."""
 
 TRAINED_WITH = (*ATTACKED_WITH, "budget", "steps", "reward", "ppo", "cloning", "seed")
 """The settings that decide the course of training."""
 
-NUMBERS = ("search_cell", "coherence", "proposal_size", "budget", "steps", "eval_budget", "seed")
+NUMBERS = ("search_cell", "coherence", "acts", "proposal_size", "budget", "steps", "eval_budget", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +76,7 @@ def settings_of(module: TwoAgentPPO) -> dict[str, Any]:
     settings = {name: getattr(module, name) for name in NUMBERS}
     settings |= {name: dataclasses.asdict(getattr(module, name)) for name in PARTS}
     settings |= {"victim": victim, "named": module.named, "distortion": module.distortion.to_record()}
-    settings |= {"width": config.width, "depth": config.depth}
+    settings |= {name: getattr(config, name) for name in NETS}
     return {name: _plain(value) for name, value in settings.items()}
 
 
@@ -90,7 +93,7 @@ def arguments_from(settings: Mapping[str, Any], given: Mapping[str, Any], doing:
             settings do not fit.
     """
     try:
-        told = {name: settings[name] for name in (*NUMBERS, "width", "depth")}
+        told = {name: settings[name] for name in (*NUMBERS, *NETS)}
         told |= {name: make(**settings[name]) for name, make in PARTS.items()}
         if "distortion" not in given:
             told["distortion"] = DISTORTIONS.restore(settings["distortion"], doing)

@@ -39,6 +39,7 @@ def minimize(
     *,
     factors: tuple[float, ...] = FACTORS,
     groups: int | None = None,
+    ranking: Float[Tensor, "t y x"] | None = None,
 ) -> Search:
     """Makes a success smaller, for as long as it stays a success and there is budget.
 
@@ -56,6 +57,8 @@ def minimize(
         factors: what a group is multiplied by, one factor after another.
         groups: the smallest groups are this fraction, 1 / groups, of what is left; None: down to
             single tubelets.
+        ranking: logits of the search cells; groups are made, and tried, from the low to the high
+            ones, as drawn by chance. None: all alike.
     """
     if strength is None or l2 is None:
         if not clip.fooled:
@@ -63,17 +66,17 @@ def minimize(
         strength, l2 = clip.best.strength, clip.best.l2
     strength = clip.upsample(strength) * (clip.energy() > 0)
     for factor in factors:
-        strength, l2 = yield from _weaken(clip, strength, l2, factor, groups)
+        strength, l2 = yield from _weaken(clip, strength, l2, factor, groups, ranking)
 
 
 def _weaken(
-    clip: ClipView, strength: Tensor, l2: float, factor: float, groups: int | None
+    clip: ClipView, strength: Tensor, l2: float, factor: float, groups: int | None, ranking: Tensor | None
 ) -> Generator[Tensor | Request, Response, tuple[Tensor, float]]:
     """Multiplies groups of tubelets by `factor` while the goal holds; the success and its norm."""
     size = int(strength.count_nonzero())
     while size:
         spared = False
-        for group in by_search_cell(strength, clip.search_cell, clip.rng).split(size):
+        for group in by_search_cell(strength, clip.search_cell, clip.rng, ranking).split(size):
             candidate = strength.clone()
             candidate.view(-1)[group] *= factor
             if not candidate.any():  # the clean clip
@@ -91,7 +94,12 @@ def _weaken(
     return strength, l2
 
 
-def by_search_cell(strength: Float[Tensor, "gt gh gw"], search_cell: int, rng: torch.Generator) -> Int64[Tensor, " n"]:
+def by_search_cell(
+    strength: Float[Tensor, "gt gh gw"],
+    search_cell: int,
+    rng: torch.Generator,
+    ranking: Float[Tensor, "t y x"] | None = None,
+) -> Int64[Tensor, " n"]:
     """The flat indices of the touched tubelets, search cell after search cell in random order.
 
     Within a search cell they follow a Z-order curve, so that a run of them is a connected part of
@@ -101,12 +109,18 @@ def by_search_cell(strength: Float[Tensor, "gt gh gw"], search_cell: int, rng: t
         strength: a strength map.
         search_cell: width and height of a search cell, in tubelets.
         rng: the clip's source of randomness.
+        ranking: logits of the search cells, by which high ones come late; None: all alike.
     """
     t, y, x = strength.nonzero().unbind(1)
     _, gh, gw = strength.shape
     cells = (t * (gh // search_cell + 1) + y // search_cell) * (gw // search_cell + 1) + x // search_cell
-    _, cells = cells.unique(return_inverse=True)
-    shuffled = torch.randperm(int(cells.max()) + 1, generator=rng)[cells]
+    present, cells = cells.unique(return_inverse=True)
+    if ranking is None:
+        shuffled = torch.randperm(len(present), generator=rng)[cells]
+    else:
+        chance = torch.rand(len(present), generator=rng).clamp_min(1e-20)
+        first = torch.zeros(len(present)).scatter(0, cells, ranking[t, y // search_cell, x // search_cell])
+        shuffled = (first - (-chance.log()).log()).argsort().argsort()[cells]
     within = torch.zeros_like(t)
     bits = (search_cell - 1).bit_length()
     for bit in range(bits):

@@ -1,0 +1,165 @@
+"""Successes that grow from the tubelets that the agents rank first."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_cloning import CELL, FRAME, SIDE, T, agents, generator, learn, session
+from test_rl_attack import Unmoved, Weighed
+from torch import Tensor
+
+from vidmarl.agents.actions import WIDTHS, lasting
+from vidmarl.agents.order import Grow, Order
+from vidmarl.attacks.rl import RLAttack
+from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.queries.scheduler import run_searches
+from vidmarl.queries.session import Session
+from vidmarl.training.behaviour_cloning import probe
+from vidmarl.victims.victim import Victim
+
+SHAPE = (4, 2, 3)
+FITS = 3  # of WIDTHS, in four frames
+
+
+def order(seed: int = 0, logits: Tensor | None = None, low: float = -1.0) -> Order:
+    log_prob = torch.zeros(4, 6, FITS) if logits is None else logits
+    chance = torch.rand(2, log_prob.numel(), generator=generator(seed))
+    return Order.draw(log_prob.flatten().log_softmax(0).view_as(log_prob), chance, SHAPE, low)
+
+
+def ranking_team():
+    team = agents()
+    team.trained |= {"acts": "order"}
+    return team
+
+
+def attack(budget: int = 40, **settings) -> RLAttack:
+    settings = {"distortion": "brightness", "grid": TubeletGrid(1, 8, 8), "progress": False} | settings
+    return RLAttack(ranking_team(), budget=budget, **settings)
+
+
+# --- an order
+
+
+@given(st.integers(0, 2**16), st.integers(0, 72), st.integers(0, 72))
+def test_a_longer_beginning_of_an_order_holds_the_shorter_one(seed: int, one: int, other: int) -> None:
+    few, many = sorted((one, other))
+    small, large = order(seed).first(few), order(seed).first(many)
+    assert torch.equal(small[small != 0], large[small != 0])
+    assert large.abs().max() <= 1
+    assert torch.equal(order(seed).first(72) != 0, torch.ones(SHAPE, dtype=torch.bool))
+
+
+@given(st.integers(0, 2**16))
+def test_the_first_tubelet_is_the_one_that_its_index_names(seed: int) -> None:
+    drawn = order(seed)
+    index = int(drawn.tubelets[0])
+    frame, place, width = index // (6 * FITS), index // FITS % 6, index % FITS
+    course = lasting(torch.tensor(frame), torch.tensor(width), 4, alternate=True)
+    expected = torch.zeros(4, 6)
+    expected[:, place] = drawn.signs[0] * course
+    assert torch.equal(drawn.first(1).flatten(1), expected)
+    assert int(course.count_nonzero()) <= WIDTHS[width]
+
+
+def test_each_tubelet_comes_once_and_the_likely_ones_first() -> None:
+    logits = torch.randn(4, 6, FITS, generator=generator(3))
+    logits[2, 4, 1] = 8.0
+    firsts = [order(seed, logits) for seed in range(300)]
+    assert all(sorted(drawn.tubelets.tolist()) == list(range(72)) for drawn in firsts)
+    share = sum(int(drawn.tubelets[0]) == (2 * 6 + 4) * FITS + 1 for drawn in firsts) / 300
+    expected = float(logits.flatten().softmax(0)[(2 * 6 + 4) * FITS + 1])
+    assert share == pytest.approx(expected, abs=0.03)
+
+
+def test_a_distortion_of_one_direction_only_adds() -> None:
+    assert order(low=0.0).first(72).eq(1).all()
+    assert set(order(low=-1.0).first(72).unique().tolist()) == {-1.0, 1.0}
+
+
+# --- growing
+
+
+def test_sets_double_until_one_fools_the_clip() -> None:
+    books, asked = session(n=1), []
+    books.query = lambda strength, rows: asked.append(strength.clone()) or Session.query(books, strength, rows)
+    grow = Grow(agents())
+
+    def search(clip):
+        while not grow.over:
+            yield grow
+
+    list(run_searches(books, search))
+    assert grow.fooled
+    assert books.fooled.all()
+    assert torch.equal(grow.strength, asked[-1][0])
+    assert grow.l2 == pytest.approx(float(books.best_l2))
+    for few, many in itertools.pairwise(asked):
+        assert torch.equal(few[few != 0], many[few != 0])
+    assert books.queries.tolist() == [1 + len(asked)]
+    assert len(asked) <= 1 + math.ceil(math.log2(T * SIDE**2 * FITS))
+
+
+def test_what_the_sets_have_shown_is_kept_for_the_next_order() -> None:
+    books, grow = session(n=1), Grow(agents())
+
+    def search(clip):
+        while not grow.over:
+            yield grow
+        learnt = grow._td["maps"].clone()
+        assert learnt[:, 3].max() > 0  # trials
+        grow.restart(0.5)
+        yield grow
+        assert (grow._td["maps"][:, 3] >= learnt[:, 3]).all()
+        assert grow.over == (grow.fooled or grow.l2 >= 0.5)
+
+    list(run_searches(books, search))
+
+
+def test_agents_that_have_learnt_find_the_one_tubelet_at_once() -> None:
+    team, _ = learn(probe(session(n=24), 40, generator()), 80)
+    books = session(n=8)
+
+    def search(clip):
+        yield Grow(team)
+
+    list(run_searches(books, search))
+    found = books.best_strength[:, FRAME].flatten(1)[:, CELL] != 0
+    assert found.float().mean() > 0.7
+
+
+# --- the attack
+
+
+def clips(n: int = 5) -> Tensor:
+    return torch.rand(n, 3, 4, 32, 32, generator=generator(1))
+
+
+def test_every_query_is_counted_and_the_success_is_one() -> None:
+    model = Weighed()
+    result = attack()(Victim(model), clips())
+    assert model.seen == int(result.queries.sum())
+    assert (result.queries <= 40).all()
+    assert result.success[~result.skipped].any()
+    with torch.no_grad():
+        said = model(result.adversarial).argmax(1)
+    assert torch.equal(said != result.prediction, result.success)
+
+
+def test_the_result_of_a_clip_does_not_depend_on_those_beside_it() -> None:
+    together = attack()(Victim(Weighed()), clips())
+    for i in range(5):
+        alone = attack()(Victim(Weighed()), clips()[i : i + 1])
+        assert torch.equal(alone.adversarial[0], together.adversarial[i])
+        assert int(alone.queries) == int(together.queries[i])
+
+
+def test_what_resists_everything_costs_the_whole_budget_and_no_more() -> None:
+    result = attack()(Victim(Unmoved()), clips(2))
+    assert result.queries.tolist() == [40, 40]
+    assert not result.success.any()
