@@ -8,6 +8,7 @@ has left is used again.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from vidmarl.agents.networks import Agents
 from vidmarl.attacks.result import AttackResult
 from vidmarl.benchmark import Benchmark, agents_and_controls, run_benchmark
 from vidmarl.data.encode import side_by_side, write_mp4
-from vidmarl.data.synthetic import Synthetic, split_seed
+from vidmarl.data.synthetic import CLASSES, Synthetic, split_seed
 from vidmarl.data.video import as_floats
 from vidmarl.demo import victim_training
 from vidmarl.errors import CheckpointError
 from vidmarl.perturbations.grid import TubeletGrid
-from vidmarl.training.ppo import PPO, TwoAgentPPO
+from vidmarl.training.behaviour_cloning import Cloning
+from vidmarl.training.ppo import TwoAgentPPO
 from vidmarl.utils.files import write_atomically
 from vidmarl.utils.quiet import quiet
 from vidmarl.victims import load_victim
@@ -34,8 +36,8 @@ from vidmarl.victims.demo import default_path
 
 DISTORTION = {"class_path": "GaussianNoise", "init_args": {"std": 0.2}}
 GRID = TubeletGrid(1, 8, 8)
-TRAIN_CLIPS, TEST_CLIPS, EPOCHS = 256, 24, 1
-BATCH, STEPS, BUDGET = 32, 16, 24
+TRAIN_CLIPS, TEST_CLIPS, EPOCHS, BATCH = 1536, 48, 1, 32
+LEARNING = Cloning(probes=16, updates=20, minibatch=32, lr=3e-3, beta=9.0, n_known=8)
 BUDGETS = [25, 50, 100]
 SHOWN = 4
 WRITTEN = ("victim.pt", "agents.pt", "test", "videos")
@@ -110,15 +112,13 @@ def _train_agents(out: Path, seed: int, progress: bool) -> Agents:
         load_victim("demo", out / "victim.pt"),
         distortion=DISTORTION,
         grid=GRID,
-        budget=BUDGET,
-        steps=STEPS,
-        width=16,
-        depth=1,
-        ppo=PPO(epochs=2, minibatch=256, lr=1e-3),
+        acts="order",
+        classes=len(CLASSES),
+        cloning=LEARNING,
         seed=seed,
         out=str(out),
     )
-    settings = {"seed": seed, "clips": TRAIN_CLIPS, "epochs": EPOCHS, "steps": STEPS}
+    settings = {"seed": seed, "clips": TRAIN_CLIPS, "epochs": EPOCHS, "learning": dataclasses.asdict(LEARNING)}
     settings |= {key: value for key, value in module.agents.trained.items() if not key.startswith("training_")}
     path = out / "agents.pt"
     with contextlib.suppress(FileNotFoundError, CheckpointError):  # none yet, or of another version
