@@ -195,6 +195,18 @@ def bounded() -> str:
 
 
 @table
+def demo() -> str:
+    """What `vidmarl demo` ends with."""
+    data = read("demo")
+    budgets = list(data.index.unique("budget"))
+    rows = [
+        [label(attack), *(l2(data.loc[attack, budget]) for budget in budgets), l2_ratio(data.loc[attack, budgets[-1]])]
+        for attack in data.index.unique("attack")
+    ]
+    return markdown(["", *(f"{budget} queries" for budget in budgets), f"agents / this, at {budgets[-1]}, p"], rows)
+
+
+@table
 def in_short() -> str:
     """The larger ball for the README: attacks by the queries that they need."""
     data = read("linf_12.75").xs(500, level="budget").sort_values("AQ first")

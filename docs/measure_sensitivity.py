@@ -5,7 +5,7 @@
 Every clip of `CLIPS` is one that MoViNet-A0 gets right at 8 frames of 112 px. The truth is the
 effect of each of its 392 cells, asked about alone. All that the victim has answered is kept in a
 folder, so that a run that was cut short goes on, and a cell that was asked about once costs no time
-again. Written are docs/results/sensitivity.csv, a row for each clip, distortion, method and budget,
+again. Written are docs/sensitivity.csv, a row for each clip, distortion, method and budget,
 and to the terminal the table of docs/sensitivity.md.
 """
 
@@ -30,7 +30,7 @@ from vidmarl.perturbations.grid import as_grid
 from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.goals import Goal
 
-OUT = Path(__file__).resolve().parent / "results" / "sensitivity.csv"
+OUT = Path(__file__).resolve().parent / "sensitivity.csv"
 
 CLIPS = {  # of UCF-101, and what the victim calls them
     "BenchPress/v_BenchPress_g01_c03": "bench pressing",
