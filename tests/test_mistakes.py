@@ -335,7 +335,8 @@ MISTAKES = {
 """By command: a line, of which `+` stands for what is right in it, and what its answer says."""
 
 PYTHON = re.compile(
-    r"Traceback|=True|=False|(?<!--)skip_bad|ClipSpec\(|Given value type|Expected a <class|<class '|NoneType|object at 0x"
+    r"Traceback|=True|=False|(?<!--)skip_bad|ClipSpec\(|Given value type|Expected a <class|<class '|NoneType"
+    r"|object at 0x"
     r"|Union\[|jsonargparse|Unpickl|RuntimeError|Errno|weights_only|Does not validate|Parser key|Namespace\("
 )
 """What a person at a command line has not written and does not want to read."""

@@ -21,7 +21,7 @@ from vidmarl.data.encode import write_mp4
 from vidmarl.data.synthetic import Synthetic, make_clips
 from vidmarl.distortions import DISTORTIONS
 from vidmarl.errors import CheckpointError, SettingsError, UnknownNameError
-from vidmarl.training.settings import arguments_from
+from vidmarl.training.settings import NETS, NUMBERS, PARTS, arguments_from
 from vidmarl.victims import load_victim, ships
 
 NET = """
@@ -222,9 +222,7 @@ def test_benchmark_takes_a_file_in_yaml(here: Path) -> None:
     "named", ["code/net.py:make_victim", "net.make_victim", "brought", {"class_path": "code/net.py:Net"}, None]
 )
 def test_a_checkpoint_brings_no_victim_of_its_own(here: Path, package: Path, named: Any) -> None:
-    settings: dict[str, Any] = {name: 1 for name in ("search_cell", "coherence", "proposal_size", "budget", "steps")}
-    settings |= {name: 1 for name in ("eval_budget", "seed", "width", "depth")}
-    settings |= {name: {} for name in ("grid", "reward", "ppo", "cloning")}
+    settings: dict[str, Any] = {name: 1 for name in (*NUMBERS, *NETS)} | {name: {} for name in PARTS}
     settings |= {"distortion": "gaussian_noise", "victim": {"name": "x", "spec": None}}
     settings |= {"named": named and {"victim": named, "weights": None}}
     with pytest.raises(CheckpointError, match="nothing that a file names is imported"):
