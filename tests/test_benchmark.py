@@ -206,12 +206,12 @@ def test_a_run_cut_short_goes_on_where_it_was(
     calls = 0
     plain = vidmarl.attacks.Attack.__call__
 
-    def interrupted(self: object, *args: object) -> object:
+    def interrupted(self: object, *args: object, **settings: object) -> object:
         nonlocal calls
         calls += 1
         if calls > stop:
             raise KeyboardInterrupt
-        return plain(self, *args)  # type: ignore[arg-type]
+        return plain(self, *args, **settings)  # type: ignore[arg-type]
 
     benchmark = tiny(tmp_path)
     monkeypatch.setattr(vidmarl.attacks.Attack, "__call__", interrupted)

@@ -70,7 +70,7 @@ def tinted(
     return np.asarray((grey * (1 - opacity) + colour * opacity).round(), np.uint8)
 
 
-def hulls(strength: Float[Tensor, "gt gh gw"], cell: Sequence[int], frame: int) -> list[Float[np.ndarray, "points 2"]]:
+def hulls(strength: Float[Tensor, "gt gh gw"], cell: Sequence[int], frame: int) -> list[Float[np.ndarray, "_ 2"]]:
     """The outlines of the attacked region in a frame: what lies near to each other is in one convex
     hull.
 
@@ -103,7 +103,7 @@ def hulls(strength: Float[Tensor, "gt gh gw"], cell: Sequence[int], frame: int) 
 
 
 def outlined(
-    frame: UInt8[np.ndarray, "h w 3"], outlines: Sequence[Float[np.ndarray, "points 2"]]
+    frame: UInt8[np.ndarray, "h w 3"], outlines: Sequence[Float[np.ndarray, "_ 2"]]
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A frame with polygons: a light line on a dark one, so that it is seen on any picture."""
     import cv2

@@ -64,7 +64,7 @@ def frames(
     return figure
 
 
-def _closed(hulls: Sequence[Float[np.ndarray, "points 2"]]) -> tuple[list[float | None], list[float | None]]:
+def _closed(hulls: Sequence[Float[np.ndarray, "_ 2"]]) -> tuple[list[float | None], list[float | None]]:
     """Polygons as one line with gaps: x and y."""
     points = [point for hull in hulls for point in (*hull.tolist(), hull[0].tolist(), (None, None))]
     return [x for x, _ in points], [y for _, y in points]
