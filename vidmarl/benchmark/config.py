@@ -89,8 +89,8 @@ class Benchmark:
         controls: among which the best is marked; None: all attacks without trained agents.
         clips_at_once: clips that are attacked side by side. What they have spent is lost when a run
             is killed.
-        slow_metrics: whether to measure ST-LPIPS and the warping error too, which costs seconds a
-            clip.
+        slow_metrics: whether to measure ST-LPIPS, the warping error and JOD too, which costs
+            seconds a clip.
         keep_clips: whether to keep the clips in the trials, clean and adversarial. Then the report
             shows the first of them frame by frame.
         device: where the victims run; "auto" is a GPU where there is one. A `Victim` stays where it
