@@ -389,7 +389,7 @@ def test_an_attack_that_keeps_them_passes() -> None:
 def test_new_files_pass_the_tests_of_all(tmp_path: Path) -> None:
     """The files that docs/extending.md shows, put into a copy of the package without any other
     change."""
-    for name in ("vidmarl", "tests", "conf", "docs"):
+    for name in ("vidmarl", "tests", "conf", "docs", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ROOT.glob("*.*"):
         if file.is_file():
