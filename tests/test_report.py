@@ -434,7 +434,8 @@ class TestPage:
         ).clamp(0, 1)
         worst = AttackResult(**{**vars(result), "adversarial": (noisy * 255).round() / 255})
         assert write_report(tmp_path / "r.html", result).stat().st_size < 10e6
-        assert write_report(tmp_path / "w.html", worst).stat().st_size < 14e6  # noise on every pixel packs badly
+        # noise on every pixel packs badly, in films and in stills
+        assert write_report(tmp_path / "w.html", worst).stat().st_size < 16e6
 
 
 CHROMIUM, CHROMEDRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))

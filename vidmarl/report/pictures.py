@@ -161,7 +161,7 @@ def picture(frame: UInt8[np.ndarray, "h w 3"], scale: float = 1.0) -> str:
     if scale < 1:
         width, height = (max(1, round(side * scale)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BOX)
-    image.save(file, "JPEG", quality=70, subsampling=0)
+    image.save(file, "JPEG", quality=85, subsampling=0)
     return _data_url(file, "jpeg")
 
 
