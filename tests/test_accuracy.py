@@ -15,7 +15,7 @@ from vidmarl import ClipSpec, Victim
 from vidmarl.data.folder import Folder
 from vidmarl.data.synthetic import CLASSES, Synthetic
 from vidmarl.errors import DataError, SettingsError, UnknownNameError
-from vidmarl.victims.accuracy import ranks
+from vidmarl.victims.accuracy import class_indices, ranks
 from vidmarl.victims.check import Finding
 
 COLOURS = ["red", "green", "blue"]
@@ -123,3 +123,9 @@ def test_a_few_mistakes_are_no_reason_to_doubt() -> None:
     labels = LABELS.clone()
     labels[:2] = 1
     assert finding(Victim(Colour()), labels).ok
+
+
+@pytest.mark.parametrize("labels", [3, -1.5, "walk", torch.tensor(1), object()])
+def test_labels_that_are_none_are_refused_in_a_line(labels: object) -> None:
+    with pytest.raises(SettingsError, match="a label for each of 2 clips"):
+        class_indices(Victim(lambda clips: clips.mean((2, 3, 4))), torch.rand(2, 3, 4, 8, 8), labels)  # type: ignore[arg-type]

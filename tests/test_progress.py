@@ -17,6 +17,7 @@ from vidmarl import AttackResult, Misclassify, Victim
 from vidmarl.attacks import as_attack
 from vidmarl.benchmark import Benchmark, run_benchmark
 from vidmarl.data.synthetic import Synthetic
+from vidmarl.errors import SettingsError
 from vidmarl.queries.progress import Progress
 from vidmarl.utils import progress
 from vidmarl.utils.progress import progress_bar
@@ -27,6 +28,14 @@ CLIPS = CELLS.repeat_interleave(8, 3).repeat_interleave(8, 4)
 
 def make(name: str = "random_cells", **settings: Any) -> Any:
     return as_attack(name, **{"distortion": SIGNED, "budget": 8, "grid": GRID, "progress": False} | settings)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, "f", CLIPS])
+def test_on_query_has_to_be_a_function(wrong: Any) -> None:
+    victim = Victim(Linear())
+    with pytest.raises(SettingsError, match="on_query must be a function"):
+        make()(victim, CLIPS, on_query=wrong)
+    assert victim.queries == 0
 
 
 @pytest.mark.parametrize("name", ["random_cells", "rl", "sparse_nes"])

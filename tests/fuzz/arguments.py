@@ -43,7 +43,7 @@ TARGETS: dict[str, dict[str, str]] = {
     "victim.check": {"clips": "clips"},
     "result.__getitem__": {"rows": "0"},
     "result.save": {"path": "folder / 'result'"},
-    "result.show": {},
+    "result.plot": {},
     "result.label": {"index": "0"},
     "vidmarl.AttackResult.load": {"path": "folder / 'no_result'"},
     "vidmarl.distortions.as_distortion": {"thing": "'glare'"},
@@ -111,6 +111,7 @@ class Arguments(Kind):
     def draw(self, rng: random.Random, originals: Path, case: Path) -> str:
         target = rng.choice(list(TARGETS))
         parameters = _parameters(eval(target, _names(originals, case)))
+        parameters.pop("on_query", None)  # what the user's own function raises is the user's
         given = dict(TARGETS[target])
         for name in rng.sample(list(parameters), min(len(parameters), rng.choice((1, 1, 1, 2)))):
             words = re.findall(r"\w+", inspect.formatannotation(parameters[name].annotation))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -73,7 +74,7 @@ SPECS = (
 
 
 class Videos(Kind):
-    """Loads alike each time, or not; a training run goes on without it."""
+    """Loads alike each time, warns of damage, or is refused; a training goes on without it."""
 
     def make(self, originals: Path) -> None:
         os.environ["SVT_LOG"] = "0"  # SVT-AV1 tells its settings else
@@ -94,7 +95,10 @@ class Videos(Kind):
         good = originals / "h264.mp4"
         refused = None
         try:
-            if not torch.equal(decode(path, spec), decode(path, spec)):
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                alike = torch.equal(decode(path, spec), decode(path, spec))
+            if not alike and not told:  # FFmpeg fills what a damaged frame lacks with whatever is in the memory
                 raise Wrong("it decodes differently each time")
         except ClipError as error:
             refused = error

@@ -25,6 +25,7 @@ from vidmarl.attacks.settings import Settings
 from vidmarl.data.spec import validate_clips
 from vidmarl.distortions import as_distortion
 from vidmarl.distortions.base import Distortion
+from vidmarl.errors import SettingsError
 from vidmarl.perturbations.grid import GridLike, TubeletGrid, as_grid
 from vidmarl.perturbations.noise import Coherence
 from vidmarl.perturbations.renderer import Renderer
@@ -279,9 +280,14 @@ class _Watch:
     Args:
         bar: counts queries, and in the end those not needed.
         on_query: is told of each batch of queries.
+
+    Raises:
+        SettingsError: `on_query` is no function.
     """
 
     def __init__(self, bar: tqdm, on_query: Callable[[Progress], object] | None) -> None:
+        if on_query is not None and not callable(on_query):
+            raise SettingsError(f"Attacking: on_query must be a function, or None, got {type(on_query).__name__}.")
         self._bar = bar
         self._on_query = on_query
         self._before: Progress | None = None

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
@@ -104,9 +105,13 @@ def class_indices(
 
     Raises:
         UnknownNameError, ValueError: the victim has no such class.
-        SettingsError: there is another number of labels than of clips.
+        SettingsError: there is another number of labels than of clips, or they are none.
     """
-    plain = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+    plain = labels.tolist() if isinstance(labels, Tensor) else labels
+    if isinstance(plain, str) or not isinstance(plain, Sequence | np.ndarray):
+        raise SettingsError(
+            f"Expected a label for each of {len(clips)} clips, a list or a tensor [b], got {type(labels).__name__}."
+        )
     if len(plain) != len(clips):
         raise SettingsError(f"Expected a label for each of {len(clips)} clips, got {len(plain)}.")
     return torch.tensor([victim.class_index(label) for label in plain])
