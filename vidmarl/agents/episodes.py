@@ -177,9 +177,7 @@ class Episodes:
         episode = old.copy().update(
             {
                 "strength": kept("strength", proposal),
-                "credit": learn(old["credit"], proposal.abs() - old["strength"].abs(), scaled_drop),
-                "signed_credit": learn(old["signed_credit"], proposal - old["strength"], scaled_drop),
-                "trials": old["trials"] + (proposal != old["strength"]).float(),
+                **self._learnt(old, rows, proposal, scaled_drop),
                 "margin": kept("margin", response.margin),
                 "label": kept("label", label),
                 "runner_up": kept("runner_up", runner_up),
@@ -188,7 +186,6 @@ class Episodes:
                 "accepted": accepted.float(),
                 "margin_drop": scaled_drop,
                 "failures": torch.where(accepted, 0, old["failures"] + 1),
-                "queries": self._queries(rows),
             }
         )
         return self.observe(td["features"], episode.update({"proposal_size": _next_size(episode)}), rows)
@@ -213,13 +210,17 @@ class Episodes:
         """
         old = td["episode"]
         drop = (old["clean_margin"] - margin) / old["clean_margin"].clamp_min(1e-2)
-        learnt = {
-            "credit": learn(old["credit"], strength.abs(), drop),
-            "signed_credit": learn(old["signed_credit"], strength, drop),
-            "trials": old["trials"] + (strength != 0).float(),
+        return self.observe(td["features"], old.copy().update(self._learnt(old, rows, strength, drop)), rows)
+
+    def _learnt(self, old: TensorDict, rows: Tensor, strength: Tensor, drop: Tensor) -> dict[str, Tensor]:
+        """What an answer about a map adds to what is known of the clip, by how the map differs from
+        the accepted one."""
+        return {
+            "credit": learn(old["credit"], strength.abs() - old["strength"].abs(), drop),
+            "signed_credit": learn(old["signed_credit"], strength - old["strength"], drop),
+            "trials": old["trials"] + (strength != old["strength"]).float(),
             "queries": self._queries(rows),
         }
-        return self.observe(td["features"], old.copy().update(learnt), rows)
 
     def over(self, episode: TensorDict) -> Bool[Tensor, " n"]:
         """Whether an episode has ended.

@@ -23,6 +23,7 @@ from vidmarl.agents.episodes import Episodes
 from vidmarl.agents.networks import Agents
 from vidmarl.queries.scheduler import Request
 from vidmarl.queries.session import Response, Session
+from vidmarl.utils.randomness import gumbel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,7 @@ class Order:
             shape: `(t, y, x)`, the search cells.
             low: the smallest strength: with -1 every tubelet has a random direction.
         """
-        # Log-probabilities with Gumbel noise, sorted, are draws without replacement (Yellott 1977).
-        keys = log_prob.flatten() - (-chance[0].clamp_min(1e-20).log()).log()
+        keys = log_prob.flatten() + gumbel(chance[0])
         signs = torch.where((chance[1] < 0.5) & (low < 0), -1.0, 1.0)
         return cls(keys.argsort(descending=True), signs, log_prob.logsumexp(2).view(shape), low < 0)
 

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -32,7 +33,7 @@ from vidmarl.victims.victim import Victim
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Defence:
+class Defence(ABC):
     """What is done to one clip.
 
     Attributes:
@@ -41,6 +42,7 @@ class Defence:
 
     random: ClassVar[bool] = False
 
+    @abstractmethod
     def apply(self, clip: Float[Tensor, "3 t h w"], rng: torch.Generator) -> Float[Tensor, "3 t h w"]:
         """The clip as the model gets it.
 
@@ -48,7 +50,6 @@ class Defence:
             clip: float32[3 t h w] in [0, 1]; not to be written to.
             rng: source of all randomness, on the CPU.
         """
-        raise NotImplementedError
 
     def _between(self, least: float, most: float, **settings: float) -> None:
         for name, value in settings.items():

@@ -11,6 +11,7 @@ from torch import Tensor
 from vidmarl.queries.clip import ClipView
 from vidmarl.queries.scheduler import Request, Search
 from vidmarl.queries.session import Response
+from vidmarl.utils.randomness import gumbel
 
 FACTORS = (0.0, 0.5, 0.75)
 """What groups of tubelets are multiplied by, one factor after another: removed, then weakened."""
@@ -118,9 +119,8 @@ def by_search_cell(
     if ranking is None:
         shuffled = torch.randperm(len(present), generator=rng)[cells]
     else:
-        chance = torch.rand(len(present), generator=rng).clamp_min(1e-20)
         first = torch.zeros(len(present)).scatter(0, cells, ranking[t, y // search_cell, x // search_cell])
-        shuffled = (first - (-chance.log()).log()).argsort().argsort()[cells]
+        shuffled = (first + gumbel(torch.rand(len(present), generator=rng))).argsort().argsort()[cells]
     within = torch.zeros_like(t)
     bits = (search_cell - 1).bit_length()
     for bit in range(bits):
