@@ -115,6 +115,7 @@ def test_params_are_plain_and_hold_every_setting(name: str) -> None:
     assert (params["budget"], params["seed"], params["grid"]) == (7, 5, list(dataclasses.astuple(attack.grid)))
 
 
+@pytest.mark.thorough
 @each_attack
 @pytest.mark.parametrize("shape", [(1, 3, 1, 8, 8), (2, 3, 5, 20, 33)], ids=["one-tubelet", "ragged"])
 @each_direction
@@ -227,6 +228,7 @@ def test_failure_returns_the_nearest_candidate(clips: Tensor) -> None:
     assert (lowest < result.history["margin"][:, 0]).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("after", [0, 3])
 def test_so_many_queries_are_spent_after_the_first_success(after: int, clips: Tensor) -> None:
     whole, cut = (

@@ -205,6 +205,7 @@ def asks_of(attack: BallAttack, model: Any, clip: Tensor, rounds: int) -> list[t
     return asks
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "kwargs", "iteration"), ITERATIONS)
 def test_an_iteration_costs_what_the_table_says(
     name: str, kwargs: dict[str, Any], iteration: list[int], clips: Tensor

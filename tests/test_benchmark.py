@@ -178,6 +178,7 @@ def test_a_row_says_what_happened_to_a_clip(whole: Path) -> None:
     assert rows["first_success"].isna().tolist() == (~rows["success"]).tolist()
 
 
+@pytest.mark.thorough
 def test_the_summary_is_that_of_the_attack_itself(whole: Path) -> None:
     benchmark = tiny(whole)
     attack = GrowAndReduce(
@@ -525,6 +526,7 @@ def test_tables_of_several_devices_and_versions_are_warned_of(tmp_path: Path, mo
     assert (rows["torch"].astype(str) == "3.0").tolist() == [False, True, False, True]
 
 
+@pytest.mark.thorough
 def test_a_trial_and_the_report_say_where_they_come_from(whole: Path) -> None:
     done = run_benchmark(tiny(whole), progress=False)
     assert done is not None

@@ -65,6 +65,7 @@ def test_a_notebook_shows_the_table(found: Comparison) -> None:
     assert metrics.INTERVALS in page
 
 
+@pytest.mark.thorough
 def test_it_says_who_was_ahead_and_how_surely(found: Comparison) -> None:
     for line in verdict.ahead(found.results):
         assert line in repr(found)
@@ -149,6 +150,7 @@ def test_what_was_found_before_an_error_is_handed_over() -> None:
     assert caught.value.result is None  # type: ignore[attr-defined]
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(TYPES_ARE_CHECKED, reason="who calls is the checker")
 def test_ctrl_c_in_a_cell_gives_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "ps1", "In : ", raising=False)

@@ -82,6 +82,7 @@ def test_without_the_variable_it_is_the_projects_own(tmp_path: Path, monkeypatch
 # --- UCF-101
 
 
+@pytest.mark.thorough
 def test_ucf101_reads_the_official_lists(data_root: Path) -> None:
     everything = UCF101()
     assert len(everything.classes) == 101
@@ -172,6 +173,7 @@ def test_hmdb51_labels_and_splits(data_root: Path) -> None:
     assert sum(map(len, sides)) == len(set().union(*sides))
 
 
+@pytest.mark.thorough
 def test_hmdb51_labels_all_clips_of_the_official_lists_by_their_names(data_root: Path, tmp_path: Path) -> None:
     with tarfile.open(data_root / "splits" / "hmdb51_testTrainMulti_7030_splits.tar.gz") as tar:
         lists = {
@@ -460,6 +462,7 @@ def test_broken_videos_are_named_and_left_out(videos: Path) -> None:
         ClipDataset(ClipSource([]), spec)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("augment", [False, True])
 @pytest.mark.parametrize("how", ["gone", "cut", "no permission"])
 def test_a_video_that_fails_later_is_left_out_and_the_run_goes_on(

@@ -265,6 +265,7 @@ def test_crop_is_central_letterbox_is_black_outside_and_squash_keeps_the_edges(m
     assert squash[2, 0, -1] > 250
 
 
+@pytest.mark.thorough
 @settings(max_examples=100)
 @given(h=st.integers(1, 60), w=st.integers(1, 60), height=st.integers(1, 60), width=st.integers(1, 60))
 def test_pixels_are_scaled_as_in_pil(h: int, w: int, height: int, width: int) -> None:
@@ -507,6 +508,7 @@ def test_a_video_too_long_to_be_held_gives_the_same_clip(
 # --- real videos
 
 
+@pytest.mark.thorough
 def test_real_videos_have_the_frames_and_sizes_of_the_reference(data_root: Path) -> None:
     reference = json.loads((data_root / "predictions.json").read_text())
     for entry in reference[::9]:
@@ -518,6 +520,7 @@ def test_real_videos_have_the_frames_and_sizes_of_the_reference(data_root: Path)
         assert not footage.damage, entry["file"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("file", ["kinetics/R6llTwEh07w.mp4", "ucf101/YoYo/v_YoYo_g01_c01.avi"])
 def test_real_pixels_agree_with_another_decoder(data_root: Path, file: str) -> None:
     cv2 = pytest.importorskip("cv2")
@@ -664,6 +667,7 @@ def test_a_video_cut_off_in_any_container_is_known(
         read_video(path, strict=True)
 
 
+@pytest.mark.thorough
 @given(
     container=st.sampled_from(["apng", "avi", "gif", "matroska", "mjpeg", "mov", "mpegts", "ogg", "asf"]),
     start=st.sampled_from(
@@ -1041,6 +1045,7 @@ def test_noise_that_is_hard_to_code_is_written(tmp_path: Path, size: tuple[int, 
     assert torch.equal(read_video(write_lossless(tmp_path / "noise.webm", clip))[0], clip)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("suffix", [".webm", ".mkv", ".mp4"])
 @pytest.mark.parametrize(
     "wants",

@@ -21,6 +21,7 @@ def quarters(clips: Tensor) -> Tensor:
     return 20 * torch.nn.functional.adaptive_avg_pool3d(clips, (2, 2, 2)).mean(1).flatten(1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", DEFENCES)
 def test_a_defended_victim_is_a_victim(name: str) -> None:
     victim = defended(Victim(quarters, name="quarters"), name)

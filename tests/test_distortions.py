@@ -75,6 +75,7 @@ def test_zero_strength_is_bit_identical(renderer: Renderer) -> None:
     assert torch.equal(renderer.render(renderer.zeros()), renderer.clips)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**32), density=st.floats(0, 1))
@@ -237,6 +238,7 @@ WHOLE = st.one_of(st.integers(), st.integers(0, 12_000))
 FLOATS = st.one_of(st.floats(), st.floats(0, 1), st.floats(0, 300))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "setting"), SETTINGS)
 @settings(max_examples=20)
 @given(data=st.data())

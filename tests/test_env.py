@@ -124,6 +124,7 @@ EIGHT = [(frame, cell, 0) for frame in (0, 2) for cell in (0, 5, 6, 15)]
 # --- no state but that of the TensorDict
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("search_cell", [1, 2, 3])
 @pytest.mark.parametrize("distortion", ["brightness", "gaussian_noise", "gaussian_blur"])
 def test_specs_hold(distortion: str, search_cell: int) -> None:
@@ -158,6 +159,7 @@ def test_a_step_starts_from_its_tensordict_and_leaves_it_as_it_is() -> None:
         assert key in counted or torch.equal(once[key], again[key]), key
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("search_cell", [1, 2])
 def test_one_query_per_clip_and_step(search_cell: int) -> None:
     env, model = environment(search_cell=search_cell)
@@ -393,6 +395,7 @@ def test_the_size_of_proposals_follows_the_step_size_rule() -> None:
     assert td["temporal", "proposal_size"].tolist() == [[1]]  # 2 of 6
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("drops", "size"), [(1, PROPOSAL_SIZES - 1), (-1, 0)])
 def test_the_size_of_proposals_stays_within_its_range(drops: int, size: int) -> None:
     env = opened(Scripted([20 - drops * i for i in range(20)]), FAINT, budget=50, n=1)

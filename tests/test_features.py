@@ -107,6 +107,7 @@ def test_places_run_from_border_to_border() -> None:
     assert torch.allclose(found["time"][0, :, 0, 0], torch.linspace(0, 1, 5))
 
 
+@pytest.mark.thorough
 def test_natural_clips_have_features_of_about_unit_range(data_root: Path) -> None:
     files = sorted((data_root / "clips" / "ucf101").glob("*/*.avi"))[:12]
     clips = load_clips(files, ClipSpec(frames=16, sampling="stride"))

@@ -257,6 +257,7 @@ class TestComparison:
         assert [trace.text[0] for trace in names] == ["a", "b"] * 2
         assert names[0].y[0] != names[1].y[0]  # the curves are the same, and the names can be read
 
+    @pytest.mark.thorough
     def test_names_cannot_bring_markup_into_a_figure(self, results: dict[str, AttackResult]) -> None:
         for figure in (
             figures.budget_curves({EVIL: results["grow"]}),
@@ -336,12 +337,14 @@ class TestOfAResult:
         with pytest.raises(ValueError, match="by='class'"):
             result.regions(by="colour")  # type: ignore[arg-type]
 
+    @pytest.mark.thorough
     def test_a_saved_result_draws_the_same(self, result: AttackResult, tmp_path: Path) -> None:
         saved = SavedResult(result.save(tmp_path / "result"))
         for method in ("plot", "timeline", "trajectory", "regions"):
             assert getattr(saved, method)(1).to_json() == getattr(result, method)(1).to_json()
         assert saved.regions(by="class").to_json() == result.regions(by="class").to_json()
 
+    @pytest.mark.thorough
     def test_labels_cannot_bring_markup_into_a_figure(self) -> None:
         result = attack(GrowAndReduce, films(1), [EVIL] * 3)
         for figure in (result.plot(), result.trajectory(), result.regions(0)):

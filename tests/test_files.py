@@ -235,6 +235,7 @@ with files.new_directory(path, overwrite=True) as folder:
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("exchange", ["exchange", "two renames"])
 @pytest.mark.parametrize("calls", range(5))
 def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path: Path, calls: int, exchange: str) -> None:

@@ -121,6 +121,7 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, name: str) -> None:
         load_victim(str(tmp_path / name))
 
 
+@pytest.mark.thorough
 def test_a_file_for_a_fixed_number_of_clips_says_so(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(Net().eval(), (CLIPS,)), tmp_path / "net.pt2")
     with pytest.raises(SettingsError, match="exported for 3 clips at once"):
@@ -173,6 +174,7 @@ def endpoint(server: Server, **settings: Any) -> Victim:
     return load_victim({"class_path": address(server), "init_args": {"backoff": 0.0, **settings}})
 
 
+@pytest.mark.thorough
 def test_a_server_is_attacked_as_the_network_itself(server: Server, expected: list[Any]) -> None:
     victim = endpoint(server)
     same(attacked(victim), expected)
@@ -180,6 +182,7 @@ def test_a_server_is_attacked_as_the_network_itself(server: Server, expected: li
     assert victim.name == f"127.0.0.1:{server.server_port}"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("plan", [[503, 429, 503], [500], [502, 504], ["broken"], ["late"], [429, "broken", 500]])
 def test_every_attempt_that_reached_the_model_is_a_query(server: Server, plan: list[Any]) -> None:
     server.plan = list(plan)  # type: ignore[attr-defined]

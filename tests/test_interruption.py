@@ -211,6 +211,7 @@ def assert_interrupted(undisturbed: Diary, function: str, line: int) -> None:
         undisturbed.assert_is_a_prefix(part)
 
 
+@pytest.mark.thorough
 def test_clips_not_come_to_are_missing(tmp_path: Path) -> None:
     attack = as_attack("random_cells", distortion=SIGNED, budget=6, grid=GRID, progress=False, clips_at_once=2)
     goal = Misclassify(Victim(Linear())(FIVE).argmax(1))

@@ -245,6 +245,7 @@ class TestSTLPIPS:
             pytest.skip("VIDMARL_DATA has no clips/ucf101")
         return load_clips(path, ClipSpec(frames=4, size=(96, 97)))[0].transpose(0, 1)
 
+    @pytest.mark.thorough
     @needs_weights
     def test_zero_for_equal_pictures_and_symmetric(self, network: STLPIPS, scene: Tensor) -> None:
         other = scene.flip(-1)
@@ -252,6 +253,7 @@ class TestSTLPIPS:
         assert torch.allclose(network(scene, other), network(other, scene))
         assert (network(scene, other) > 0.1).all()
 
+    @pytest.mark.thorough
     @needs_weights
     def test_grows_with_noise(self, network: STLPIPS, scene: Tensor) -> None:
         noise = torch.randn(scene.shape, generator=torch.Generator().manual_seed(1))
@@ -260,6 +262,7 @@ class TestSTLPIPS:
         assert (steps[0] < 0.1).all()
         assert (steps[-1] > 0.4).all()
 
+    @pytest.mark.thorough
     @needs_weights
     def test_forgives_a_shift_by_one_pixel(self, network: STLPIPS, scene: Tensor) -> None:
         here, there = scene[..., :96], scene[..., 1:]
@@ -267,6 +270,7 @@ class TestSTLPIPS:
         noise = std * torch.randn(here.shape, generator=torch.Generator().manual_seed(1))
         assert (network(here, there) < 0.1 * network(here, (here + noise).clamp(0, 1))).all()
 
+    @pytest.mark.thorough
     @needs_weights
     def test_only_the_frames_that_differ_count(self, network: STLPIPS, scene: Tensor) -> None:
         clean = scene.transpose(0, 1)[None]

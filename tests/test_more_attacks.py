@@ -611,6 +611,7 @@ class TestSTDE:
         order = [2, 0, 3, 1]
         assert same(result[order], make(STDE, budget=80)(Victim(Corner()), clips[order]))
 
+    @pytest.mark.thorough
     def test_given_donors_make_a_clip_independent_of_its_batch(self) -> None:
         clips = torch.cat([GREY, GREY * 0.9])
         donors = torch.cat([BRIGHT, DARK])

@@ -121,6 +121,7 @@ def test_what_the_sets_have_shown_is_kept_for_the_next_order() -> None:
     list(run_searches(books, search))
 
 
+@pytest.mark.thorough
 def test_agents_that_have_learnt_find_the_one_tubelet_at_once() -> None:
     team, _ = learn(probe(session(n=24), 40, generator()), 80)
     books = session(n=8)
@@ -140,6 +141,7 @@ def clips(n: int = 5) -> Tensor:
     return torch.rand(n, 3, 4, 32, 32, generator=generator(1))
 
 
+@pytest.mark.thorough
 def test_every_query_is_counted_and_the_success_is_one() -> None:
     model = Weighed()
     result = attack()(Victim(model), clips())
@@ -151,6 +153,7 @@ def test_every_query_is_counted_and_the_success_is_one() -> None:
     assert torch.equal(said != result.prediction, result.success)
 
 
+@pytest.mark.thorough
 def test_the_result_of_a_clip_does_not_depend_on_those_beside_it() -> None:
     together = attack()(Victim(Weighed()), clips())
     for i in range(5):
@@ -159,6 +162,7 @@ def test_the_result_of_a_clip_does_not_depend_on_those_beside_it() -> None:
         assert int(alone.queries) == int(together.queries[i])
 
 
+@pytest.mark.thorough
 def test_what_resists_everything_costs_the_whole_budget_and_no_more() -> None:
     result = attack()(Victim(Unmoved()), clips(2))
     assert result.queries.tolist() == [40, 40]

@@ -68,6 +68,7 @@ def test_the_names_that_need_no_training_bring_in_nothing_heavy() -> None:
     assert imported_by(code, HEAVY) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", ["--help", "attack --help", "check --help", "demo --help", "list --help"])
 def test_help_needs_not_even_torch(command: str) -> None:
     code = f"""

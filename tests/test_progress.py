@@ -38,6 +38,7 @@ def test_on_query_has_to_be_a_function(wrong: Any) -> None:
     assert victim.queries == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["random_cells", "rl", "sparse_nes"])
 def test_on_query_is_told_of_every_query(name: str) -> None:
     seen: list[Progress] = []
@@ -110,6 +111,7 @@ def test_a_short_attack_leaves_nothing_in_a_log(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.thorough
 def test_a_long_job_leaves_a_line_now_and_then_in_a_log(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +131,7 @@ def test_a_long_job_leaves_a_line_now_and_then_in_a_log(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.thorough
 def test_the_bar_of_a_benchmark_moves_with_every_query(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

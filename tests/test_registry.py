@@ -78,6 +78,7 @@ def test_a_module_that_is_not_there_is_named(registry: Registry[Any]) -> None:
         registry.make("no_such_module.Thing")
 
 
+@pytest.mark.thorough
 @each_registry
 def test_every_name_leads_to_the_same_class(registry: Registry[Any]) -> None:
     for name, kind in zip(registry.names(), registry.classes().values(), strict=True):

@@ -370,6 +370,7 @@ class TestPage:
         assert files["summary.tex"].startswith("\\begin{tabular}")
         assert "\\%" in files["summary.tex"]
 
+    @pytest.mark.thorough
     def test_one_result_needs_no_name(self, results: dict[str, AttackResult], tmp_path: Path) -> None:
         path = write_report(tmp_path / "one.html", results["grow"], max_clips=1)
         text = " ".join(Page(path).text.split())
@@ -380,6 +381,7 @@ class TestPage:
         assert "1 more attacked clip are" not in text
         assert "1 more attacked clip is in the table only" in text
 
+    @pytest.mark.thorough
     def test_nothing_attacked_still_gives_a_page(self, results: dict[str, AttackResult], tmp_path: Path) -> None:
         page = Page(write_report(tmp_path / "none.html", results["grow"][2]))
         assert "held 0 of 0 clips" in page.text
@@ -411,6 +413,7 @@ class TestPage:
             write_report(path, results, names=["a", "b"])
         assert os.listdir(tmp_path) == []
 
+    @pytest.mark.thorough
     def test_a_failure_leaves_the_old_report(
         self, results: dict[str, AttackResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -357,6 +357,7 @@ def test_the_fallback_asks_nothing_that_is_known():
     assert [int(cells.sum()) == 16 for cells in flat.shown].count(True) == 1
 
 
+@pytest.mark.thorough
 def test_the_fallback_ends_with_its_first_success_and_the_agents_go_on():
     clip = to_8bit(clips(1))
     victim = Whole(clip, 33)

@@ -80,6 +80,7 @@ def test_every_query_is_counted_and_none_is_beyond_the_budget(budget: int, metho
         assert found.queries.tolist() == [budget] * 2
 
 
+@pytest.mark.thorough
 def test_with_a_query_for_every_cell_the_map_is_exact() -> None:
     weights = smooth()
     found = measure(weights, 121)
@@ -91,6 +92,7 @@ def test_with_a_query_for_every_cell_the_map_is_exact() -> None:
     assert found.margin.tolist() == pytest.approx([5], abs=1e-3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("frame", range(4))
 def test_a_victim_that_looks_at_one_frame_is_found_out(frame: int) -> None:
     weights = torch.zeros(SHAPE)
@@ -101,6 +103,7 @@ def test_a_victim_that_looks_at_one_frame_is_found_out(frame: int) -> None:
     assert found.temporal[0, frame] > 1.5 * found.temporal[0, others].max()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("cell", [(0, 0, 0), (2, 3, 1)])
 @pytest.mark.parametrize("method", ["posterior", "occlusion"])
 def test_a_victim_that_looks_at_one_cell_is_found_out(cell: tuple[int, int, int], method: str) -> None:
@@ -139,6 +142,7 @@ def test_it_is_as_far_off_as_it_says() -> None:
         assert 0.75 < float(values.square().mean().sqrt()) < 1.25
 
 
+@pytest.mark.thorough
 def test_a_map_of_few_queries_is_near_the_truth() -> None:
     for seed in range(3):
         weights = smooth(seed)
@@ -146,6 +150,7 @@ def test_a_map_of_few_queries_is_near_the_truth() -> None:
         assert torch.corrcoef(torch.stack([found.map[0].flatten(), weights.flatten()]))[0, 1] > 0.6
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["posterior", "rise", "occlusion"])
 def test_a_clip_does_not_depend_on_the_clips_beside_it(method: str) -> None:
     together = measure(smooth(), 20, flat_clips(3), method=method)

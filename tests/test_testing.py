@@ -52,6 +52,7 @@ def test_every_attack_keeps_its_promises(name: str) -> None:
     check_attack(name)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", list_distortions())
 def test_every_distortion_keeps_its_promises(name: str) -> None:
     check_distortion(name)

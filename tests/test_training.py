@@ -244,6 +244,7 @@ def test_files_of_agents_round_trip_and_are_small(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["agents.ckpt"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("only", [["spatial"], ["temporal"], ["spatial", "temporal"]])
 def test_a_fresh_team_keeps_what_it_was_not_asked_to_forget(only):
     agents = load_agents("gaussian_noise")

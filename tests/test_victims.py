@@ -129,6 +129,7 @@ def test_the_named_victims_are_fit_for_an_attack(name: str) -> None:
     assert len(victim.labels or []) == victim.n_classes
 
 
+@pytest.mark.thorough
 @needs_data
 def test_a_spec_overrides_the_convention() -> None:
     victim = vidmarl.load_victim("movinet_a0", spec=ClipSpec(frames=8, size=(112, 112)), batch_size=3)
