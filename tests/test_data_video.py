@@ -32,6 +32,7 @@ from vidmarl import ClipSpec, Victim
 from vidmarl.data import decode, limits, mp4_bytes, read_video, side_by_side, video, write_lossless, write_mp4
 from vidmarl.data.endings import is_cut_short
 from vidmarl.data.resize import fit, resize
+from vidmarl.data.spec import SAMPLINGS, WHOLE_VIDEO
 from vidmarl.data.timeline import Timeline, mend_stamps
 from vidmarl.data.video import Footage, probe
 from vidmarl.errors import ClipError
@@ -155,7 +156,7 @@ def test_stamps_of_no_use_give_the_constant_rate() -> None:
     frames=st.integers(1, 40),
     stride=st.integers(1, 8),
     offset=st.one_of(st.none(), st.floats(0, 1)),
-    sampling=st.sampled_from(["uniform", "stride", "fps"]),
+    sampling=st.sampled_from(SAMPLINGS),
     short=st.sampled_from(["hold", "loop"]),
 )
 def test_every_sampling_gives_the_frames_asked_for(
@@ -167,9 +168,9 @@ def test_every_sampling_gives_the_frames_asked_for(
     assert chosen.min() >= 0
     assert chosen.max() < n
     fits = (frames - 1) * stride < n
-    if sampling == "uniform" or fits or short == "hold":
+    if sampling in WHOLE_VIDEO or fits or short == "hold":
         assert (np.diff(chosen) >= 0).all()
-    if sampling != "uniform" and (frames * stride <= n or (fits and short == "loop")):
+    if sampling not in WHOLE_VIDEO and (frames * stride <= n or (fits and short == "loop")):
         assert (np.diff(chosen) == stride).all()
 
 
@@ -179,6 +180,10 @@ def test_the_frames_are_those_of_the_references_of_the_named_victims(n: int, fra
     assert chosen.tolist() == np.clip((n - frames * stride) // 2 + stride * np.arange(frames), 0, n - 1).tolist()
     chosen = steady(n).sample(ClipSpec(frames=frames + 1, sampling="uniform"))
     assert chosen.tolist() == np.floor(np.linspace(0, n - 1, frames + 1)).tolist()
+    chosen = steady(n).sample(ClipSpec(frames=frames, sampling="steps"))
+    assert chosen.tolist() == [min(i * max(n // frames, 1), n - 1) for i in range(frames)]
+    chosen = steady(n).sample(ClipSpec(frames=frames, sampling="segments"))
+    assert chosen.tolist() == [(2 * i + 1) * n // (2 * frames) for i in range(frames)]
 
 
 @given(n=st.integers(1, 200), frames=st.integers(1, 40), stride=st.integers(1, 8))

@@ -16,6 +16,10 @@ from vidmarl.utils.kinds import fits
 MOST = 1_000_000
 """The largest number in a spec."""
 
+SAMPLINGS = ("fps", "stride", "uniform", "segments", "steps")
+WHOLE_VIDEO = ("uniform", "segments", "steps")
+"""Samplings that spread the frames of a clip over the whole video."""
+
 LAYOUTS = ("c t h w", "t c h w", "t h w c", "b t c h w", "b t h w c", "b t h c w", "c b t h w")
 """Axes that clips often come with, where they should have `b c t h w`."""
 
@@ -36,20 +40,22 @@ class ClipSpec:
         fit: "crop" (scale, then centre crop), "letterbox" (scale the long side, pad black) or
             "squash" (ignore the aspect).
         sampling: "fps" (resample to `fps`, centred window), "stride" (every `stride`-th native
-            frame, centred window) or "uniform" (spread over the whole video).
+            frame, centred window), or one of those that span the whole video: "uniform" (from the
+            first frame to the last), "segments" (the middle of each of so many equal parts, as for
+            TSN) or "steps" (from the first frame on, by the largest whole step, as for LRCN).
         fps: frames a second for "fps".
         stride: native frames per clip frame for "stride".
         antialias: whether shrinking is anti-aliased.
         short: what to do with a video too short for "fps" or "stride": refuse it ("error"), hold
             its last frame ("hold"; "stride" keeps its window centred and holds the first one too)
-            or play it again from the start ("loop"). "uniform" repeats frames by itself.
+            or play it again from the start ("loop"). The others repeat frames by themselves.
     """
 
     frames: int | None = 16
     size: tuple[int, int] = (176, 176)
     short_side: int | None = None
     fit: Literal["crop", "letterbox", "squash"] = "crop"
-    sampling: Literal["fps", "stride", "uniform"] = "uniform"
+    sampling: Literal["fps", "stride", "uniform", "segments", "steps"] = "uniform"
     fps: float = 5.0
     stride: int = 1
     antialias: bool = True
@@ -80,7 +86,7 @@ class ClipSpec:
         object.__setattr__(self, "size", sizes)
         for name, allowed in (
             ("fit", ("crop", "letterbox", "squash")),
-            ("sampling", ("fps", "stride", "uniform")),
+            ("sampling", SAMPLINGS),
             ("short", ("error", "hold", "loop")),
         ):
             if getattr(self, name) not in allowed:

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from vidmarl.data.spec import ClipSpec
+from vidmarl.data.spec import WHOLE_VIDEO, ClipSpec
 from vidmarl.errors import ClipError
 
 _MOST_REPEATS = 64
@@ -78,14 +78,15 @@ class Timeline:
         """The numbers of the frames that make the clip, int64[t].
 
         A window ("fps", "stride") shows at each of its moments the frame that is on screen.
-        "uniform" spreads evenly from the first frame to the last, rounding down; with an offset it
-        cuts the video into `spec.frames` equal parts and takes one frame of each.
+        "uniform" spreads evenly from the first frame to the last, rounding down; "segments" takes
+        the middle of each of `spec.frames` equal parts; "steps" goes on from the first frame by the
+        largest whole step. With an offset all three take one frame of each of those parts.
 
         Args:
             spec: what is wanted.
             offset: where the window starts, from 0 (as early as it can) to 1 (as late as it can);
-                for "uniform", where in its part each frame lies. None: a centred window, and the
-                whole video from its first frame on.
+                for what spans the whole video, where in its part each frame lies. None: a centred
+                window, and the whole video as above.
 
         Raises:
             ClipError: the video is too short and `spec.short` is "error", or the clip would show
@@ -98,13 +99,8 @@ class Timeline:
         if self.is_clip_of(spec):
             return np.arange(n)
         self._check_repeats(spec, spec.frames or 1)
-        if spec.sampling == "uniform":
-            if spec.frames is None:
-                return np.arange(n)
-            if offset is None and spec.frames > 1:
-                return np.linspace(0, n - 1, spec.frames).astype(np.int64)
-            offset = 0.5 if offset is None else offset
-            return ((np.arange(spec.frames) + offset) * n // spec.frames).clip(max=n - 1).astype(np.int64)
+        if spec.sampling in WHOLE_VIDEO:
+            return np.arange(n) if spec.frames is None else _spread(n, spec.frames, spec.sampling, offset)
         if spec.sampling == "stride":
             clock, step, period = np.arange(n, dtype=np.float64), float(spec.stride), 1.0
         elif self.timed:
@@ -158,6 +154,16 @@ class Timeline:
             ' sampling="uniform" (spread over the whole video), or short="hold" or "loop" (its end held, or the video'
             " played again)."
         )
+
+
+def _spread(n: int, frames: int, sampling: str, offset: float | None) -> np.ndarray:
+    """Frames spread over a whole video of `n`, int64[frames]."""
+    if offset is None and sampling == "steps":
+        return (np.arange(frames) * max(n // frames, 1)).clip(max=n - 1)
+    if offset is None and sampling == "uniform" and frames > 1:
+        return np.linspace(0, n - 1, frames).astype(np.int64)
+    offset = 0.5 if offset is None else offset
+    return ((np.arange(frames) + offset) * n // frames).clip(max=n - 1).astype(np.int64)
 
 
 def mend_stamps(stamps: Sequence[int | None]) -> np.ndarray | None:
