@@ -48,11 +48,13 @@ class Weights:
         state: parameters and buffers by name.
         class_names: in the order of the scores, where the file says.
         path: where it was read from.
+        facts: plain data that the file holds beside its tensors, such as an activation.
     """
 
     state: Mapping[str, Tensor]
     class_names: list[str] | None
     path: Path
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def class_names(model: nn.Module, found: Weights | None, dataset: str | None = None) -> list[str] | None:
@@ -153,7 +155,8 @@ def read(path: Path, sha256: str | None = None) -> Weights:
     if not state:
         raise CheckpointError(f"{doing}: expected named tensors, got the keys {list(content)[:5]}.")
     class_names = content.get("class_names")
-    return Weights(state, list(class_names) if isinstance(class_names, list) else None, path)
+    facts = {} if held is content else {key: value for key, value in content.items() if key not in STATE_KEYS}
+    return Weights(state, list(class_names) if isinstance(class_names, list) else None, path, facts)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -199,6 +202,7 @@ def build(
     make: Callable[..., nn.Module],
     weights: str | Path | None,
     own: WeightFile | None = None,
+    like: Callable[[Weights], nn.Module] | None = None,
 ) -> tuple[nn.Module, Weights | None]:
     """Makes the network of a victim and fills it.
 
@@ -211,6 +215,8 @@ def build(
             the victim's own file, or, where it has none, for one that lies in the data folder under
             the victim's name.
         own: the file that the victim was written for, if there is one.
+        like: makes the network that weights belong to, for one whose shape follows from more than
+            the number of classes; None: `make`.
 
     Returns:
         The network, and what it was filled with: None for an untrained one.
@@ -233,7 +239,9 @@ def build(
         found = read(path, own.sha256 if own is not None and path.name == own.name else None)
         bias, usual = _classifier_bias(model)
         classes = len(found.state[bias]) if bias in found.state and found.state[bias].ndim == 1 else len(usual)
-        if classes != len(usual):
+        if like is not None:
+            model = like(found)
+        elif classes != len(usual):
             model = make(classes)
     fill(model, found, name)
     return model, found
