@@ -307,7 +307,8 @@ class _Watch:
 
     def ended(self, session: Session) -> None:
         """A batch of clips is done; another one may follow."""
-        self._before = Progress.of(session, torch.arange(0), self._before)
+        done = Progress.of(session, torch.arange(0), self._before)
+        self._before = dataclasses.replace(done, session=None)  # whose clips need not stay in the memory
         self._bar.set_postfix_str(str(self._before), refresh=False)
         self._bar.update(int(session.query_budget.left.sum()))
 

@@ -29,6 +29,9 @@ class Progress:
         best_margin: float32[b], the margin of the best candidate: the smallest success, or, before
             one, what came nearest to the goal.
         best_l2: float32[b], the L2 norm of the best candidate.
+        session: the books of the clips that are attacked side by side at the moment, which have the
+            last numbers; None when they are done. They are no copies: what is wanted of them is
+            read before the attack goes on.
     """
 
     rows: Int64[Tensor, " n"]
@@ -38,6 +41,7 @@ class Progress:
     fooled: Bool[Tensor, " b"]
     best_margin: Float[Tensor, " b"]
     best_l2: Float[Tensor, " b"]
+    session: Session | None = None
 
     @classmethod
     def of(cls, session: Session, rows: Int64[Tensor, " n"], before: Progress | None = None) -> Progress:
@@ -63,7 +67,7 @@ class Progress:
             state = {name: torch.cat([getattr(before, name), values]) for name, values in state.items()}
         margins = session.history["margin"]
         margin = margins[rows.to(margins.device), column.to(margins.device)].cpu()
-        return cls(rows + len(state["queries"]) - len(session), margin, **state)
+        return cls(rows + len(state["queries"]) - len(session), margin, **state, session=session)
 
     def __str__(self) -> str:
         text = f"fooled {int(self.fooled.sum())} of {int((~self.skipped).sum())}"
