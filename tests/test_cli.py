@@ -22,7 +22,9 @@ import yaml
 
 import vidmarl
 from vidmarl import AttackResult
-from vidmarl.cli import SPEC_FIELDS, _as_options, _table, main
+from vidmarl.cli import main
+from vidmarl.cli.attack import _table
+from vidmarl.cli.options import SPEC_FIELDS, as_options
 from vidmarl.data.encode import write_mp4
 from vidmarl.data.spec import ClipSpec
 from vidmarl.data.synthetic import make_clips
@@ -266,9 +268,9 @@ def test_a_victim_whose_network_depends_on_the_size_of_its_clips(here: Here, vid
     assert "[ok] size: clips of (64, 64) px" in out, err
 
 
-def test_settings_of_python_are_told_as_options() -> None:
+def test_settings_of_python_are_toldas_options() -> None:
     told = 'Pass weights=\'random\' or "weights=...", skip_bad=True, short="hold"; ClipSpec(size=...) stays.'
-    assert _as_options(told) == (
+    assert as_options(told) == (
         'Pass --weights random or "--weights", --skip_bad, --spec.short hold; ClipSpec(size=...) stays.'
     )
     assert set(SPEC_FIELDS) == {field.name for field in dataclasses.fields(ClipSpec)}

@@ -283,7 +283,7 @@ def test_what_ships_keeps_its_name(package: Path) -> None:
 
 
 def test_datasets_of_other_packages_go_by_their_class_names(package: Path) -> None:
-    from vidmarl.cli import _know_datasets
+    from vidmarl.cli.parts import know_datasets
 
-    _know_datasets()
+    know_datasets()
     assert "bringer" in sys.modules
