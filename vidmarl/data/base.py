@@ -227,9 +227,9 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
     in the source).
 
     With `augment`, each draw is another window of the video, another crop (out of a frame larger by
-    `MARGIN`) and, half the time, a mirror image. All of it follows from (seed, epoch, index): an
-    item is asked for as `dataset[index]` (epoch 0) or `dataset[epoch, index]`, and is the same in
-    every process, at every time, whatever was asked before.
+    `MARGIN`) and, half the time and with `mirror`, a mirror image. All of it follows from (seed,
+    epoch, index): an item is asked for as `dataset[index]` (epoch 0) or `dataset[epoch, index]`,
+    and is the same in every process, at every time, whatever was asked before.
 
     Whether a file can be used is looked at once, by its packets. Where it then fails all the same
     (damage inside it, a disk that is gone), a warning says so and the item is that of the next
@@ -239,6 +239,8 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
         source: the videos.
         spec: what the victim wants.
         augment: whether to vary the clips.
+        mirror: whether a clip seen in a mirror shows the same class; not where left and right
+            matter.
         repeats: how often each video stands in the dataset. Item `i` is video `i % videos`.
         seed: of the augmentation.
         cache_bytes: memory for decoded videos. What does not fit is decoded anew each time, with
@@ -263,6 +265,7 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
         spec: ClipSpec,
         *,
         augment: bool = False,
+        mirror: bool = True,
         repeats: int = 1,
         seed: int = 0,
         cache_bytes: int = 2**30,
@@ -272,6 +275,7 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
         self.source = source
         self.spec = spec
         self.augment = augment
+        self.mirror = mirror
         self.repeats = repeats
         self.seed = seed
         self.videos = _usable(source, spec, progress)
@@ -314,11 +318,11 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
         return self._clips[video]
 
     def _varied(self, video: int, epoch: int, index: int) -> Tensor:
-        offset, down, right, mirror = np.random.default_rng([self.seed, epoch, index]).random(4)
+        offset, down, right, side = np.random.default_rng([self.seed, epoch, index]).random(4)
         clip = self._window(video, float(offset))
         rows, columns = window(clip.shape[-2:], self.spec.size, float(down), float(right))
         clip = clip[..., rows, columns]
-        return (clip.flip(-1) if mirror < 0.5 else clip).contiguous()
+        return (clip.flip(-1) if self.mirror and side < 0.5 else clip).contiguous()
 
     def _window(self, video: int, offset: float) -> Tensor:
         """A clip of the larger frame; from memory where the whole video is there or fits."""

@@ -43,6 +43,8 @@ class ClipData(lightning.LightningDataModule):
         spec: how clips of videos are sampled and sized; None: as the victim of the LightningModule
             (`.victim.spec`) wants them.
         augment: whether training clips of videos vary in window, crop and mirroring.
+        mirror: whether a clip seen in a mirror shows the same class; not where left and right
+            matter.
         repeats: how often each training video is drawn in an epoch, each time another window.
         seed: of order and augmentation.
         cache_gb: memory for decoded videos, GiB per dataset and process.
@@ -59,6 +61,7 @@ class ClipData(lightning.LightningDataModule):
         num_workers: int = 0,
         spec: ClipSpec | None = None,
         augment: bool = True,
+        mirror: bool = True,
         repeats: int = 1,
         seed: int = 0,
         cache_gb: float = 1.0,
@@ -72,6 +75,7 @@ class ClipData(lightning.LightningDataModule):
         self.num_workers = num_workers
         self.spec = spec
         self.augment = augment
+        self.mirror = mirror
         self.repeats = repeats
         self.seed = seed
         self.cache_gb = cache_gb
@@ -102,6 +106,7 @@ class ClipData(lightning.LightningDataModule):
                 source,
                 self._spec(),
                 augment=training and self.augment,
+                mirror=self.mirror,
                 repeats=repeats,
                 seed=self.seed,
                 cache_bytes=int(self.cache_gb * 2**30),
