@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -57,6 +58,12 @@ class Registry(Generic[T]):
         """The names of all of them, sorted, those of other packages included, without importing
         any."""
         return sorted({*self.own_names(), *plugins(self.package)})
+
+    def descriptions(self) -> dict[str, str]:
+        """What each of them is, by name: the first sentence of its docstring, or for one of another
+        package the name of that package. Imports every file."""
+        own = {name: first_sentence(self._class_in(name)) for name in self.own_names()}
+        return dict(sorted(({name: package_of(point) for name, point in plugins(self.package).items()} | own).items()))
 
     def own_names(self) -> list[str]:
         """The names of those that are files of the package, sorted."""
@@ -325,6 +332,17 @@ def plugins(group: str) -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points  # 30 ms, for those who look further than here
 
     return {found.name: found for found in reversed(tuple(entry_points(group=group)))}  # the first of a name
+
+
+def package_of(point: EntryPoint) -> str:
+    """Who brings an entry point, in words."""
+    return f"of the package {point.value if point.dist is None else point.dist.name}"
+
+
+def first_sentence(thing: Any) -> str:
+    """What a docstring begins with: its first sentence, in one line and without the full stop."""
+    paragraph = " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
+    return re.split(r"(?<!al)(?<!\b[A-Z])\.(?: (?=[A-Z])|$)", paragraph)[0]
 
 
 def _folded(name: str) -> str:

@@ -7,6 +7,7 @@ refused.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import warnings
@@ -20,24 +21,12 @@ from vidmarl.data.paths import data_root
 from vidmarl.errors import CheckpointError
 from vidmarl.utils.files import load_tensors
 from vidmarl.utils.randomness import seeded
+from vidmarl.victims.cards import SUFFIXES
+from vidmarl.victims.cards import WeightFile as WeightFile
 
 RANDOM = "random"
-SUFFIXES = (".pt", ".pth", ".pyth", ".safetensors")
 STATE_KEYS = ("state_dict", "model_state", "model")
 """Under which keys a file may hold its state dict; a file that is a bare state dict is fine too."""
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightFile:
-    """A file that a victim was written for.
-
-    Attributes:
-        name: what the file is called.
-        sha256: of its bytes, in hex.
-    """
-
-    name: str
-    sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +91,7 @@ def find(name: str, weights: str | Path | None, own: WeightFile | None) -> Path 
     path = folder / own.name
     if not path.is_file():
         raise CheckpointError(
-            f"Loading the victim {name!r}: its weight file {own.name} (sha256 {own.sha256[:12]}...) is not in"
+            f"Loading the victim {name!r}: its weight file {own.name} (sha256 {(own.sha256 or 'unknown')[:12]}...) is not in"
             f" {str(folder)!r}. Set VIDMARL_DATA to the folder that holds weights/{own.name}, pass"
             f" weights='path/to/{own.name}', or weights='random' for an untrained network."
         )
@@ -240,7 +229,8 @@ def build(
         bias, usual = _classifier_bias(model)
         classes = len(found.state[bias]) if bias in found.state and found.state[bias].ndim == 1 else len(usual)
         if like is not None:
-            model = like(found)
+            with contextlib.suppress(LookupError, ValueError, ArithmeticError):  # `fill` says what is wrong with them
+                model = like(found)
         elif classes != len(usual):
             model = make(classes)
     fill(model, found, name)
