@@ -84,6 +84,12 @@ class ClipData(lightning.LightningDataModule):
             for held_out in self.sources.keys() - {"train"}:
                 forbid_overlap(self.sources["train"], self.sources[held_out], f"train and {held_out}")
 
+    @staticmethod
+    def collate(items: list[tuple[Tensor, int]]) -> Any:
+        """A training batch of items (clip uint8[3 t h w], position in the source): the clips
+        alone."""
+        return _clips(items)
+
     def __repr__(self) -> str:
         sources = [f"{part}={source!r}" for part, source in self.sources.items()]
         return f"ClipData({', '.join([*sources, f'spec={self.spec}', f'batch_size={self.batch_size}'])})"
@@ -133,7 +139,7 @@ class ClipData(lightning.LightningDataModule):
             sampler=EpochSampler(dataset, ranks, rank, shuffle=True, seed=self.seed, drop_last=True),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,  # they have decoded videos in memory
-            collate_fn=_clips,
+            collate_fn=self.collate,
             drop_last=True,
         )
 
@@ -155,7 +161,7 @@ class ClipData(lightning.LightningDataModule):
             self.dataset(part),
             batch_size=self.eval_batch_size,
             num_workers=self.num_workers,
-            collate_fn=_clips_and_index,
+            collate_fn=clips_and_index,
         )
 
     def _spec(self) -> ClipSpec:
@@ -239,5 +245,6 @@ def _clips(items: list[tuple[Tensor, int]]) -> Tensor:
     return as_batch([clip for clip, _ in items])
 
 
-def _clips_and_index(items: list[tuple[Tensor, int]]) -> Batch:
+def clips_and_index(items: list[tuple[Tensor, int]]) -> Batch:
+    """A batch of items (clip uint8[3 t h w], position in the source)."""
     return _clips(items), torch.tensor([index for _, index in items])
