@@ -4,6 +4,7 @@ that harms nobody."""
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import os
@@ -28,7 +29,7 @@ from vidmarl.benchmark import Benchmark, VictimChoice, run_benchmark
 from vidmarl.data.synthetic import Synthetic, make_clip
 from vidmarl.report import pictures, verdict, write_report
 from vidmarl.report.clips import typical_clips
-from vidmarl.report.page import script_json
+from vidmarl.report.page import packed_plotly, script_json
 
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\"'&<b>"
 
@@ -307,15 +308,18 @@ class TestPage:
         assert all("url(" not in style and "@import" not in style for style in page.styles)
         data, plotly, own = page.scripts
         assert "://" not in own
-        assert "plotly.js v" in plotly[:400]
+        assert "plotly.js v" in gzip.decompress(base64.b64decode(plotly))[:400].decode()
         assert json.loads(data)["clips"]
         policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
         assert policy is not None
         assert policy.startswith("default-src 'none'")
         assert "http" not in policy
 
-    def test_plotly_is_there_once(self, report: Path) -> None:
-        assert report.read_text(encoding="utf-8").count("plotly.js v") == 1
+    def test_plotly_is_packed(self, report: Path) -> None:
+        html = report.read_text(encoding="utf-8")
+        assert "plotly.js v" not in html
+        assert html.count(packed_plotly()) == 1
+        assert len(packed_plotly()) < 2.2e6
 
     def test_hostile_texts_are_shown_and_never_become_markup(self, hostile: Path) -> None:
         page = Page(hostile)

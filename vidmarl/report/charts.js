@@ -4,6 +4,20 @@ const charts = (() => {
   const NARROW = 560; // px below which names at the ends of curves have no room
   const PAPER = 600; // px that a chart has on a printed page, within the frame of a clip
 
+  // Plotly is most of a page without clips, so it is packed, and unpacked once the page is shown.
+  let unpacking;
+  function library() {
+    return (unpacking ??= unpack());
+  }
+  async function unpack() {
+    const bytes = Uint8Array.from(atob(document.getElementById("plotly").textContent), (c) => c.charCodeAt(0));
+    const text = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(text).text();
+    document.head.append(script);
+  }
+  addEventListener("load", () => setTimeout(library)); // a page may be printed before a chart is seen
+
   /** A layout in the colours of the page. */
   function themed(layout) {
     const css = getComputedStyle(document.documentElement);
@@ -15,13 +29,19 @@ const charts = (() => {
     return look;
   }
 
+  /** Draws a chart, at once where Plotly is there. */
   function draw(element, figure, width = element.clientWidth) {
+    element.figure = figure;
+    if (window.Plotly) return plot(element, figure, width);
+    return library().then(() => element.figure === figure && plot(element, figure, width));
+  }
+
+  function plot(element, figure, width) {
     const narrow = width < NARROW;
     const layout = { ...themed(figure.layout), width, height: element.clientHeight };
     if (narrow) layout.margin = { ...layout.margin, r: 12 };
     const data = narrow ? figure.data.filter((trace) => trace.mode !== "text") : figure.data;
     Plotly.react(element, data, layout, { displayModeBar: false });
-    element.figure = figure;
   }
 
   function redraw() {
@@ -51,7 +71,8 @@ const charts = (() => {
     later(element, () => draw(element, figure()));
   }
 
-  function save(button) {
+  async function save(button) {
+    await library();
     const element = button.closest(".plot").querySelector(".chart");
     const { data, layout } = element.current();
     const light = { ...layout, paper_bgcolor: "#fff", font: { ...layout.font, color: "#222" } };
