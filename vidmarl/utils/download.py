@@ -60,7 +60,8 @@ def fetch(
     Args:
         url: its address, http or https; so are those that it may redirect to.
         path: where it goes; folders are made.
-        sha256: of its content, in hex; None: not checked.
+        sha256: of its content, in hex, or the first digits of it, which are all that some publish;
+            None: not checked.
         size: in bytes; None: what the server says.
         retries: attempts in a row that may bring nothing new.
         progress: show a progress bar.
@@ -119,7 +120,7 @@ class _Wanted(NamedTuple):
         size = path.stat().st_size
         if self.size is not None and size != self.size:
             return f"expected {self.size:,} bytes, got {size:,}"
-        if self.sha256 is not None and (found := file_sha256(path)) != self.sha256:
+        if self.sha256 is not None and not (found := file_sha256(path)).startswith(self.sha256):
             return f"expected sha256 {self.sha256}, got {found} ({size:,} bytes)"
         return ""
 
