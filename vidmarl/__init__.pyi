@@ -25,5 +25,6 @@ from .queries.goals import Misclassify as Misclassify
 from .queries.goals import Target as Target
 from .victims import list_victims as list_victims
 from .victims import load_victim as load_victim
+from .victims import victim_card as victim_card
 from .victims.accuracy import accuracy as accuracy
 from .victims.victim import Victim as Victim
