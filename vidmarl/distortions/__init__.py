@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # at run time these are imported when they are first asked fo
     from vidmarl.distortions.brightness import Brightness as Brightness
     from vidmarl.distortions.contrast import Contrast as Contrast
     from vidmarl.distortions.dead_pixels import DeadPixels as DeadPixels
+    from vidmarl.distortions.defocus_blur import DefocusBlur as DefocusBlur
+    from vidmarl.distortions.fog import Fog as Fog
     from vidmarl.distortions.frame_freeze import FrameFreeze as FrameFreeze
     from vidmarl.distortions.frame_shuffle import FrameShuffle as FrameShuffle
     from vidmarl.distortions.gaussian_blur import GaussianBlur as GaussianBlur
@@ -25,6 +27,8 @@ if TYPE_CHECKING:  # at run time these are imported when they are first asked fo
     from vidmarl.distortions.motion_blur import MotionBlur as MotionBlur
     from vidmarl.distortions.sign_bands import SignBands as SignBands
     from vidmarl.distortions.sign_noise import SignNoise as SignNoise
+    from vidmarl.distortions.speckle_noise import SpeckleNoise as SpeckleNoise
+    from vidmarl.distortions.zoom_blur import ZoomBlur as ZoomBlur
 
 __all__ = ["Distortion", "FunctionDistortion", "as_distortion", "list_distortions"]
 
