@@ -93,6 +93,7 @@ class BenchmarkResult:
 def run_benchmark(
     benchmark: Benchmark,
     *,
+    clips: Sequence[Clip] | None = None,
     shard: tuple[int, int] = (0, 1),
     summarise_only: bool = False,
     progress: bool = True,
@@ -103,6 +104,8 @@ def run_benchmark(
 
     Args:
         benchmark: what to do.
+        clips: the clips, where they have been found already, each as all of the victims want it;
+            None: those of `benchmark.data`.
         shard: `(k, n)`: of every n clips this process attacks the k-th only, from 0, so that n
             processes share the work on one folder.
         summarise_only: attack nothing; make the tables of the clips that every attack has been
@@ -124,13 +127,13 @@ def run_benchmark(
     sweep(benchmark.out)  # what a killed run has left of the tables, half written
     entries = make_entries(benchmark)
     wanted = Wanted(benchmark.slow_metrics, benchmark.keep_clips)
-    clips: dict[ClipSpec | None, list[Clip]] = {}
+    found: dict[ClipSpec | None, list[Clip]] = {}
     sets: list[TrialSet] = []
     for choice in benchmark.choices:
         victim = choice.load(benchmark.device) if isinstance(choice, VictimChoice) else choice
-        if victim.spec not in clips:
-            clips[victim.spec] = find_clips(benchmark, victim.spec, progress)
-        runner = VictimRunner(benchmark, choice, victim, clips[victim.spec])
+        if victim.spec not in found:
+            found[victim.spec] = find_clips(benchmark, victim.spec, progress) if clips is None else list(clips)
+        runner = VictimRunner(benchmark, choice, victim, found[victim.spec])
         of_victim = [runner.trial_set(entry) for entry in entries]
         if not summarise_only:
             try:
