@@ -13,6 +13,8 @@ from .paths import data_path as data_path
 from .paths import data_root as data_root
 from .ucf101 import UCF101 as UCF101
 from .video import decode as decode
+from .video import decode_views as decode_views
 from .video import load_clips as load_clips
 from .video import read_video as read_video
+from .views import Views as Views
 from .weizmann import Weizmann as Weizmann

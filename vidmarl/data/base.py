@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -18,7 +19,8 @@ from torch.utils.data import Dataset
 from vidmarl.data.resize import window
 from vidmarl.data.spec import ClipSpec
 from vidmarl.data.timeline import Timeline
-from vidmarl.data.video import Footage, decode, probe
+from vidmarl.data.video import Footage, probe
+from vidmarl.data.views import Views
 from vidmarl.errors import ClipError, DataError, SettingsError, UnknownNameError
 from vidmarl.registry import explain_settings
 from vidmarl.utils.files import PathLike, readable
@@ -242,6 +244,8 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
         mirror: whether a clip seen in a mirror shows the same class; not where left and right
             matter.
         repeats: how often each video stands in the dataset. Item `i` is video `i % videos`.
+        views: windows in time and crops of each that there are of a video, see `Views`. Each is an
+            item, those of a video one after the other: item `i` is view `i % v` of video `i // v`.
         seed: of the augmentation.
         cache_bytes: memory for decoded videos. What does not fit is decoded anew each time, with
             the same result.
@@ -267,11 +271,15 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
         augment: bool = False,
         mirror: bool = True,
         repeats: int = 1,
+        views: tuple[int, int] = (1, 1),
         seed: int = 0,
         cache_bytes: int = 2**30,
         progress: bool = False,
     ) -> None:
         check_least("ClipDataset", repeats=(repeats, 1), seed=(seed, 0), cache_bytes=(cache_bytes, 0))
+        self.views = Views(*views)
+        if len(self.views.places(spec)) > 1 and augment:
+            raise ValueError(f"ClipDataset: views={views} are of a video as it is. Set augment=False.")
         self.source = source
         self.spec = spec
         self.augment = augment
@@ -281,6 +289,7 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
         self.videos = _usable(source, spec, progress)
         self._room = cache_bytes
         self._clips: dict[int, Tensor] = {}
+        self._latest = -1, torch.empty(0)
         self._films: dict[int, tuple[Tensor, Timeline]] = {}
         height, width = spec.size
         self._roomy = replace(
@@ -293,29 +302,33 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
         return f"ClipDataset({len(self)} clips of {self.source!r}, {self.spec}, augment={self.augment})"
 
     def __len__(self) -> int:
-        return len(self.videos) * self.repeats
+        return len(self.videos) * self.repeats * self.views.clips * self.views.crops
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[UInt8[Tensor, "3 t h w"], int]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
             raise IndexError(f"ClipDataset: item {index} of {len(self)}.")
         failed: Exception | None = None
-        for position in range(index, index + len(self.videos)):
+        first, view = divmod(index, self.views.clips * self.views.crops)
+        for position in range(first, first + len(self.videos)):
             video = self.videos[position % len(self.videos)]
             try:
-                return (self._varied(video, epoch, index) if self.augment else self._plain(video)), video
+                return (self._varied(video, epoch, index) if self.augment else self._plain(video)[view]), video
             except (ClipError, OSError) as error:
                 failed = error
                 warnings.warn(f"Leaving out a clip, and taking the next video instead: {error}", stacklevel=2)
         raise ClipError(f"None of the {len(self.videos)} videos can be decoded any more: {failed}") from failed
 
     def _plain(self, video: int) -> Tensor:
-        if video not in self._clips:
-            clip = decode(self.source[video].path, self.spec)
-            if not self._takes(clip.nbytes):
-                return clip
-            self._clips[video] = clip
-        return self._clips[video]
+        """All views of a video [v 3 t h w]; of the latest video they are kept in any case, since
+        they are asked for one by one."""
+        if video in self._clips:
+            return self._clips[video]
+        if self._latest[0] != video:
+            self._latest = video, Footage(self.source[video].path).views(self.spec, self.views)
+            if self._takes(self._latest[1].nbytes):
+                self._clips[video] = self._latest[1]
+        return self._latest[1]
 
     def _varied(self, video: int, epoch: int, index: int) -> Tensor:
         offset, down, right, side = np.random.default_rng([self.seed, epoch, index]).random(4)

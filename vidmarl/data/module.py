@@ -46,6 +46,8 @@ class ClipData(lightning.LightningDataModule):
         mirror: whether a clip seen in a mirror shows the same class; not where left and right
             matter.
         repeats: how often each training video is drawn in an epoch, each time another window.
+        views: windows in time and crops of each test video, see `Views`: they come as clips of
+            their own, one after the other, with the same position.
         seed: of order and augmentation.
         cache_gb: memory for decoded videos, GiB per dataset and process.
     """
@@ -63,6 +65,7 @@ class ClipData(lightning.LightningDataModule):
         augment: bool = True,
         mirror: bool = True,
         repeats: int = 1,
+        views: tuple[int, int] = (1, 1),
         seed: int = 0,
         cache_gb: float = 1.0,
     ) -> None:
@@ -77,6 +80,7 @@ class ClipData(lightning.LightningDataModule):
         self.augment = augment
         self.mirror = mirror
         self.repeats = repeats
+        self.views = views
         self.seed = seed
         self.cache_gb = cache_gb
         self._datasets: dict[str, ClipDataset | DrawnClips] = {}
@@ -114,6 +118,7 @@ class ClipData(lightning.LightningDataModule):
                 augment=training and self.augment,
                 mirror=self.mirror,
                 repeats=repeats,
+                views=self.views if part == "test" else (1, 1),
                 seed=self.seed,
                 cache_bytes=int(self.cache_gb * 2**30),
             )

@@ -18,9 +18,15 @@ last bit above or below with another number of threads, and a clip must not depe
 double precision no other value is so near to a half."""
 
 
-def fit(frame: UInt8[Tensor, "3 h w"], spec: ClipSpec) -> UInt8[Tensor, "3 H W"]:
+def fit(frame: UInt8[Tensor, "3 h w"], spec: ClipSpec, crop: float = 0.5) -> UInt8[Tensor, "3 H W"]:
     """A frame at `spec.size`: cropped, letterboxed or squashed; untouched where it has that size
     already.
+
+    Args:
+        frame: as it was decoded.
+        spec: the size, and how it gets there.
+        crop: where the crop lies along the axis of which it cuts more: 0 first, 0.5 centred, 1
+            last.
 
     Raises:
         ClipError: it is so long and thin that scaling it takes more pixels than are allowed.
@@ -40,7 +46,9 @@ def fit(frame: UInt8[Tensor, "3 h w"], spec: ClipSpec) -> UInt8[Tensor, "3 H W"]
         scale = max(scale, spec.short_side / min(h, w))
     scaled = max(height, round(h * scale)), max(width, round(w * scale))
     check_pixels(max(h * scaled[1], scaled[0] * width), f"scaling its {h} x {w} px to cover {height} x {width} px")
-    return resize(frame, scaled, spec.antialias, *window(scaled, spec.size, 0.5, 0.5))
+    taller = scaled[0] - height >= scaled[1] - width
+    down, right = (crop, 0.5) if taller else (0.5, crop)
+    return resize(frame, scaled, spec.antialias, *window(scaled, spec.size, down, right))
 
 
 def window(of: Sequence[int], size: tuple[int, int], down: float, right: float) -> tuple[slice, slice]:

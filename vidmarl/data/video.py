@@ -22,6 +22,7 @@ from vidmarl.data.container import about, open_video, rgb
 from vidmarl.data.resize import fit
 from vidmarl.data.spec import ClipSpec, HasSpec
 from vidmarl.data.timeline import Timeline
+from vidmarl.data.views import Views
 from vidmarl.errors import ClipError
 from vidmarl.utils.files import PathLike, readable
 from vidmarl.utils.kinds import checked
@@ -83,12 +84,18 @@ class Footage:
             except ClipError as error:
                 raise ClipError(f"{error} {self.damage}".strip()) from None
 
-    def clip(self, spec: ClipSpec, offset: float | None = None) -> UInt8[Tensor, "3 t h w"]:
-        """One clip of the video; arguments and errors as for `decode`."""
-        return self.frames(self.sample(spec, offset), None if self.timeline.is_clip_of(spec) else spec)
+    def clip(self, spec: ClipSpec, offset: float | None = None, crop: float = 0.5) -> UInt8[Tensor, "3 t h w"]:
+        """One clip of the video; arguments and errors as for `decode` and `fit`."""
+        return self.frames(self.sample(spec, offset), None if self.timeline.is_clip_of(spec) else spec, crop)
 
-    def frames(self, numbers: Sequence[int] | np.ndarray, spec: ClipSpec | None = None) -> UInt8[Tensor, "3 t h w"]:
-        """The frames of these numbers, at the spec's size or (None) as they are.
+    def views(self, spec: ClipSpec, views: tuple[int, int]) -> UInt8[Tensor, "v 3 t h w"]:
+        """Several clips of the video, see `Views`; errors as for `decode`."""
+        return torch.stack([self.clip(spec, offset, crop) for offset, crop in Views(*views).places(spec)])
+
+    def frames(
+        self, numbers: Sequence[int] | np.ndarray, spec: ClipSpec | None = None, crop: float = 0.5
+    ) -> UInt8[Tensor, "3 t h w"]:
+        """The frames of these numbers, at the spec's size or (None) as they are; `crop`: see `fit`.
 
         Raises:
             ClipError: frames as they are differ in size; see also `fit`.
@@ -103,7 +110,7 @@ class Footage:
                 if number in wanted:
                     pixels[number] = rgb(frame, reformatter)
                     if spec is not None:
-                        pixels[number] = fit(pixels[number], spec)
+                        pixels[number] = fit(pixels[number], spec, crop)
                 if len(pixels) == len(wanted):
                     break
             sizes = sorted({tuple(frame.shape[1:]) for frame in pixels.values()})
@@ -145,6 +152,26 @@ def decode(
             all), is too short, or has frames larger than allowed.
     """
     return Footage(path, strict).clip(spec, offset)
+
+
+@checked
+def decode_views(
+    path: PathLike, spec: ClipSpec, views: tuple[int, int], *, strict: bool = False
+) -> UInt8[Tensor, "v 3 t h w"]:
+    """Several clips of a video file, which is decoded once.
+
+    Args:
+        path: as for `decode`.
+        spec: as for `decode`.
+        views: how many windows in time, and how many crops of each, see `Views`; `v` is their
+            product.
+        strict: as for `decode`.
+
+    Raises:
+        ClipError: as for `decode`.
+        ValueError: see `Views.places`.
+    """
+    return Footage(path, strict).views(spec, views)
 
 
 @checked

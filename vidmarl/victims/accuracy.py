@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import einops
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from vidmarl.data.base import ClipSource, evenly
 from vidmarl.data.synthetic import Synthetic
-from vidmarl.data.video import as_batch, decode
+from vidmarl.data.video import as_batch, decode_views
 from vidmarl.errors import DataError, SettingsError
 from vidmarl.utils.progress import progress_bar
 
@@ -58,15 +59,22 @@ class Accuracy:
 
 
 def accuracy(
-    victim: Victim, data: ClipSource | Synthetic | Labelled, *, max_clips: int | None = None, progress: bool = False
+    victim: Victim,
+    data: ClipSource | Synthetic | Labelled,
+    *,
+    views: tuple[int, int] = (1, 1),
+    max_clips: int | None = None,
+    progress: bool = False,
 ) -> Accuracy:
-    """Asks a victim about labelled clips: a query each.
+    """Asks a victim about labelled clips: a query for each view of each.
 
     Args:
         victim: who is asked.
         data: a dataset, whose classes the victim must know by name if it has names; or clips, as
             for any query, and the class of each, by index or name. Files without a label are left
             out.
+        views: windows in time and crops of each video of a dataset, over which the probabilities
+            are averaged, see `vidmarl.data.Views`. (10, 3) is usual in papers about Kinetics.
         max_clips: at most so many, spread evenly over the dataset.
         progress: show a progress bar.
 
@@ -74,9 +82,12 @@ def accuracy(
         UnknownNameError: the victim has no class of a name.
         DataError: no clip has a label.
         SettingsError: the victim has no spec, by which clips could be cut from files; or there is
-            another number of labels than of clips.
+            another number of labels than of clips; or views are asked for of what is no dataset of
+            videos.
         ClipError, VictimError: see `Victim.__call__` and `vidmarl.load_clips`.
     """
+    if tuple(views) != (1, 1) and not isinstance(data, ClipSource):
+        raise SettingsError(f"Measuring accuracy: views={views} are cut from videos, so give a dataset of files.")
     if isinstance(data, tuple):
         clips, given = data
         known = class_indices(victim, clips, given)
@@ -92,9 +103,11 @@ def accuracy(
     for start in progress_bar(range(0, len(chosen), at_once), show=progress, unit="batch", desc="Accuracy"):
         some = chosen[start : start + at_once]
         known = torch.tensor([_class(victim, data, i) for i in some])
-        clips = as_batch([_clip(victim, data, i) for i in some])
+        seen = [_views(victim, data, i, views) for i in some]
+        clips = as_batch([view for video in seen for view in video])
+        log_probs = einops.rearrange(victim(clips), "(b v) k -> b v k", b=len(seen))
         labels.append(known)
-        places.append(ranks(victim(clips).cpu(), known))
+        places.append(ranks(log_probs.logsumexp(1).cpu(), known))  # of the sum: the order is that of the mean
     return Accuracy(torch.cat(labels), torch.cat(places))
 
 
@@ -134,8 +147,10 @@ def _class(victim: Victim, data: ClipSource | Synthetic, index: int) -> int:
     return label if victim.labels is None else victim.class_index(data.classes[label])
 
 
-def _clip(victim: Victim, data: ClipSource | Synthetic, index: int) -> UInt8[Tensor, "3 t h w"]:
+def _views(
+    victim: Victim, data: ClipSource | Synthetic, index: int, views: tuple[int, int]
+) -> UInt8[Tensor, "v 3 t h w"]:
     if isinstance(data, Synthetic):
-        return data[index][0]
+        return data[index][0][None]
     assert victim.spec is not None
-    return decode(data[index].path, victim.spec)
+    return decode_views(data[index].path, victim.spec, views)
