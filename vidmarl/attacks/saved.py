@@ -37,8 +37,8 @@ class SavedResult(Plots):
         path: the folder that `AttackResult.save` or `vidmarl.attack_files` has written.
 
     Attributes:
-        success, skipped, finished, queries, strength, classes, prediction, adversarial_prediction,
-            full_l2, history, settings: as in `AttackResult`.
+        success, skipped, finished, queries, strength, classes, prediction: as in `AttackResult`.
+        adversarial_prediction, full_l2, history, settings: likewise.
         provenance: that of the first part, which was made when the attack began.
 
     Raises:
