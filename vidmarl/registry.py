@@ -62,7 +62,7 @@ class Registry(Generic[T]):
     def descriptions(self) -> dict[str, str]:
         """What each of them is, by name: the first sentence of its docstring, or for one of another
         package the name of that package. Imports every file."""
-        own = {name: first_sentence(self._class_in(name)) for name in self.own_names()}
+        own = {name: first_sentence(self._class_in(name).__doc__) for name in self.own_names()}
         return dict(sorted(({name: package_of(point) for name, point in plugins(self.package).items()} | own).items()))
 
     def own_names(self) -> list[str]:
@@ -339,9 +339,10 @@ def package_of(point: EntryPoint) -> str:
     return f"of the package {point.value if point.dist is None else point.dist.name}"
 
 
-def first_sentence(thing: Any) -> str:
-    """What a docstring begins with: its first sentence, in one line and without the full stop."""
-    paragraph = " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
+def first_sentence(text: str | None) -> str:
+    """What a docstring or a comment begins with: its first sentence, in one line and without the
+    full stop."""
+    paragraph = " ".join((text or "").strip().partition("\n\n")[0].split())
     return re.split(r"(?<!al)(?<!\b[A-Z])\.(?: (?=[A-Z])|$)", paragraph)[0]
 
 

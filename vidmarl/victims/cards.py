@@ -137,7 +137,9 @@ def find_weights(name: str, own: WeightFile | None) -> Path | None:
     """
     folder = data_root() / "weights"
     named = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
-    known = [] if own is None else [place / own.name for place in (folder, download_folder(), torch_folder())]
+    known = (
+        [] if own is None else [place / own.name for place in (folder, download_folder(), torch_folder(), cache_root())]
+    )
     return next((path for path in (*named, *known) if path.is_file()), None)
 
 

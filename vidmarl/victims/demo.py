@@ -21,8 +21,9 @@ from vidmarl.data.spec import ClipSpec
 from vidmarl.data.synthetic import CLASSES
 from vidmarl.errors import CheckpointError
 from vidmarl.utils.quiet import quiet_import
+from vidmarl.victims.cards import Card
 from vidmarl.victims.victim import Victim
-from vidmarl.victims.weights import build
+from vidmarl.victims.weights import WeightFile, build
 
 SPEC = ClipSpec(frames=8, size=(64, 64), sampling="uniform")
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -31,6 +32,19 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 def names() -> list[str]:
     """The victims of this family."""
     return ["demo"]
+
+
+def card(name: str) -> Card:
+    """What is known of it."""
+    return Card(
+        description="a small 3-D ResNet that tells motions apart",
+        classes="synthetic motions",
+        parameters=122_552,
+        weights=WeightFile(default_path().name),
+        made_by="vidmarl demo",
+        source="trained by the demo",
+        licence="MIT",
+    )
 
 
 def default_spec(name: str) -> ClipSpec:

@@ -141,7 +141,7 @@ def victim_card(name: str) -> Card:
 
 def _first_words_of(family: ModuleType) -> Callable[[str], Card]:
     """A card for a family that has none of its own."""
-    return lambda name: Card(description=first_sentence(family))
+    return lambda name: Card(description=first_sentence(family.__doc__))
 
 
 def ships(thing: Any) -> bool:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidmarl.data.spec import ClipSpec
+from vidmarl.victims.cards import Card
 from vidmarl.victims.padding import LAYOUT
 from vidmarl.victims.victim import Victim
 from vidmarl.victims.weights import WeightFile, build, class_names, title
@@ -61,6 +62,20 @@ class R2Plus1DLight(nn.Module):
 def names() -> list[str]:
     """The victims of this family."""
     return ["r2plus1d_light"]
+
+
+def card(name: str) -> Card:
+    """What is known of it."""
+    return Card(
+        description="a small R(2+1)D",
+        classes="UCF-101",
+        parameters=303_576,
+        weights=WEIGHTS,
+        source="github.com/IstiyakV/End-to-End-Lightweight-Spatiotemporal-Learning-for-Practical-Human-Action-"
+        "Classification, commit 3ab102a, Desktop-App/results/checkpoints/ucf101_paper_x112_b16_l2_d30_300k_best.pth"
+        " without its optimizer state",
+        licence="MIT (by its README alone)",
+    )
 
 
 def default_spec(name: str) -> ClipSpec:

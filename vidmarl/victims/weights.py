@@ -1,15 +1,15 @@
 """Weight files and label lists: where they are, whether they are whole, how they get into a model.
 
-Files are looked for in the data folder (`vidmarl.data.data_root`): weights in `weights/`, label
-lists in `labels/`. Nothing is unpickled: a file that holds more than tensors and plain data is
-refused.
+Weights are looked for in the folder `weights/` of the data folder (`vidmarl.data.data_root`), in
+the cache and where PyTorch keeps what it downloads; what is published is downloaded when it is
+asked for. Label lists are in `labels/` of the data folder. Nothing is unpickled: a file that holds
+more than tensors and plain data is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,11 +18,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from vidmarl.data.paths import data_root
-from vidmarl.errors import CheckpointError
-from vidmarl.utils.files import load_tensors
+from vidmarl.errors import CheckpointError, DataError
+from vidmarl.utils.download import fetch, file_sha256
+from vidmarl.utils.files import load_tensors, write_atomically
 from vidmarl.utils.randomness import seeded
-from vidmarl.victims.cards import SUFFIXES
 from vidmarl.victims.cards import WeightFile as WeightFile
+from vidmarl.victims.cards import download_folder, find_weights
 
 RANDOM = "random"
 STATE_KEYS = ("state_dict", "model_state", "model")
@@ -52,16 +53,28 @@ def class_names(model: nn.Module, found: Weights | None, dataset: str | None = N
     Args:
         model: the network, made by `build`.
         found: what it was filled with; the classes of an untrained network have no names.
-        dataset: whose list `labels/<dataset>_labels.txt` holds where the weight file brings none.
+        dataset: whose names they are where the weight file brings none: those of the list
+            `labels/<dataset>_labels.txt`, or for "kinetics400" torchvision's.
 
     Returns:
         One name for each class, or None where they are not known.
     """
     if found is None:
         return None
-    path = data_root() / "labels" / f"{dataset}_labels.txt"
-    names = found.class_names or (path.read_text(encoding="utf-8").splitlines() if path.is_file() else [])
+    names = found.class_names or _names_of(dataset)
     return names if len(names) == len(_classifier_bias(model)[1]) else None
+
+
+def _names_of(dataset: str | None) -> list[str]:
+    """The class names of a data set, in the usual order of scores; none where they are not here."""
+    path = data_root() / "labels" / f"{dataset}_labels.txt"
+    if path.is_file():
+        return path.read_text(encoding="utf-8").splitlines()
+    if dataset == "kinetics400":  # as torchvision has them beside its weights
+        from torchvision import models
+
+        return list(models.get_model_weights("r3d_18").DEFAULT.meta["categories"])
+    return []
 
 
 def _classifier_bias(model: nn.Module) -> tuple[str, Tensor]:
@@ -69,7 +82,7 @@ def _classifier_bias(model: nn.Module) -> tuple[str, Tensor]:
 
 
 def find(name: str, weights: str | Path | None, own: WeightFile | None) -> Path | None:
-    """The weight file of the victim `name`.
+    """The weight file of the victim `name`, downloaded if it is not here.
 
     Args:
         name: of the victim.
@@ -77,25 +90,62 @@ def find(name: str, weights: str | Path | None, own: WeightFile | None) -> Path 
         own: the file that the victim was written for, if there is one.
 
     Returns:
-        Its path. None where none was given, none is needed and none lies in the data folder as
-        `<name>.pt` (or another of `SUFFIXES`).
+        Its path; None where none was given, none is here, and none is known.
 
     Raises:
-        CheckpointError: the file given, or needed, is not there.
+        CheckpointError: the file given, or needed, is not there, or cannot be downloaded.
     """
     if weights is not None:
         return find_given(name, weights)
-    folder = data_root() / "weights"
-    if own is None:
-        return next((path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
-    path = folder / own.name
-    if not path.is_file():
+    if (path := find_weights(name, own)) is not None or own is None:
+        return path
+    return download(name, own)
+
+
+def download(name: str, own: WeightFile) -> Path:
+    """Downloads the weight file of the victim `name` into the cache.
+
+    Of a file whose sha256 nobody has published, that of the first download is remembered beside it
+    (`FILE.sha256`, as `sha256sum` writes it): that shows what changes afterwards, not whether the
+    first one was right.
+
+    Raises:
+        CheckpointError: it has no address, cannot be had, or is no weight file; the message says
+            which file to put where.
+    """
+    doing, random = f"Loading the victim {name!r}", "weights='random' for an untrained network"
+    if own.url is None:
+        known = "" if own.sha256 is None else f" (sha256 {own.sha256[:12]}...)"
         raise CheckpointError(
-            f"Loading the victim {name!r}: its weight file {own.name} (sha256 {(own.sha256 or 'unknown')[:12]}...) is not in"
-            f" {str(folder)!r}. Set VIDMARL_DATA to the folder that holds weights/{own.name}, pass"
-            f" weights='path/to/{own.name}', or weights='random' for an untrained network."
+            f"{doing}: its weight file {own.name}{known} is not in {str(data_root() / 'weights')!r}. Set VIDMARL_DATA"
+            f" to the folder that holds weights/{own.name}, pass weights='path/to/{own.name}', or {random}."
+            f" `vidmarl list victims {name}` says where it comes from."
         )
+    path = download_folder() / own.name
+    try:
+        fetch(own.url, path, sha256=own.sha256)
+    except DataError as error:
+        raise CheckpointError(f"{doing}: its weights are not here. {error}\nOr pass {random}.") from error
+    if own.sha256 is None:
+        try:
+            read(path)
+        except CheckpointError:
+            path.unlink()
+            raise
+        write_atomically(_note(path), f"{file_sha256(path)}  {path.name}\n")
     return path
+
+
+def _note(path: Path) -> Path:
+    """Where the sha256 of a file's first download is."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _expected(path: Path, own: WeightFile | None) -> str | None:
+    """The sha256 that a file should have, or its first digits; None where it is not known."""
+    if own is None or path.name != own.name:
+        return None
+    return own.sha256 or (_note(path).read_text("utf-8").split()[0] if _note(path).is_file() else None)
 
 
 def find_given(name: str, weights: str | Path) -> Path:
@@ -116,7 +166,7 @@ def read(path: Path, sha256: str | None = None) -> Weights:
 
     Args:
         path: a file of `torch.save` or safetensors.
-        sha256: what its bytes must hash to, if known.
+        sha256: what its bytes must hash to, or the first digits of it, if known.
 
     Raises:
         CheckpointError: the file is damaged, is no weight file, or holds more than tensors and
@@ -124,12 +174,12 @@ def read(path: Path, sha256: str | None = None) -> Weights:
     """
     doing = f"Reading the weights {str(path)!r}"
     if sha256 is not None:
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != sha256:
+        found = file_sha256(path)
+        if not found.startswith(sha256):
             raise CheckpointError(
                 f"{doing}: expected sha256 {sha256}, got {found} from {path.stat().st_size} bytes. The file is damaged"
-                " or another one of that name: copy it again, or rename it if these are weights of your own."
+                " or another one of that name: copy it again (or remove it, and what can be downloaded is), or rename"
+                " it if these are weights of your own."
             )
     try:
         content = _load(path)
@@ -225,7 +275,7 @@ def build(
                     stacklevel=4,  # of load_victim's caller
                 )
             return model, None
-        found = read(path, own.sha256 if own is not None and path.name == own.name else None)
+        found = read(path, _expected(path, own))
         bias, usual = _classifier_bias(model)
         classes = len(found.state[bias]) if bias in found.state and found.state[bias].ndim == 1 else len(usual)
         if like is not None:
