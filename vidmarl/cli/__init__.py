@@ -40,6 +40,9 @@ training the agents (settings from YAML files, -c FILE, composed from left to ri
   predict    attack clips with trained agents and save the results
   export     cut the trained agents out of a checkpoint, as a small file
 
+training victims (settings from YAML files, -c FILE, composed from left to right):
+  victims    `vidmarl victims fit`: tune any classifier on any labelled clips; what comes of it is a victim by its path
+
 vidmarl COMMAND --help tells what a command takes. vidmarl --version tells the version. Settings have one name in
 Python, in YAML and here. vidmarl completion bash (or zsh, fish, tcsh) lets the shell complete them.
 VIDMARL_DATA names the folder of weights and clips (default: data/); VIDMARL_DEBUG=1 shows where an error came from.
@@ -47,7 +50,7 @@ VIDMARL_DATA names the folder of weights and clips (default: data/); VIDMARL_DEB
 
 TRAINING = ("fit", "validate", "predict")
 COMMANDS = {
-    **{name: name for name in ("attack", "check", "demo", "benchmark", "test", "export", "completion")},
+    **{name: name for name in ("attack", "check", "demo", "benchmark", "test", "export", "completion", "victims")},
     "list": "names",  # a module `list` would hide the builtin here
     **dict.fromkeys(TRAINING, "train"),
 }

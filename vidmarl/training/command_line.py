@@ -1,12 +1,12 @@
-"""Lightning's command line over the two agents. What is wrong with the settings is said in plain
-words, before anything is computed."""
+"""Lightning's command line over the two agents, or over a victim. What is wrong with the settings
+is said in plain words, before anything is computed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vidmarl.agents.checkpoint import load_agents
@@ -21,8 +21,58 @@ class Parser(PlainParser, LightningArgumentParser):
     """Lightning's parser, which answers in plain words."""
 
 
-class CommandLine(LightningCLI):
-    """The settings of `TwoAgentPPO`, `ClipData` and the Trainer from words and YAML files.
+class PlainCommandLine(LightningCLI):
+    """The settings of a module, its clips and the Trainer from words and YAML files.
+
+    Args:
+        module: what is trained.
+        data: its clips.
+        words: those after `vidmarl`.
+        **kwargs: see `LightningCLI`.
+
+    Raises:
+        SettingsError: a setting does not exist or has no such value.
+    """
+
+    def __init__(
+        self, module: type[LightningModule], data: type[LightningDataModule], words: list[str], **kwargs: Any
+    ) -> None:
+        super().__init__(
+            module,
+            data,
+            args=words,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_class=Parser,
+            **kwargs,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)  # without a warning where `sys.argv` holds something else
+
+    def _parse_ckpt_path(self) -> None:
+        """Lets no checkpoint change settings, as Lightning would: it may name any class."""
+
+    def keep_last_state(self) -> bool:
+        """Whether the state after every epoch is kept."""
+        return self._get(self.config_init, "trainer").enable_checkpointing is not False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        if self.keep_last_state():
+            self.trainer_defaults = {"callbacks": [LastState()]}
+        return super().instantiate_trainer(**kwargs)
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            if is_a_bug(error):
+                raise
+            raise SettingsError(told(error)) from error
+
+
+class CommandLine(PlainCommandLine):
+    """The settings of `TwoAgentPPO`, `ClipData` and the Trainer.
 
     Args:
         words: those after `vidmarl`.
@@ -34,37 +84,17 @@ class CommandLine(LightningCLI):
     """
 
     def __init__(self, words: list[str], **kwargs: Any) -> None:
-        super().__init__(
-            TwoAgentPPO,
-            ClipData,
-            args=words,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            parser_class=Parser,
-            **kwargs,
-        )
+        super().__init__(TwoAgentPPO, ClipData, words, **kwargs)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)  # without a warning where `sys.argv` holds something else
+        super().parse_arguments(parser, args)
         chosen = self.config.get(self.config.get("subcommand"), self.config)
         if chosen.get("ckpt_path") and Path(chosen.ckpt_path).is_file():
             load_agents(chosen.ckpt_path)  # what Lightning says of another file is for its developers
 
-    def _parse_ckpt_path(self) -> None:
-        """Lets no checkpoint change settings, as Lightning would: it may name any class."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        if self.subcommand and self._get(self.config_init, "trainer").enable_checkpointing is not False:
-            self.trainer_defaults = {"callbacks": [LastState()]}
-        return super().instantiate_trainer(**kwargs)
-
-    def instantiate_classes(self) -> None:
-        try:
-            super().instantiate_classes()
-        except Exception as error:
-            if is_a_bug(error):
-                raise
-            raise SettingsError(told(error)) from error
+    def keep_last_state(self) -> bool:
+        """Not where `vidmarl test` trains nothing."""
+        return bool(self.subcommand) and super().keep_last_state()
 
     def before_fit(self) -> None:
         """Says so if there are no clips to train on, before Lightning says what it will train."""

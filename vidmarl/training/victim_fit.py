@@ -102,6 +102,16 @@ def summary(tested: Tested) -> dict[str, Any]:
     return {"videos": len(found), "top1": found.top1, "interval": [float(low), float(high)], "top5": found.top5}
 
 
+def told(tested: Tested) -> str:
+    """The accuracy of a test, as a line for a person."""
+    found = summary(tested)
+    low, high = found["interval"]
+    return (
+        f"right about {found['top1']:.1%} of {found['videos']} test videos (95 % interval {low:.1%} to {high:.1%}),"
+        f" top-5 {found['top5']:.1%}"
+    )
+
+
 def table(tested: Tested, source: Any) -> pd.DataFrame:
     """A row for each test video: its name and class, what the victim says of it, and how sure it
     is."""
