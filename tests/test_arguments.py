@@ -305,7 +305,7 @@ def test_the_advice_on_axes_makes_clips(axes: str) -> None:
         ({"batch_size": 0}, "batch_size must be a whole number"),
         ({"layout": 3}, "layout must order the axes"),
         ({"layout": "b t h w"}, "layout must order the axes"),
-        ({"outputs": ["logits"]}, "outputs must be 'logits' or 'probabilities'"),
+        ({"outputs": ["logits"]}, "outputs must be 'logits', 'probabilities' or 'decisions'"),
         ({"mean": 0.5}, "mean needs one value for each of R, G and B"),
         ({"mean": "abc"}, "mean needs one value"),
         ({"mean": (0.5, None, 0.5)}, "mean needs one value"),

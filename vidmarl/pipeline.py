@@ -93,7 +93,8 @@ def attack_files(
         ClipError: a file cannot be used (with `skip_bad`: none can). No query has been spent.
         FileExistsError: `out` is there already and not empty; with `overwrite`, no earlier job
             wrote it.
-        SettingsError: an unfinished job with other settings is there, without `overwrite`.
+        SettingsError: an unfinished job with other settings is there, without `overwrite`; or the
+            attack needs scores, and the victim says nothing but a class.
         BlockingIOError: another process is at work there.
         UnknownNameError: the victim has no class of that name.
         VictimError, OSError: the victim cannot be asked, or the disk is full. A note on the error
@@ -101,6 +102,7 @@ def attack_files(
     """
     files = [Path(path) for path in paths]
     victim, attack = load_victim(victim), as_attack(attack)
+    attack.check_victim(victim)
     with resumable_directory(out, _may_replace(Path(out), overwrite)) as folder:
         classes = _classes(victim, len(files), target, labels)
         usable, hashes, bad, pixels = _inspect(files, victim, skip_bad, attack.progress)

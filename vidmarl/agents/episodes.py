@@ -108,7 +108,7 @@ class Episodes:
         episode = TensorDict(
             nothing
             | {
-                "clean_margin": session.goal.margin(clean, rows),
+                "clean_margin": session.margin(clean, rows),
                 "clean_label": label,
                 "clean_runner_up": runner_up,
                 "full_l2": session.full_l2[rows],

@@ -84,6 +84,10 @@ class Attack(Settings):
     batch_independent: ClassVar[bool] = True
     """Whether the result of a clip depends on that clip alone, whatever is attacked beside it."""
 
+    needs_scores: ClassVar[bool] = False
+    """Whether it goes by how far a victim is from its goal, and so is lost where the victim says
+    nothing but a class, see `Victim.decisions_only`."""
+
     def __post_init__(self) -> None:
         self.check_kinds()
         self.distortion = as_distortion(self.distortion)
@@ -194,8 +198,20 @@ class Attack(Settings):
             raise TypeError(
                 f"Attacking: expected a vidmarl.Victim, got {type(victim).__name__}. Wrap it: Victim(model)."
             )
+        self.check_victim(victim)
         validate_clips(clips, f"attacking with {type(self).__name__}")
         return clips.detach(), None if goal is None else as_goal(goal, victim, len(clips))
+
+    def check_victim(self, victim: Victim) -> None:
+        """Raises a SettingsError where the victim says less than this attack goes by."""
+        if self.needs_scores and victim.decisions_only:
+            from vidmarl.attacks import ATTACKS  # whose classes are all imported for this
+
+            others = ", ".join(name for name, kind in ATTACKS.classes().items() if not kind.needs_scores)
+            raise SettingsError(
+                f"Attacking: {type(self).__name__} goes by scores, and the victim {victim.name!r} says nothing but a"
+                f" class (outputs={victim.outputs!r}). By decisions alone go {others}."
+            )
 
     @default_dtype(torch.float32)
     def _attack_batch(

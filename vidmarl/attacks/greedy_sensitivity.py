@@ -39,6 +39,8 @@ class GreedySensitivity(Attack):
     minimized.
     """
 
+    needs_scores = True
+
     def search(self, clip: ClipView) -> Search:
         effect = yield from self._probe(clip)
         signed = clip.min_strength < 0

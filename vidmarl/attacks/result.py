@@ -75,6 +75,8 @@ class AttackResult(Plots):
             query; column 0 is the clean prediction. A query is a success where its margin is below
             0. The score of a query that was never answered, because the victim raised, is NaN too.
         settings: attack, distortion, budget, grid, coherence, seed, victim, labels: plain data.
+            "decisions_only" where the victim said nothing but a class: then a margin is 1 or -1,
+            and a score 0 or -inf.
         missing: clips that the attack was given and has not come to; they follow after the last
             row.
         provenance: where it comes from, plain data: "vidmarl", "torch" and "python" (versions),
@@ -129,7 +131,8 @@ class AttackResult(Plots):
                 "victim": session.victim.name,
                 "labels": session.victim.labels,
                 "targeted": session.goal.targeted,
-            },
+            }
+            | ({"decisions_only": True} if session.victim.decisions_only else {}),
             provenance=provenance,
         )
 
@@ -185,6 +188,8 @@ class AttackResult(Plots):
         if attacked < len(self):
             line += f", {len(self) - attacked} skipped"
         line += f", {int(self.queries.sum())} queries"
+        if self.settings.get("decisions_only"):
+            line += " by decisions only"
         if fooled.any():
             norms = metrics.l2(self.clean[fooled], self.adversarial[fooled])
             line += f", median L2 of the fooled {norms.quantile(0.5):.3g}"

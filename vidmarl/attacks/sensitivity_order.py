@@ -51,6 +51,7 @@ class SensitivityOrder(Attack):
     """
 
     box: Sequence[int] = (1, 1, 1)
+    needs_scores = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -32,6 +32,7 @@ class SignedBlocks(RestartAttack):
     """
 
     block: int | None = None
+    needs_scores = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

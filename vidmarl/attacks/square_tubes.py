@@ -33,6 +33,7 @@ class SquareTubes(RestartAttack):
     """
 
     p: float = 0.3
+    needs_scores = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

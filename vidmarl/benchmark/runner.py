@@ -131,6 +131,8 @@ def run_benchmark(
     sets: list[TrialSet] = []
     for choice in benchmark.choices:
         victim = choice.load(benchmark.device) if isinstance(choice, VictimChoice) else choice
+        for entry in entries:
+            entry.attack.check_victim(victim)
         if victim.spec not in found:
             found[victim.spec] = find_clips(benchmark, victim.spec, progress) if clips is None else list(clips)
         runner = VictimRunner(benchmark, choice, victim, found[victim.spec])

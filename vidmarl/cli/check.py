@@ -32,8 +32,10 @@ def run(words: list[str]) -> None:
     report = victim.check(clips, labels)
     print(report)
     for path, scores in zip(args.clips, victim(clips).exp(), strict=True):
-        top = scores.topk(min(3, len(scores)))
+        top = scores.topk(1 if victim.decisions_only else min(3, len(scores)))
         said = [f"{victim.label(i)} {p:.2f}" for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
+        if victim.decisions_only:
+            said = [victim.label(int(top.indices))]
         print(f"{path}: {', '.join(said)}")
     if not report.ok:
         sys.exit(1)

@@ -123,7 +123,7 @@ class Session:
     def _begin(self, rows: Tensor) -> None:
         """Sets the record of `rows` to the state after their clean prediction."""
         own_class = self.goal.classes.to(rows.device)[rows]
-        margin = self.goal.margin(self.clean[rows], rows)
+        margin = self.margin(self.clean[rows], rows)
         self.skipped[rows] = margin < 0
         self.finished[rows] = margin < 0
         self.fooled[rows] = False
@@ -169,6 +169,14 @@ class Session:
     def rows(self) -> Int64[Tensor, " n"]:
         """Indices of the active clips."""
         return self.active.nonzero().flatten()
+
+    def margin(self, log_probs: Float[Tensor, "n k"], rows: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """How far each clip in `rows` is from its goal, in nats; below 0 the goal holds.
+
+        Of a victim that says nothing but a class it is 1, or -1 where the goal holds.
+        """
+        margin = self.goal.margin(log_probs, rows)
+        return margin.sign() if self.victim.decisions_only else margin
 
     def finish(self, rows: Int64[Tensor, " n"]) -> None:
         """Declares clips done: nothing more is asked about them."""
@@ -251,7 +259,7 @@ class Session:
         self._make_room(int(column.max()) + 1)
         log_probs = self.query_budget.query(candidates, on_cpu)
         response = Response(
-            margin=self.goal.margin(log_probs, rows),
+            margin=self.margin(log_probs, rows),
             success=self.goal.success(log_probs, rows),
             l2=_l2(candidates - self.renderer.clips[rows]),
             log_probs=log_probs,

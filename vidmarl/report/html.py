@@ -117,6 +117,8 @@ def _verdict(results: Mapping[str, ClipTable], tables: Mapping[str, pd.DataFrame
     if skipped:
         clips = "1 clip was" if skipped == 1 else f"{skipped} clips were"
         said.append(f"{clips} skipped: the goal held before the attack.")
+    if any(result.settings.get("decisions_only") for result in results.values()):
+        said.append("The victim said nothing but a class for each clip; the attack went by decisions alone.")
     return [sentence for sentence in said if sentence]
 
 

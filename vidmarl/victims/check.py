@@ -167,9 +167,10 @@ def _ask(victim: Victim, clips: Tensor) -> Iterator[Finding]:
     yield Finding("shape", True, f"{len(clips)} clips give {tuple(first.shape)} scores")
 
     wrong = victim.outputs == "logits" and bool(victim.scores_are_distributions)
-    yield Finding("outputs", not wrong, f"it returns {PROBABILITIES_AS_LOGITS}" if wrong else victim.outputs)
+    advice = " only: attacks that go by scores refuse it, others take them" if victim.decisions_only else ""
+    yield Finding("outputs", not wrong, f"it returns {PROBABILITIES_AS_LOGITS}" if wrong else victim.outputs + advice)
 
-    drift = float((victim(clips) - first).abs().amax())
+    drift = _drift(victim(clips), first)
     same = drift < SAME_CLIPS
     if not victim.deterministic:
         same, advice = True, ", as it says it does (deterministic=False)"
@@ -177,15 +178,16 @@ def _ask(victim: Victim, clips: Tensor) -> Iterator[Finding]:
         advice = "" if same else ": random layers or sampling inside; an attack would chase noise"
     yield Finding("determinism", same, f"the same clips asked twice differ by {drift:.2g} nats{advice}")
 
-    drift = float((victim(clips[:1]) - first[:1]).abs().amax())
+    drift = _drift(victim(clips[:1]), first[:1])
     same = drift < SAME_CLIP_ALONE or not victim.deterministic
     advice = "" if same else ": scores depend on the other clips (batch statistics?)"
     yield Finding("batch independence", same, f"a clip asked alone differs by {drift:.2g} nats{advice}")
 
-    top = float(first.exp().amax(1).mean())
-    clear = top > max(1.5 / first.shape[1], LEAST_CONFIDENCE)
-    advice = "" if clear else ": near uniform; wrong normalisation, no weights, or probabilities taken for logits?"
-    yield Finding("confidence", clear, f"mean top probability {top:.2f}{advice}")
+    if not victim.decisions_only:
+        top = float(first.exp().amax(1).mean())
+        clear = top > max(1.5 / first.shape[1], LEAST_CONFIDENCE)
+        advice = "" if clear else ": near uniform; wrong normalisation, no weights, or probabilities taken for logits?"
+        yield Finding("confidence", clear, f"mean top probability {top:.2g}{advice}")
 
     black = victim(torch.zeros_like(clips[:1]))
     farthest = float((first.exp() - black.exp()).abs().sum(1).amax())
@@ -194,11 +196,18 @@ def _ask(victim: Victim, clips: Tensor) -> Iterator[Finding]:
         ": it does not see them; are mean and std those of values in 0..255, or does the model normalise by itself?"
         " One that wants values in 0..255 needs std=(1/255, 1/255, 1/255)"
     )
+    if victim.decisions_only:
+        advice = ": it decides all of them alike; where that is right, try clips of several classes"
     yield Finding(
         "dependence",
         sees,
         f"probabilities differ by up to {farthest:.2g} from those of a black clip{'' if sees else advice}",
     )
+
+
+def _drift(one: Tensor, other: Tensor) -> float:
+    """The most by which log-probabilities differ; classes that are ruled out twice do not."""
+    return float((one - other).nan_to_num(nan=0.0).abs().amax())
 
 
 def _look_at_accuracy(victim: Victim, clips: Tensor, labels: Tensor) -> Finding:

@@ -1,17 +1,22 @@
-"""The scores in what a model returns: a tensor or a NumPy array, or a tuple, dict or `ModelOutput`
-around it."""
+"""The scores or the decisions in what a model returns: a tensor or a NumPy array, or a tuple, dict
+or `ModelOutput` around it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vidmarl.errors import VictimError
+from vidmarl.errors import UnknownNameError, VictimError
 
+Outputs = Literal["logits", "probabilities", "decisions"]
+"""What a model returns of each clip, and the name of it where it has one."""
+
+SCORES = ("logits", "probabilities")
 SUM_TOLERANCE = 5e-3
 """Most by which the sum of probabilities in half precision misses 1."""
 ADVICE = (
@@ -20,14 +25,12 @@ ADVICE = (
 )
 
 
-def find_scores(
-    returned: Any, clips: int, outputs: Literal["logits", "probabilities"], n_classes: int | None, who: str
-) -> Tensor:
+def find_scores(returned: Any, clips: int, outputs: Outputs, n_classes: int | None, who: str) -> Tensor:
     """The scores [clips, k] in what a model has returned.
 
     In a dict, or an object with attributes, they are what is named "logits" or "probabilities", as
-    `outputs` says. Otherwise they are the only tensor of the shape [clips, k]; of several of one
-    shape (as with auxiliary heads) the first.
+    `outputs` says (either, for decisions). Otherwise they are the only tensor of the shape
+    [clips, k]; of several of one shape (as with auxiliary heads) the first.
 
     Args:
         returned: by the model.
@@ -39,9 +42,11 @@ def find_scores(
     Raises:
         VictimError: there are none, or it is not clear which tensor they are.
     """
-    named = _tensor(returned.get(outputs) if isinstance(returned, Mapping) else getattr(returned, outputs, None))
-    if isinstance(named, Tensor):
-        returned = named
+    for name in SCORES if outputs == "decisions" else (outputs,):
+        named = _tensor(returned.get(name) if isinstance(returned, Mapping) else getattr(returned, name, None))
+        if isinstance(named, Tensor):
+            returned = named
+            break
     if isinstance(returned, Mapping):
         returned = tuple(returned.values())
     if isinstance(returned, tuple):
@@ -68,6 +73,59 @@ def find_scores(
             " or as it returned before."
         )
     return scores
+
+
+def find_decisions(
+    returned: Any, clips: int, class_index: Callable[[int | str], int], n_classes: int | None, who: str
+) -> Tensor:
+    """Scores [clips, k] of which only the highest means anything, in what a model has returned.
+
+    Decisions are an index or a name for each clip: what is named "decisions" or, in a tuple or a
+    dict, the only part that is either. A model without any has scores, and decides for the highest.
+
+    Args:
+        returned: by the model.
+        clips: number of clips that it was asked about.
+        class_index: the index of a class by its index or its name.
+        n_classes: k, where it is known. Of an index alone it is not.
+        who: opens the message of an error.
+
+    Raises:
+        VictimError: there are none, or of no class.
+    """
+    if isinstance(returned, Mapping):
+        named = returned.get("decisions")
+        parts = list(returned.values()) if named is None else [named]
+    else:
+        named = getattr(returned, "decisions", None)
+        parts = [named] if named is not None else [*(returned if isinstance(returned, tuple) else ()), returned]
+    found = [said for part in parts if (said := _listed(part, clips)) is not None]
+    if len(found) != 1:
+        return find_scores(returned, clips, "decisions", n_classes, who)
+    try:
+        indices = [class_index(one) for one in found[0]]
+    except (UnknownNameError, ValueError, TypeError) as error:
+        raise VictimError(f"{who} decided for a class that it does not have. {error}") from error
+    if n_classes is None:
+        raise VictimError(
+            f"{who} returned the index of a class for each clip, but of how many classes? Say Victim(...,"
+            " labels=[...]), the name of each, or labels='names.txt', a file with a name a line."
+        )
+    return torch.nn.functional.one_hot(torch.tensor(indices), n_classes)
+
+
+def _listed(part: Any, clips: int) -> list[int | str] | None:
+    """An index or a name for each clip; None if this is something else."""
+    part = _tensor(part)
+    if isinstance(part, Tensor):
+        whole = not (part.is_floating_point() or part.is_complex() or part.dtype == torch.bool)
+        part = part.flatten().tolist() if whole and part.shape in ((clips,), (clips, 1)) else None
+    elif isinstance(part, np.ndarray):
+        part = part.flatten().tolist()
+    if not isinstance(part, list | tuple) or len(part) != clips:
+        return None
+    plain = [int(one) if isinstance(one, Integral) and not isinstance(one, bool) else one for one in part]
+    return plain if all(type(one) in (int, str) for one in plain) else None
 
 
 def _tensor(value: Any) -> Any:

@@ -16,7 +16,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ from vidmarl.utils.devices import usable_device
 from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.utils.precision import default_dtype
 from vidmarl.victims.check import PROBABILITIES_AS_LOGITS, CheckReport, check
-from vidmarl.victims.outputs import are_probabilities, find_scores
+from vidmarl.victims.outputs import Outputs, are_probabilities, find_decisions, find_scores
 
 if TYPE_CHECKING:
     from vidmarl.victims.journal import Journal
@@ -84,11 +85,13 @@ class Victim:
         numpy: whether the model takes NumPy arrays; else tensors.
         layout: axis order that the model wants, a permutation of "b c t h w", such as "b t c h w"
             or "b t h w c". "(b t) c h w" gives frame-wise models one long batch.
-        outputs: what the scores are: "logits" or "probabilities".
+        outputs: what the model returns: "logits", "probabilities", or "decisions" where it says
+            nothing but a class: the index or the name of one for each clip, or a row of scores of
+            which only the highest counts. Attacks that go by scores refuse such a victim.
         deterministic: whether the same clips get the same scores; False for a model that draws at
             random, as some defences do, so that `check` expects it.
         labels: class names in the order of the scores, or a dict from each index to its name, such
-            as `model.config.id2label`.
+            as `model.config.id2label`, or the path of a text file with a name a line.
         name: how the victim is called in results.
         device: where the model runs; "auto" is a GPU where there is one. None: where its parameters
             are, or else the clips.
@@ -105,7 +108,7 @@ class Victim:
 
     def __init__(
         self,
-        model: Callable[[Tensor], Tensor],
+        model: Callable[[Any], Any],
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -114,9 +117,9 @@ class Victim:
         input: Literal["float", "uint8"] = "float",
         numpy: bool = False,
         layout: str = CLIP_AXES,
-        outputs: Literal["logits", "probabilities"] = "logits",
+        outputs: Outputs = "logits",
         deterministic: bool = True,
-        labels: Sequence[str] | Mapping[Any, str] | None = None,
+        labels: Sequence[str] | Mapping[Any, str] | str | Path | None = None,
         name: str | None = None,
         device: torch.device | str | None = None,
         batch_size: int | None = None,
@@ -124,12 +127,13 @@ class Victim:
         if not callable(model):
             raise TypeError(f"Victim: expected a callable from clips to scores, got {type(model).__name__}.")
         for setting, value, allowed in (
-            ("outputs", outputs, ("logits", "probabilities")),
+            ("outputs", outputs, get_args(Outputs)),
             ("channels", channels, ("rgb", "bgr")),
             ("input", input, ("float", "uint8")),
         ):
             if value not in allowed:
-                raise ValueError(f"Victim: {setting} must be {' or '.join(map(repr, allowed))}, got {value!r}.")
+                told = f"{', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}"
+                raise ValueError(f"Victim: {setting} must be {told}, got {value!r}.")
         if input == "uint8" and (mean is not None or std is not None):
             raise ValueError("Victim: a model that takes uint8 normalises by itself; leave out mean and std.")
         axes = layout.replace("(", " ").replace(")", " ").split() if isinstance(layout, str) else []
@@ -228,6 +232,12 @@ class Victim:
             return next((tensor.dtype for tensor in kept if tensor.dtype in DTYPES), torch.float32)
         return torch.float32
 
+    @property
+    def decisions_only(self) -> bool:
+        """Whether it says nothing but a class: of an answer, only which class it is means
+        anything."""
+        return self.outputs == "decisions"
+
     def identity(self) -> dict[str, Any]:
         """All that decides what it says, as plain data; of a network the sha256 of its weights.
 
@@ -282,7 +292,7 @@ class Victim:
 
         Returns:
             Log-probabilities, float32[b k], on the clips' device; -inf for a class that the model
-            rules out with a score of -inf.
+            rules out with a score of -inf. Of decisions, 0 for the class and -inf for all others.
 
         Raises:
             ClipError: the clips have another shape, dtype or range.
@@ -328,7 +338,11 @@ class Victim:
                     f"{self._advice_on(error)}"
                 ) from error
             who = f"The victim {self.name!r}"
-            scores = find_scores(returned, len(clips), self.outputs, self.n_classes, who).detach().float()
+            if self.decisions_only:
+                scores = find_decisions(returned, len(clips), self.class_index, self.n_classes, who)
+            else:
+                scores = find_scores(returned, len(clips), self.outputs, self.n_classes, who)
+            scores = scores.detach().float()
             self.n_classes = scores.shape[1]
             if first:
                 self.scores_are_distributions = self.scores_are_distributions is not False and are_probabilities(scores)
@@ -375,6 +389,8 @@ class Victim:
                 " weights, its precision (half precision overflows) and its normalisation. A class that is ruled out"
                 " may have -inf, but not all classes of a clip."
             )
+        if self.decisions_only:
+            return torch.full_like(answers, -torch.inf).scatter(1, answers.argmax(1, keepdim=True), 0.0)
         if self.outputs == "logits":
             return answers.log_softmax(1)
         if answers.amin() < -1e-4 or (answers.sum(1) - 1).abs().amax() > 1e-2:
@@ -429,13 +445,23 @@ def _per_channel(name: str, values: Sequence[float]) -> tuple[float, float, floa
     return red, green, blue
 
 
-def _in_order(labels: Sequence[str] | Mapping[Any, str]) -> list[str]:
+def _in_order(labels: Sequence[str] | Mapping[Any, str] | str | Path) -> list[str]:
     """Class names as a list.
 
     Raises:
-        ValueError: they are no list, or a dict whose keys are not the indices from 0 on.
+        ValueError: they are no list and no file, or a dict whose keys are not the indices from 0
+            on.
     """
-    if isinstance(labels, str) or not isinstance(labels, Iterable):
+    if isinstance(labels, str | Path):
+        try:
+            lines = Path(labels).expanduser().read_text("utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"Victim: labels must be a list of class names, got {str(labels)!r}, which is no text file with a name"
+                f" a line either: {error}"
+            ) from error
+        return [line.strip() for line in lines if line.strip()]
+    if not isinstance(labels, Iterable):
         raise ValueError(f"Victim: labels must be a list of class names, got {labels!r}.")
     if not isinstance(labels, Mapping):
         return [str(label) for label in labels]

@@ -29,6 +29,7 @@ class BallAttack(Attack):
     """
 
     distortion: DistortionLike = dataclasses.field(default="sign_noise", kw_only=False)
+    needs_scores = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -115,6 +115,7 @@ class SensitivityProbes(Attack):
     """
 
     method: Method = "posterior"
+    needs_scores = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

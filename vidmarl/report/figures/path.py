@@ -26,6 +26,8 @@ def trajectory(result: metrics.Outcome, i: int = 0) -> go.Figure:
     smallest = np.minimum.accumulate(np.where(holds, history["l2"], np.inf))
     targeted = bool(result.settings.get("targeted"))
     rival = history["score"] + (history["margin"] if targeted else -history["margin"])
+    if result.settings.get("decisions_only"):
+        rival = np.where(history["score"] < 0, 0.0, -np.inf)
     names = ("target", "best other class") if targeted else (_label(result, i), "runner-up")
     figure = make_subplots(3, 1, shared_xaxes=True, vertical_spacing=0.07)
     blue, orange, green = COLOURS[:3]
