@@ -4,6 +4,7 @@ test never mix."""
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import shutil
@@ -28,10 +29,14 @@ from vidmarl.data import (
     ClipSource,
     Folder,
     Kinetics,
+    ListedClips,
+    SomethingSomethingV2,
     Weizmann,
     data_path,
     decode,
+    hmdb51,
     paths,
+    ucf101,
     write_lossless,
 )
 from vidmarl.data.base import find_videos
@@ -243,12 +248,166 @@ def test_the_split_archive_is_read_without_unpacking_anything(tmp_path: Path) ->
     archive.write_bytes(archive.read_bytes()[:60])
     with (
         pytest.warns(UserWarning, match="no label"),
-        pytest.raises(DataError, match="Reading the HMDB-51 split archive"),
+        pytest.raises(DataError, match="Reading the HMDB-51 split lists"),
     ):
         HMDB51(**common, split=1, archive=archive)
 
 
+@pytest.mark.parametrize("split", [1, 2, 3])
+def test_hmdb51_reads_lists_that_were_unpacked_and_needs_no_label_file(
+    data_root: Path, tmp_path: Path, split: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = data_root / "splits" / "hmdb51_testTrainMulti_7030_splits.tar.gz"
+    assert list(hmdb51.ACTIONS) == (data_root / "labels" / "hmdb51_labels.txt").read_text().split()
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "splits" / "hmdb51", filter="data")
+    official = hmdb51.official_clips(archive)
+    assert len(official) == 6766
+    assert official == hmdb51.official_clips(tmp_path / "splits" / "hmdb51")
+    touch(tmp_path / "clips" / "hmdb51", *(f"{name}.avi" for name in [*official][::40]))
+    monkeypatch.setenv("VIDMARL_DATA", str(tmp_path))
+    for side in (True, False):
+        assert HMDB51(split=split, train=side).names == HMDB51(split=split, train=side, archive=archive).names != []
+
+
+def test_ucf101_knows_its_official_clips_and_lists_in_a_folder_of_their_own(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    official = ucf101.official_clips()
+    assert len(official) == 13320
+    assert len(set(official.values())) == 101
+    for file in (data_root / "splits").glob("ucf101_*"):
+        target = tmp_path / "splits" / "ucf101" / file.name.removeprefix("ucf101_")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    touch(tmp_path / "clips" / "ucf101", *(f"{action}/{name}.avi" for name, action in [*official.items()][::60]))
+    monkeypatch.setenv("VIDMARL_DATA", str(tmp_path))
+    for split in (1, 2, 3):
+        train, test = (set(UCF101(split=split, train=side).names) for side in (True, False))
+        assert train
+        assert test
+        assert not train & test
+        assert len(train | test) == len(UCF101())
+
+
+# --- Something-Something
+
+
+SSV2_LABELS = {"Holding something": "1", "Moving something up": "0", "Pushing [something] so": "2"}
+
+
+@pytest.fixture
+def ssv2(tmp_path: Path) -> Path:
+    """A data folder with six videos: two in training, one in validation, two in test, one in
+    none."""
+    lists = tmp_path / "splits" / "ssv2"
+    lists.mkdir(parents=True)
+    labels = {name.replace("[", "").replace("]", ""): number for name, number in SSV2_LABELS.items()}
+    train = [
+        {"id": "10", "label": "moving a cup up", "template": "Moving [something] up", "placeholders": ["a cup"]},
+        {"id": "9", "label": "holding a pen", "template": "Holding [something]", "placeholders": ["a pen"]},
+        {"id": "77", "label": "holding a hat", "template": "Holding [something]", "placeholders": ["a hat"]},
+    ]
+    validation = [{"id": "3", "label": "pushing a box so", "template": "Pushing [something] so"}]
+    for name, content in (
+        ("labels", labels),
+        ("train", train),
+        ("validation", validation),
+        ("test", [{"id": "4"}, {"id": "5"}]),
+    ):
+        (lists / f"something-something-v2-{name}.json").write_text(json.dumps(content))
+    touch(tmp_path / "clips" / "ssv2", *(f"{number}.webm" for number in (10, 9, 3, 4, 5, 6)))
+    return tmp_path
+
+
+def test_something_something_by_its_official_lists(ssv2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDMARL_DATA", str(ssv2))
+    train = SomethingSomethingV2(split="train")
+    assert train.classes == ["Moving something up", "Holding something", "Pushing something so"]
+    assert [(file.name, file.label) for file in train] == [("10", 0), ("9", 1)]
+    assert [(file.name, file.label) for file in SomethingSomethingV2(split="validation")] == [("3", 2)]
+    assert [(file.name, file.label) for file in SomethingSomethingV2(split="test")] == [("4", None), ("5", None)]
+    with pytest.warns(UserWarning, match=r"in none of the lists \(1\): 6"):
+        assert len(SomethingSomethingV2()) == 6
+    (ssv2 / "splits" / "ssv2" / "test-answers.csv").write_text("4;Holding something\n5;Moving something up\n")
+    assert SomethingSomethingV2(split="test").labels == [1, 0]
+
+
+def test_something_something_without_its_lists_says_which(ssv2: Path) -> None:
+    lists = ssv2 / "splits" / "ssv2"
+    for name, content in (
+        ("test", None),
+        ("validation", '[{"id": "3", "template": "Eating [something]"}]'),
+        ("labels", '{"a": "7"}'),
+    ):
+        file = lists / f"something-something-v2-{name}.json"
+        file.unlink() if content is None else file.write_text(content)
+        with pytest.raises(DataError, match=name):
+            SomethingSomethingV2(ssv2 / "clips", split="test" if name == "test" else "validation", lists=lists)
+
+
+# --- a list of one's own
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label\na/x.mp4,walk\nb y.mp4,run\nc.mp4,\n",
+        "\ufeffLabel;Video\nwalk;a/x.mp4\nrun;b y.mp4\n;c.mp4\n",
+        "a/x.mp4\twalk\nb y.mp4\trun\nc.mp4\t\n",
+        'video_path,split,class\na/x.mp4,1,walk\n"b y.mp4",1,run\nc.mp4,1\n',
+    ],
+)
+def test_a_list_of_videos_in_every_form(tmp_path: Path, text: str) -> None:
+    (touch(tmp_path, "a/x.mp4", "b y.mp4", "c.mp4") / "list.csv").write_text(text, "utf-8")
+    source = ListedClips(tmp_path / "list.csv")
+    assert source.classes == ["run", "walk"]
+    assert [(file.name, file.label) for file in source] == [("a/x", 1), ("b y", 0), ("c", None)]
+    assert ListedClips(tmp_path / "list.csv", class_names=["walk", "sit", "run"]).labels == [0, 2, None]
+
+
+def test_a_list_with_numbers_for_classes_and_spaces_between_columns(tmp_path: Path) -> None:
+    (touch(tmp_path / "videos", "a x.mp4", "b.mp4") / "list.txt").write_text("a x.mp4 0\nb.mp4 2\n")
+    source = ListedClips(tmp_path / "videos" / "list.txt")
+    assert source.classes == ["0", "1", "2"]
+    assert source.labels == [0, 2]
+    assert ListedClips(tmp_path / "videos" / "list.txt", class_names=["p", "q", "r"]).labels == [0, 2]
+
+
+def test_a_list_says_what_is_missing_or_wrong(tmp_path: Path) -> None:
+    file = touch(tmp_path, "a.mp4") / "list.csv"
+    file.write_text("a.mp4,walk\nb.mp4,run\n")
+    with pytest.warns(UserWarning, match=r"not there are left out \(1\): b\.mp4"):
+        assert ListedClips(file).names == ["a"]
+    with pytest.raises(ValueError, match=r"the class 'walk' of a\.mp4 is not among"):
+        ListedClips(file, class_names=["run"])
+    for text, words in (("", "it is empty"), ("where,label\na.mp4,walk\n", "columns are where, label")):
+        file.write_text(text)
+        with pytest.raises(DataError, match=words):
+            ListedClips(file)
+    with pytest.raises(DataError, match=r"none\.csv"):
+        ListedClips(tmp_path / "none.csv")
+
+
 # --- Weizmann, Kinetics, folders
+
+
+def test_kinetics_by_an_official_list(tmp_path: Path) -> None:
+    names = ["abcdefghijk_000010_000020", "abcdefghijk_000050_000060", "-_345678901", "other678901_000000_000010"]
+    root = touch(tmp_path / "videos", *(f"{name}.mp4" for name in names))
+    file = tmp_path / "train.csv"
+    file.write_text(
+        "label,youtube_id,time_start,time_end,split\ntasting beer,abcdefghijk,10,20,train\n"
+        "abseiling,-_345678901,3,13,train\nnot here,zzzzzzzzzzz,0,10,train\n"
+    )
+    source = Kinetics(root, annotations=file)
+    assert source.classes == ["abseiling", "not here", "tasting beer"]
+    assert {file.name: file.label for file in source} == {names[0]: 2, names[2]: 0}
+    file.write_text("youtube_id,time_start,time_end,split\nother678901,0,10,test\n")
+    assert [(file.name, file.label) for file in Kinetics(root, annotations=file)] == [(names[3], None)]
+    file.write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="expected the columns label, youtube_id"):
+        Kinetics(root, annotations=file)
 
 
 def test_weizmann_is_ten_actions_by_nine_persons(data_root: Path) -> None:

@@ -8,9 +8,11 @@ from .encode import write_mp4 as write_mp4
 from .folder import Folder as Folder
 from .hmdb51 import HMDB51 as HMDB51
 from .kinetics import Kinetics as Kinetics
+from .listed import ListedClips as ListedClips
 from .module import ClipData as ClipData
 from .paths import data_path as data_path
 from .paths import data_root as data_root
+from .somethingv2 import SomethingSomethingV2 as SomethingSomethingV2
 from .ucf101 import UCF101 as UCF101
 from .video import decode as decode
 from .video import decode_views as decode_views

@@ -168,6 +168,11 @@ def warn_of_lost_labels(what: str, names: Iterable[str], which: str) -> None:
     _warn_of(f"{what}: no label for {which}", names)
 
 
+def warn_of_missing(what: str, names: Iterable[str]) -> None:
+    """A warning that counts and names the listed videos that are not there; none if all are."""
+    _warn_of(f"{what}: videos that are not there are left out", names)
+
+
 def _warn_of(what: str, names: Iterable[str]) -> None:
     names = sorted({readable(name) for name in names})
     if names:

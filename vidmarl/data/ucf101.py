@@ -34,7 +34,7 @@ class UCF101(ClipSource):
         classes: the classes to keep; None: all.
         exclude: classes to leave out.
         max_clips: at most so many videos, spread evenly over the list, which is sorted by class.
-        lists: folder of the official lists; None: `splits` in the data folder.
+        lists: folder of the official lists; None: `splits` in the data folder, or `ucf101` in it.
 
     Raises:
         DataError: videos or lists are missing, or none is left.
@@ -71,6 +71,18 @@ class UCF101(ClipSource):
         super().__init__(choose(files, names, "UCF-101", only=classes, exclude=exclude, max_clips=max_clips), names)
 
 
+def official_clips(lists: PathLike | None = None) -> dict[str, str]:
+    """The class of every clip of the official lists, by the clip's name; none where they are
+    missing. `lists` as for `UCF101`."""
+    folder = data_root() / "splits" if lists is None else Path(lists)
+    found: dict[str, str] = {}
+    for side in ("train", "test"):
+        if file := _find(folder, f"{side}list01.txt"):
+            lines = [Path(line.split()[0]) for line in read_lines(file, "an official split")]
+            found |= {line.stem: line.parent.name for line in lines}
+    return found
+
+
 def _said_classes(video: Path, root: Path) -> list[str]:
     """What a video may say of its class, by its name and by its folder, likeliest first."""
     name = _CLIP_NAME.fullmatch(video.stem)
@@ -104,5 +116,7 @@ def _listed(folder: Path, side: str, split: int) -> set[str]:
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    """A list under its own name or with the prefix that tells it from those of other datasets."""
-    return next((file for file in (folder / f"ucf101_{name}", folder / name) if file.is_file()), None)
+    """A list under its own name, with the prefix that tells it from those of other datasets, or in
+    a folder of its own."""
+    places = (folder / f"ucf101_{name}", folder / name, folder / "ucf101" / name)
+    return next((file for file in places if file.is_file()), None)
