@@ -242,6 +242,7 @@ def build(
     weights: str | Path | None,
     own: WeightFile | None = None,
     like: Callable[[Weights], nn.Module] | None = None,
+    renamed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
 ) -> tuple[nn.Module, Weights | None]:
     """Makes the network of a victim and fills it.
 
@@ -256,6 +257,7 @@ def build(
         own: the file that the victim was written for, if there is one.
         like: makes the network that weights belong to, for one whose shape follows from more than
             the number of classes; None: `make`.
+        renamed: gives the tensors of other programs the names that they have here.
 
     Returns:
         The network, and what it was filled with: None for an untrained one.
@@ -276,6 +278,8 @@ def build(
                 )
             return model, None
         found = read(path, _expected(path, own))
+        if renamed is not None:
+            found = dataclasses.replace(found, state=renamed(found.state))
         bias, usual = _classifier_bias(model)
         classes = len(found.state[bias]) if bias in found.state and found.state[bias].ndim == 1 else len(usual)
         if like is not None:
