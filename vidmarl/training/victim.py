@@ -72,7 +72,6 @@ class VictimTraining(L.LightningModule):
         warm_up: share of the steps in which the rate rises.
         zoom: the least share of a training clip's height and width that is cut out at random, and
             scaled up; 1: none is.
-        views: windows of each test video, whose probabilities are averaged.
         seed: of the last layer and the zoom.
         out: the folder that `vidmarl victims fit` writes.
 
@@ -93,12 +92,11 @@ class VictimTraining(L.LightningModule):
         weight_decay: float = 0.05,
         warm_up: float = 0.1,
         zoom: float = 1.0,
-        views: int = 1,
         seed: int = 0,
         out: str = "outputs/victim",
     ) -> None:
         super().__init__()
-        check_least("VictimTraining", lr=(lr, 0), weight_decay=(weight_decay, 0), views=(views, 1), seed=(seed, 0))
+        check_least("VictimTraining", lr=(lr, 0), weight_decay=(weight_decay, 0), seed=(seed, 0))
         for name, share in (("warm_up", warm_up), ("zoom", zoom)):
             if not 0 <= share <= 1 or (name == "zoom" and share == 0):
                 raise ValueError(
@@ -112,7 +110,6 @@ class VictimTraining(L.LightningModule):
         self.weight_decay = weight_decay
         self.warm_up = warm_up
         self.zoom = zoom
-        self.views = views
         self.seed = seed
         self.out = out
         self.tested: Tested | None = None
@@ -231,8 +228,7 @@ class VictimTraining(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Logs "test/loss", "test/top1" and "test/top5", and keeps what was found."""
-        drawn = not hasattr(self.data.dataset("test"), "videos")
-        self.tested = self._measure("test", 1 if drawn else self.views)
+        self.tested = self._measure("test", self.data.views_per_video)
 
     def _measure(self, part: str, views: int) -> Tested:
         """What all ranks have been told, each view once: a rank may have been given one twice, to

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vidmarl.data.base import ClipDataset
-from vidmarl.data.module import Batch, ClipData, clips_and_index
+from vidmarl.data.module import Batch, ClipData, DrawnClips, clips_and_index
 from vidmarl.data.synthetic import Synthetic
-from vidmarl.data.video import decode
 from vidmarl.errors import DataError, SettingsError
 
 
@@ -19,7 +17,7 @@ class LabelledClips(ClipData):
     """Training, validation and test clips with their classes, for `VictimTraining`.
 
     Every batch is (clips float32[b 3 t h w], position of each in the source int64[b]); of the test
-    clips the number of the view: view `v` of video `i` is `i * views + v`.
+    clips the number of the view: view `v` of the video at position `i` is `i * views_per_video + v`.
     """
 
     @staticmethod
@@ -62,37 +60,38 @@ class LabelledClips(ClipData):
             )
         return torch.tensor(source.labels)
 
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
-        """The test clips in the views that the module wants (its `views`)."""
-        views = getattr(self.trainer and self.trainer.lightning_module, "views", 1)
+    @property
+    def views_per_video(self) -> int:
+        """How many views there are of each test video."""
         dataset = self.dataset("test")
+        return len(dataset) // len(dataset.videos) if isinstance(dataset, ClipDataset) else 1
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+        """The views of the test clips, with their numbers."""
         return DataLoader(
-            Views(dataset, views) if views > 1 and isinstance(dataset, ClipDataset) else dataset,
+            Numbered(self.dataset("test"), self.views_per_video),
             batch_size=self.eval_batch_size,
             num_workers=self.num_workers,
             collate_fn=clips_and_index,
         )
 
 
-class Views(Dataset[tuple[Tensor, int]]):
-    """Each video of a dataset in several windows, spread evenly from its first to its last.
-
-    An item is (uint8[3 t h w], number of the view): view `v` of video `i` is `i * views + v`.
+class Numbered(Dataset[tuple[Tensor, int]]):
+    """A dataset whose items are (uint8[3 t h w], number of the view), so that ranks can tell a view
+    that two of them have seen.
 
     Args:
-        dataset: of the videos.
-        views: windows of each, at least 2.
+        dataset: of views, those of a video one after the other.
+        views: how many there are of each video.
     """
 
-    def __init__(self, dataset: ClipDataset, views: int) -> None:
+    def __init__(self, dataset: ClipDataset | DrawnClips, views: int) -> None:
         self.dataset = dataset
-        self.offsets = np.linspace(0, 1, views).tolist()
+        self.views = views
 
     def __len__(self) -> int:
-        return len(self.dataset.videos) * len(self.offsets)
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "3 t h w"], int]:
-        row, view = divmod(index, len(self.offsets))
-        video = self.dataset.videos[row]
-        clip = decode(self.dataset.source[video].path, self.dataset.spec, self.offsets[view])
-        return clip, video * len(self.offsets) + view
+        clip, position = self.dataset[index]
+        return clip, position * self.views + index % self.views

@@ -83,9 +83,10 @@ def _write(out: Path, training: VictimTraining, data: LabelledClips, trainer: L.
         "epochs": trainer.current_epoch,
         "train": repr(data.sources["train"]),
         "test": None if tested is None else summary(tested) | {"clips": repr(data.sources["test"])},
+        "views": list(data.views),
         "settings": {
             name: getattr(training, name)
-            for name in ("freeze_patterns", "lr", "weight_decay", "warm_up", "zoom", "views", "seed")
+            for name in ("freeze_patterns", "lr", "weight_decay", "warm_up", "zoom", "seed")
         },
         "spec": None if victim.spec is None else dataclasses.asdict(victim.spec),
     }
