@@ -15,6 +15,7 @@ from .attacks.rl import RLAttack as RLAttack
 from .attacks.saved import SavedResult as SavedResult
 from .attacks.sensitivity.measure import sensitivity as sensitivity
 from .attacks.square_tubes import SquareTubes as SquareTubes
+from .audit.run import audit as audit
 from .benchmark.compare import compare as compare
 from .data.spec import ClipSpec as ClipSpec
 from .data.video import load_clips as load_clips

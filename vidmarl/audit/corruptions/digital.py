@@ -145,7 +145,7 @@ def _decoded(content: bytes, count: int) -> UInt8[np.ndarray, "t h w 3"]:
         for packet in packets:
             try:
                 for frame in packet.decode():
-                    if frame.pts is not None:
+                    if frame.pts is not None and frame.time_base is not None:
                         at = round(float((frame.pts - start) * frame.time_base) * FPS)
                         found[at] = frame.to_ndarray(format="rgb24").copy()
             except av.error.FFmpegError:
