@@ -12,6 +12,7 @@ from torch import nn
 
 from vidmarl.data.spec import ClipSpec
 from vidmarl.victims.cards import Card
+from vidmarl.victims.shapes import check_shape
 from vidmarl.victims.victim import Victim
 from vidmarl.victims.weights import WeightFile, Weights, class_names, title
 
@@ -71,11 +72,7 @@ def victim(
     own = usual.changed({"size": model.size, "frames": model.frames or wanted.frames})
     if wanted == usual:
         wanted = own
-    if (wanted.frames, wanted.size) != (own.frames, own.size):
-        raise ValueError(
-            f"Making the victim {name!r}: its classifier is made for {own.frames} frames of {own.size} px, got a spec"
-            f" of {wanted.frames} frames of {wanted.size} px. Leave out the spec, or take another victim."
-        )
+    check_shape(name, wanted, own)
     return Victim(
         model,
         spec=wanted,
