@@ -28,6 +28,7 @@ without Python:
   attack     attack video files; write a report, the results and the adversarial clips
   check      say whether a victim is fit for an attack, and what it sees in video files
   list       list victims, attacks, distortions, trained agents or the settings that ship
+  data       get datasets, say what is missing or broken in a folder of videos, lend a sample clip
   demo       the whole story on a small example: a victim and two agents trained, unseen clips attacked, a report
 
 comparing attacks (settings from YAML files of yours, or that ship by name, -c FILE, composed from left to right):
@@ -42,6 +43,7 @@ training the agents (settings from YAML files, -c FILE, composed from left to ri
 
 training victims (settings from YAML files, -c FILE, composed from left to right):
   victims    `vidmarl victims fit`: tune any classifier on any labelled clips; what comes of it is a victim by its path
+  harden     retrain a victim with the adversarial clips that attacks find, and attack it again
 
 vidmarl COMMAND --help tells what a command takes. vidmarl --version tells the version. Settings have one name in
 Python, in YAML and here. vidmarl completion bash (or zsh, fish, tcsh) lets the shell complete them.
@@ -50,7 +52,21 @@ VIDMARL_DATA names the folder of weights and clips (default: data/); VIDMARL_DEB
 
 TRAINING = ("fit", "validate", "predict")
 COMMANDS = {
-    **{name: name for name in ("attack", "check", "demo", "benchmark", "test", "export", "completion", "victims")},
+    **{
+        name: name
+        for name in (
+            "attack",
+            "check",
+            "demo",
+            "benchmark",
+            "test",
+            "export",
+            "completion",
+            "victims",
+            "harden",
+            "data",
+        )
+    },
     "list": "names",  # a module `list` would hide the builtin here
     **dict.fromkeys(TRAINING, "train"),
 }

@@ -17,7 +17,8 @@ class LabelledClips(ClipData):
     """Training, validation and test clips with their classes, for `VictimTraining`.
 
     Every batch is (clips float32[b 3 t h w], position of each in the source int64[b]); of the test
-    clips the number of the view: view `v` of the video at position `i` is `i * views_per_video + v`.
+    clips it is the number of the view: view `v` of the video at position `i` is
+    `i * views_per_video + v`.
     """
 
     @staticmethod
