@@ -88,7 +88,7 @@ class View {
       radio("which", "attack", "the attack's region", true, () => this.choose(false)),
       radio("which", "mine", "my region", false, () => this.choose(true)));
     this.region = make("canvas", {
-      class: "vl-region", tabindex: 0, role: "application", "data-lm-suppress-shortcuts": "true",
+      class: "vl-region", tabindex: 0, role: "application",
       "aria-label": "Frame with the region. Arrow keys move the cursor, space paints, page up and page down change the frame, enter asks the victim.",
       onkeydown: (e) => this.key(e), onpointerdown: (e) => this.down(e), onpointermove: (e) => this.move(e),
       onpointerup: (e) => this.up(e), onpointercancel: (e) => this.up(e), onblur: () => this.paint(), onfocus: () => this.paint(),
@@ -124,7 +124,7 @@ class View {
     this.asked = make("p", { class: "vl-hint" });
     this.bars = make("table", { class: "vl-bars" });
     this.error = make("p", { class: "vl-error", role: "alert", hidden: true });
-    this.root = make("div", { class: "vidmarl-live" }, still,
+    this.root = make("div", { class: "vidmarl-live", "data-lm-suppress-shortcuts": "true" }, still, // JupyterLab leaves its keys alone
       make("div", { class: "vl-row" }, this.clips, this.status),
       make("div", { class: "vl-body" },
         make("div", {}, this.which,

@@ -60,11 +60,11 @@ def still_html(stills: Sequence[Still], victim: str, kind: str) -> str:
         hulls = [hull * large.shape[0] / clean.shape[0] for hull in pictures.hulls(still.strength, cell, frame)]
         words = html.escape(still.text)
         images = [
-            (pictures.picture(pictures.outlined(large, hulls)), f"frame {frame + 1} with the region, {words}"),
-            (pictures.picture(pictures.enlarged(attacked, _SIDE)), f"the same frame under attack, {words}"),
+            (pictures.picture(pictures.outlined(large, hulls)), f"frame {frame + 1} with the region"),
+            (pictures.picture(pictures.enlarged(attacked, _SIDE)), "the same frame under attack"),
         ]
         if still.curve is not None:
-            images.append((_curve_picture(still.curve), f"probabilities against queries, {words}"))
+            images.append((_curve_picture(still.curve), "probabilities against queries"))
         row = " ".join(f'<img height="{_SIDE}" src="{source}" alt="{alt}">' for source, alt in images)
         parts.append(f"<p><b>{words}</b><br>{row}</p>")
     return f'<div class="vidmarl-still {kind}">{"".join(parts)}</div>'
