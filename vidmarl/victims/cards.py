@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,8 @@ class Card:
         """How its weights can be had now: "here"; "download", on first use; the command that makes
         them; "by hand", for a file that has no address; or "random only". It is looked up anew each
         time."""
-        if find_weights(self.name, self.weights) or find_snapshot(self.repository):
+        own = self.repository is not None and (data_root() / "weights" / self.name / "config.json").is_file()
+        if own or find_weights(self.name, self.weights) or find_snapshot(self.repository):
             return "here"
         if self.repository is not None or (self.weights is not None and self.weights.url is not None):
             return "download"
@@ -156,15 +157,17 @@ def torch_folder() -> Path:
     return Path(home).expanduser() / "hub" / "checkpoints"
 
 
-def find_snapshot(repository: str | None) -> Path | None:
-    """The folder of a Hugging Face repository's files in its cache; None where there are no weights
-    of it as safetensors."""
-    return None if repository is None else next(_snapshots(repository), None)
-
-
-def _snapshots(repository: str) -> Iterator[Path]:
+def hub_folder() -> Path:
+    """Where `huggingface_hub` keeps what it downloads."""
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    folder = hub / f"models--{repository.replace('/', '--')}" / "snapshots"
-    for found in sorted(folder.glob("*/*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True):
-        yield found.parent
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+
+
+def find_snapshot(repository: str | None) -> Path | None:
+    """The folder of the files of a Hugging Face repository in its cache, the newest; None where
+    there is none with a config and weights as safetensors."""
+    if repository is None:
+        return None
+    snapshots = (hub_folder() / f"models--{repository.replace('/', '--')}" / "snapshots").glob("*")
+    whole = [path for path in snapshots if (path / "config.json").is_file() and any(path.glob("*.safetensors"))]
+    return max(whole, key=lambda path: path.stat().st_mtime, default=None)

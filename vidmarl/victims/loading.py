@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from vidmarl.data.spec import ClipSpec
-from vidmarl.errors import SettingsError, UnknownNameError, nearest
+from vidmarl.errors import CheckpointError, SettingsError, UnknownNameError, nearest
 from vidmarl.registry import first_sentence, is_file_path, object_at, package_of, plugins, read_description
 from vidmarl.utils.devices import usable_device
+from vidmarl.victims import transformers
 from vidmarl.victims.cards import Card, input_of
 from vidmarl.victims.own import make_own, opener
 from vidmarl.victims.victim import Victim
@@ -41,6 +42,8 @@ def load_victim(
     Args:
         thing: one of
             - a name of `list_victims()`, or "family/name", such as "torchvision/r3d_18";
+            - "hf:ORG/NAME", a video classifier at Hugging Face, or the path of a folder that
+              `save_pretrained` has written;
             - a class path, "package.module.name", or "folder/file.py:name", of an `nn.Module`, of a
               class of these, of a function that returns one or another callable from clips to
               scores, or of a `Victim`, its class, or a function that returns it;
@@ -50,9 +53,10 @@ def load_victim(
             Settings in `init_args` that such a class or function does not name are those of the
             `Victim` around its model: `mean`, `std`, `layout`, `labels`, ...
         weights: path of a state dict (`.pt`, `.pth`, `.pyth`, `.safetensors`); "random" for an
-            untrained network, for tests; None for the file that belongs to the name, under
-            `VIDMARL_DATA/weights`. The networks of torchvision and pytorchvideo have none of their
-            own: they take `<name>.pt` from there, or warn and stay random.
+            untrained network, for tests; None for those that belong to the name: `<name>.pt` or
+            their file in `VIDMARL_DATA/weights`, or in the caches, or else downloaded from their
+            published address, see `victim_card`. A name without published weights stays random,
+            with a warning.
         spec: how clips are made for it. A dict changes single fields of its own spec, such as
             `{"frames": 8, "size": 112}`; a `ClipSpec` takes its place.
         device: where it runs; "auto" is a GPU where there is one. A `Victim` stays where it is.
@@ -64,7 +68,8 @@ def load_victim(
     Raises:
         UnknownNameError: there is no victim of that name; the message offers the nearest.
         SettingsError: the victim or its spec has no such setting; the message offers the nearest.
-        CheckpointError: the weight file is missing, damaged, or belongs to another network.
+        CheckpointError: the weights are missing and cannot be downloaded, are damaged, or belong to
+            another network; the message says which file to put where.
         ValueError: there is no such device, or the victim cannot take such clips.
     """
     options = {
@@ -94,19 +99,17 @@ def load_victim(
             "Loading a victim: expected a Victim, its name, its class path or {'class_path', 'init_args'}, got"
             f" {thing!r}. Wrap a model first: Victim(model)."
         )
-    family = _family_of(path)
-    if family is None:
+    family, doing = _family_of(path), f"Loading the victim {path!r}"
+    if family is None and not transformers.is_checkpoint(path):
         return make_own(path, _own(path), given)
-    doing, short = f"Loading the victim {path!r}", path.rpartition("/")[2]
     if unknown := [name for name in given if name not in OPTIONS]:
         raise SettingsError(f"{doing}: there is no setting {unknown[0]!r}; {nearest(unknown[0], OPTIONS)}")
-    return family.load(  # type: ignore[no-any-return]
-        short,
-        given.get("weights"),
-        spec=family.default_spec(short).changed(given.get("spec")),
-        device=usable_device(given.get("device", "auto"), doing),
-        batch_size=given.get("batch_size"),
-    )
+    where = {"device": usable_device(given.get("device", "auto"), doing), "batch_size": given.get("batch_size")}
+    if family is None:
+        return transformers.load(path, given.get("weights"), spec=given.get("spec"), **where)
+    short = path.rpartition("/")[2]
+    usual = family.default_spec(short)
+    return family.load(short, given.get("weights"), spec=usual.changed(given.get("spec")), **where)  # type: ignore[no-any-return]
 
 
 def list_victims(pattern: str = "*") -> list[str]:
@@ -157,6 +160,11 @@ def _own(path: str) -> Any:
     """
     if opened := opener(path):
         return opened
+    if Path(path).is_dir():
+        raise CheckpointError(
+            f"Loading the victim {path!r}: expected a folder of transformers, with config.json and model.safetensors,"
+            " or a file, got a folder without config.json."
+        )
     if is_file_path(path) or ("." in path and "/" not in path):
         return object_at(path, "victim", list_victims)
     if found := plugins(GROUP).get(path):
