@@ -157,3 +157,39 @@ def average_sensitivity(measured: Sequence[ClipSensitivity]) -> go.Figure | None
 def of_clip(one: ClipSensitivity) -> go.Figure:
     """Where and when one clip is sensitive."""
     return sensitivity(one.clip, one.spatial, one.temporal, one.temporal_std)
+
+
+def differences(table: pd.DataFrame, first: str, second: str) -> go.Figure:
+    """How many more clips the second victim is right about under each corruption, with 95 %
+    intervals, the largest gain first.
+
+    Args:
+        table: of `vidmarl.audit.compare.AuditComparison`.
+        first: name of the first victim.
+        second: name of the second.
+    """
+    ordered = table.sort_values("difference", kind="stable")
+    middle, low, high = (ordered[key].to_numpy(float) for key in ("difference", "low", "high"))
+    figure = go.Figure()
+    figure.add_scatter(
+        x=middle,
+        y=[plain(title_of(name)) for name in ordered["corruption"]],
+        mode="markers",
+        marker={"size": 9, "color": [COLOURS[0] if value > 0 else COLOURS[1] for value in middle]},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": np.nan_to_num(high - middle),
+            "arrayminus": np.nan_to_num(middle - low),
+            "thickness": 1.5,
+            "width": 4,
+            "color": INK,
+        },
+        customdata=np.stack([ordered["first"], ordered["second"]], axis=1),
+        hovertemplate="%{y}: %{customdata[0]:.1%} to %{customdata[1]:.1%}, %{x:+.1%}<extra></extra>",
+    )
+    figure.add_vline(x=0, line={"color": INK, "width": 1, "dash": "dash"})
+    figure.update_xaxes(title=f"right more often: {plain(second)} (right) than {plain(first)}", tickformat="+.0%")
+    figure.update_yaxes(showgrid=False, ticksuffix=" ")
+    height = 110 + 24 * len(ordered)
+    return figure.update_layout(template=TEMPLATE, height=height, hovermode="closest", margin={"l": 130, "t": 24})

@@ -151,8 +151,9 @@ def smallest(rows: pd.DataFrame, budget: int) -> pd.DataFrame:
         budget: queries per clip of each attack.
 
     Returns:
-        A row for each clip: "clip", "path", "fooled", "l2" (infinite where none has fooled it), and
-        "jod" of that success where it was measured.
+        A row for each clip: "clip", "path", "fooled", "l2" and "rms" (the root mean square of the
+        change; both infinite where none has fooled it), and "jod" of that success where it was
+        measured.
     """
     import pandas as pd
 
@@ -163,9 +164,10 @@ def smallest(rows: pd.DataFrame, budget: int) -> pd.DataFrame:
         fooled = bool(np.isfinite(sizes.min()))
         found.append(
             {"clip": best["clip"], "path": best["path"], "fooled": fooled, "l2": float(sizes.min())}
+            | {"rms": 10 ** (-float(best["psnr"]) / 20) if fooled else math.inf}
             | {"jod": float(best["jod"]) if fooled and "jod" in of else math.nan}
         )
-    return pd.DataFrame(found, columns=["clip", "path", "fooled", "l2", "jod"])
+    return pd.DataFrame(found, columns=["clip", "path", "fooled", "l2", "rms", "jod"])
 
 
 def robust_below(rows: pd.DataFrame, budget: int) -> pd.DataFrame:

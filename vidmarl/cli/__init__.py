@@ -31,6 +31,9 @@ without Python:
   data       get datasets, say what is missing or broken in a folder of videos, lend a sample clip
   demo       the whole story on a small example: a victim and two agents trained, unseen clips attacked, a report
 
+the whole picture of a model:
+  audit      accuracy on clean and corrupted clips and under attack, where and when it is sensitive; on one page
+
 comparing attacks (settings from YAML files of yours, or that ship by name, -c FILE, composed from left to right):
   benchmark  attacks x victims x distortions x clips, resumable; tables and a report
 
@@ -56,6 +59,7 @@ COMMANDS = {
         name: name
         for name in (
             "attack",
+            "audit",
             "check",
             "demo",
             "benchmark",
