@@ -1,13 +1,17 @@
-"""MoViNet-A0-Stream on Kinetics-600 (Kondratyuk et al., "MoViNets", CVPR 2021), on whole clips.
+"""MoViNet-A0-Stream to A2-Stream on Kinetics-600 (Kondratyuk et al., "MoViNets", CVPR 2021), on
+whole clips.
 
-The weights are those of the released 8-bit model, dequantised. They fix what differs from the
-paper: ReLU6 throughout, no squeeze-and-excitation, batch norm folded into the biases.
+The weights are those of the released 8-bit models, dequantised (`vidmarl convert movinet`). They
+fix what differs from the paper: ReLU6 throughout, no squeeze-and-excitation, batch norm folded into
+the biases. A3 to A5 were not released so; `vidmarl.victims.movinet_base` has all six as they are in
+the paper.
 """
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,45 +20,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidmarl.data.spec import ClipSpec
-from vidmarl.victims.padding import pad_same
+from vidmarl.victims.cards import Card
+from vidmarl.victims.movinet_tables import HIDDEN, SHAPES, Layout, Shape
+from vidmarl.victims.padding import avg_pool_same, pad_same
 from vidmarl.victims.victim import Victim
 from vidmarl.victims.weights import WeightFile, build, class_names, title
 
 WEIGHTS = WeightFile(
     "movinet_a0_stream_k600_fp32.pt", "3dbb1cfb39ac275dfa50fc50b8a06272b483c8ade008e828526631f6229a8380"
 )
-SPEC = ClipSpec(frames=16, size=(176, 176), sampling="fps", fps=5.0, short="hold")
-
-
-class Layout(NamedTuple):
-    """One block: channels in, expanded and out, spatial and temporal kernel (0: none), spatial
-    stride."""
-
-    inner: int
-    expanded: int
-    outer: int
-    kernel: int
-    frames: int
-    stride: int
-
-
-A0 = (
-    Layout(8, 24, 8, 5, 0, 2),
-    Layout(8, 80, 32, 3, 3, 2),
-    Layout(32, 80, 32, 3, 3, 1),
-    Layout(32, 80, 32, 3, 3, 1),
-    Layout(32, 184, 56, 3, 5, 2),
-    Layout(56, 112, 56, 3, 3, 1),
-    Layout(56, 184, 56, 3, 3, 1),
-    Layout(56, 184, 56, 3, 5, 1),
-    Layout(56, 184, 56, 3, 3, 1),
-    Layout(56, 184, 56, 3, 3, 1),
-    Layout(56, 184, 56, 3, 3, 1),
-    Layout(56, 384, 104, 3, 5, 2),
-    Layout(104, 280, 104, 5, 0, 1),
-    Layout(104, 280, 104, 5, 0, 1),
-    Layout(104, 344, 104, 5, 0, 1),
-)
+FILES = {
+    "movinet_a0": WEIGHTS,
+    "movinet_a1": WeightFile("movinet_a1_stream_k600.pt"),
+    "movinet_a2": WeightFile("movinet_a2_stream_k600.pt"),
+}
+SPECS = {
+    "movinet_a0": ClipSpec(frames=16, size=(176, 176), sampling="fps", fps=5.0, short="hold"),
+    "movinet_a1": ClipSpec(frames=16, size=(172, 172), sampling="fps", fps=5.0, short="hold"),
+    "movinet_a2": ClipSpec(frames=16, size=(224, 224), sampling="fps", fps=5.0, short="hold"),
+}
+"""Three of the ten seconds that they were tested on."""
+PARAMETERS = {"movinet_a0": 2_723_407, "movinet_a1": 3_733_288, "movinet_a2": 4_059_986}
 
 
 def relu6(x: Tensor) -> Tensor:
@@ -109,30 +95,21 @@ class Block(nn.Module):
             y = rearrange(y, "(b t) c h w -> b t c h w", b=clips)
             y = rearrange(relu6(self.dwt(y)), "b t c h w -> (b t) c h w")
         y = self.proj(y) * self.alpha
-        out: Tensor = y + (x if self.skip is None else self.skip(self._shrink(x)))
+        out: Tensor = y + (x if self.skip is None else self.skip(avg_pool_same(x, 3, self.stride)))
         return out
-
-    def _shrink(self, x: Tensor) -> Tensor:
-        """3x3 average at the block's stride, of the pixels inside the frame only."""
-        if self.stride == 1:
-            return x
-        window, step = (3, 3), (self.stride, self.stride)
-        total = F.avg_pool2d(pad_same(x, window, step), window, step)
-        inside = F.avg_pool2d(pad_same(torch.ones_like(x[:1, :1]), window, step), window, step)
-        return total / inside
 
 
 class MoViNet(nn.Module):
-    """MoViNet-A0-Stream without its stream: the whole clip at once. Clips of any size and length,
-    RGB in [0, 1]."""
+    """MoViNet-Stream without its stream: the whole clip at once. Clips of any size and length, RGB
+    in [0, 1]."""
 
-    def __init__(self, classes: int = 600, blocks: tuple[Layout, ...] = A0) -> None:
+    def __init__(self, classes: int = 600, shape: Shape = SHAPES["a0"]) -> None:
         super().__init__()
-        self.stem = SameConv2d(3, blocks[0].inner, 3, stride=2)
-        self.blocks = nn.ModuleList(Block(layout) for layout in blocks)
-        self.conv7 = nn.Conv2d(blocks[-1].outer, 480, 1)
-        self.head = nn.Linear(480, 2048)
-        self.cls = nn.Linear(2048, classes)
+        self.stem = SameConv2d(3, shape.blocks[0].inner, 3, stride=2)
+        self.blocks = nn.ModuleList(Block(layout) for layout in shape.blocks)
+        self.conv7 = nn.Conv2d(shape.blocks[-1].outer, shape.features, 1)
+        self.head = nn.Linear(shape.features, HIDDEN)
+        self.cls = nn.Linear(HIDDEN, classes)
 
     def forward(self, clips: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b k"]:
         b = len(clips)
@@ -148,15 +125,32 @@ class MoViNet(nn.Module):
 
 def names() -> list[str]:
     """The victims of this family."""
-    return ["movinet_a0"]
+    return list(SPECS)
+
+
+def card(name: str) -> Card:
+    """What is known of it."""
+    size = name.removeprefix("movinet_")
+    published = f"lite-model/movinet/{size}/stream/kinetics-600/classification/tflite/int8/1.tflite"
+    return Card(
+        description=f"MoViNet-{size.upper()}-Stream, small and causal, from its 8-bit release",
+        paper="Kondratyuk et al., CVPR 2021",
+        classes="Kinetics-600",
+        parameters=PARAMETERS[name],
+        weights=FILES[name],
+        made_by=f"vidmarl convert movinet {size.upper()}.tflite {FILES[name].name}",
+        source=f"https://storage.googleapis.com/tfhub-lite-models/google/{published}",
+        licence="Apache-2.0",
+    )
 
 
 def default_spec(name: str) -> ClipSpec:
     """How its clips are made unless told otherwise."""
-    return SPEC
+    return SPECS[name]
 
 
 def load(name: str, weights: str | Path | None, *, spec: ClipSpec, **options: Any) -> Victim:
-    """MoViNet-A0-Stream; see `vidmarl.load_victim`."""
-    model, found = build(name, MoViNet, weights, WEIGHTS)
+    """MoViNet-Stream; see `vidmarl.load_victim`."""
+    make = functools.partial(MoViNet, shape=SHAPES[name.removeprefix("movinet_")])
+    model, found = build(name, make, weights, FILES[name])
     return Victim(model, spec=spec, labels=class_names(model, found, "kinetics600"), name=title(name, found), **options)

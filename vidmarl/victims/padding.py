@@ -38,6 +38,17 @@ def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int], value: flo
     return F.pad(x, pads, value=value) if any(pads) else x
 
 
+def avg_pool_same(x: Tensor, window: int, stride: int) -> Tensor:
+    """Average pooling of frames [..., h, w] with "SAME" padding, of the pixels inside the frame
+    only; at stride 1 `x` itself."""
+    if stride == 1:
+        return x
+    kernel, step = (window, window), (stride, stride)
+    total = F.avg_pool2d(pad_same(x, kernel, step), kernel, step)
+    inside = F.avg_pool2d(pad_same(torch.ones_like(x[:1, :1]), kernel, step), kernel, step)
+    return total / inside
+
+
 class FittingAvgPool3d(nn.AvgPool3d):
     """Average pooling whose window shrinks to what there is, so that clips smaller than the usual
     ones go through."""
