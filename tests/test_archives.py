@@ -196,5 +196,5 @@ def test_without_libarchive_it_says_what_to_install(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(__import__("sys").modules, "libarchive", None)
     assert can_unpack("a.zip")
     assert not can_unpack("a.rar")
-    with pytest.raises(DataError, match=r"vidmarl\[rar\].*apt install.*unrar x"):
+    with pytest.raises(DataError, match=r"vidmarl\[rar\].*apt install.*unrar"):
         unpack(make_rar(tmp_path / "a.rar", CONTENT), tmp_path / "folder", progress=False)

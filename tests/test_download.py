@@ -31,6 +31,7 @@ class Server(http.server.ThreadingHTTPServer):
         faults: what goes wrong with the next requests, one after the other: "cut" (half of what
             is asked for), "busy", "stall"; then all goes well.
         ranges: whether it knows Range.
+        files: what it has at other paths.
         asked: of each request the path and the Range.
     """
 
@@ -41,6 +42,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.content, self.tag = CONTENT, '"one"'
         self.faults: list[str] = []
         self.ranges = True
+        self.files: dict[str, bytes] = {}
         self.asked: list[tuple[str, str | None]] = []
 
     @property
@@ -63,7 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         fault = server.faults.pop(0) if server.faults else ""
         if fault == "busy":
             return self.send_error(503)
-        content, start = server.content, 0
+        content, start = server.files.get(self.path, server.content), 0
         if wanted and server.ranges and self.headers.get("If-Range", server.tag) == server.tag:
             start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
             if start >= len(content):

@@ -28,6 +28,9 @@ ACTIONS = (
 # fmt: on
 """The classes."""
 
+FOLDER, ARCHIVE = "hmdb51", "hmdb51_testTrainMulti_7030_splits.tar.gz"
+"""Where the lists are in the folder of lists."""
+
 _LIST_NAME = re.compile(r"(?:.*/)?(?P<action>\w+)_test_split(?P<split>[123])\.txt")
 _LIST_BYTES = 2**20  # a list has some 70 lines; a larger one is none
 _TRAIN, _TEST = "1", "2"  # "0" marks clips that a split leaves out
@@ -97,15 +100,21 @@ def _label(video: Path, names: list[str]) -> int | None:
     return names.index(match["full"] or match["short"]) if match else None
 
 
-def official_clips(archive: PathLike | None = None) -> dict[str, str]:
-    """The class of every clip of the official lists, by the clip's name; `archive` as for `HMDB51`.
+def official_clips(splits: PathLike | None = None) -> dict[str, str]:
+    """The class of every clip of the official lists, by the clip's name; none where the lists are
+    missing.
+
+    Args:
+        splits: the folder that holds the lists, or their folder or archive; None: `splits` in the
+            data folder.
 
     Raises:
-        DataError: the lists are missing or damaged.
+        DataError: the lists are damaged.
     """
+    folder = data_root() / "splits" if splits is None else Path(splits)
     return {
         Path(line.split()[0]).stem: action
-        for action, content in _split_files(_lists(archive), 1)
+        for action, content in _split_files(_lists_in(folder), 1)
         for line in content.splitlines()
         if len(line.split()) == 2
     }
@@ -114,8 +123,13 @@ def official_clips(archive: PathLike | None = None) -> dict[str, str]:
 def _lists(archive: PathLike | None) -> Path:
     if archive is not None:
         return Path(archive)
-    folder = data_root() / "splits" / "hmdb51"
-    return folder if folder.is_dir() else data_path("splits", "hmdb51_testTrainMulti_7030_splits.tar.gz")
+    here = _lists_in(data_root() / "splits")
+    return here if here.is_file() or here.name == FOLDER else data_path("splits", ARCHIVE)
+
+
+def _lists_in(folder: Path) -> Path:
+    """The lists in a folder: a folder of their own, the archive, or the folder itself."""
+    return next((path for path in (folder / FOLDER, folder / ARCHIVE) if path.exists()), folder)
 
 
 def _split_lines(lists: Path, split: int) -> Iterator[tuple[str, str]]:
@@ -129,7 +143,7 @@ def _split_lines(lists: Path, split: int) -> Iterator[tuple[str, str]]:
 def _split_files(lists: Path, split: int) -> Iterator[tuple[str, str]]:
     """(action, content) of every list of one split."""
     try:
-        if lists.is_dir():
+        if not lists.is_file():
             for path in sorted(lists.rglob(f"*_test_split{split}.txt")):
                 yield path.stem.removesuffix(f"_test_split{split}"), path.read_text("utf-8", errors="replace")
             return

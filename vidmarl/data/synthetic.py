@@ -83,9 +83,9 @@ class Motion:
             phase=rng.uniform(0, 2 * math.pi),
         )
 
-    def path(self, action: str, frames: int) -> tuple[Float[Tensor, " t"], ...]:
+    def path(self, action: str, frames: int, step: float = 1.0) -> tuple[Float[Tensor, " t"], ...]:
         """Place x and y, angle and log-size of the figure in each frame, when it does `action`."""
-        t = torch.arange(frames, dtype=torch.float32)
+        t = step * torch.arange(frames, dtype=torch.float32)
         swelling = torch.sin(2 * math.pi * t / self.period + self.phase)
         x, y, angle, size = t * 0, t * 0, t * 0, swelling[0].expand(frames)
         match action:
@@ -107,7 +107,9 @@ class Motion:
 
 
 @checked
-def make_clip(seed: int, index: int, label: int, frames: int = 8, size: int = 64) -> UInt8[Tensor, "3 t h w"]:
+def make_clip(
+    seed: int, index: int, label: int, frames: int = 8, size: int = 64, step: float = 1.0
+) -> UInt8[Tensor, "3 t h w"]:
     """Draws one clip; what it shows besides the motion depends on `seed` and `index` alone.
 
     Args:
@@ -116,6 +118,8 @@ def make_clip(seed: int, index: int, label: int, frames: int = 8, size: int = 64
         label: an index of `CLASSES`.
         frames: number of frames.
         size: height and width, px, at least 8.
+        step: the time from a frame to the next; with 1/4 there are three more between each two of
+            the usual ones.
 
     Raises:
         ValueError: a number is out of its range.
@@ -126,10 +130,10 @@ def make_clip(seed: int, index: int, label: int, frames: int = 8, size: int = 64
     rng = np.random.default_rng([seed, index])
     with _one_thread():
         motion = Motion.draw(rng)
-        backdrop = _backdrop(rng, frames, size)
+        backdrop = _backdrop(rng, frames, size, step)
         figure = _figure(rng)
         radius = rng.uniform(0.17, 0.23)
-        clip = _place(figure, backdrop, motion.path(CLASSES[label], frames), radius)
+        clip = _place(figure, backdrop, motion.path(CLASSES[label], frames, step), radius)
         return (clip.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
@@ -258,13 +262,13 @@ def _paint(
     return torch.lerp(one, other, (1.5 * fields[0]).sigmoid()) + contrast * fields[1]
 
 
-def _backdrop(rng: np.random.Generator, frames: int, size: int) -> Float[Tensor, "3 t h w"]:
+def _backdrop(rng: np.random.Generator, frames: int, size: int, step: float) -> Float[Tensor, "3 t h w"]:
     """A texture that drifts over the torus; a translation is a ramp of the spectrum's phase."""
     spectrum = _spectrum(rng, size, slope=rng.uniform(1.4, 2.0), fields=2)
     speed, heading = rng.uniform(0, 0.012) * size, rng.uniform(0, 2 * math.pi)
     fy, fx = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)
     cycles = speed * (fx * math.cos(heading) + fy * math.sin(heading))
-    t = torch.arange(frames).view(-1, 1, 1)
+    t = step * torch.arange(frames).view(-1, 1, 1)
     drifting = torch.fft.irfft2(spectrum[:, None] * torch.exp(-2j * math.pi * cycles * t), s=(size, size))
     colour = rng.uniform(0.2, 0.8, 3)
     colours = torch.tensor(np.stack([colour, colour + rng.uniform(-0.2, 0.2, 3)]), dtype=torch.float32)

@@ -17,7 +17,13 @@ from vidmarl.utils.files import PathLike
 ACTIONS = ("bend", "jack", "jump", "pjump", "run", "side", "skip", "walk", "wave1", "wave2")
 PERSONS = ("daria", "denis", "eli", "ido", "ira", "lena", "lyova", "moshe", "shahar")
 
-_NAME = re.compile(rf"(?P<person>{'|'.join(PERSONS)})_(?P<action>{'|'.join(ACTIONS)})\d*", re.IGNORECASE)
+NAME = re.compile(rf"(?P<person>{'|'.join(PERSONS)})_(?P<action>{'|'.join(ACTIONS)})\d*", re.IGNORECASE)
+"""How its files are called."""
+
+
+def official_clips() -> dict[str, str]:
+    """The action of every clip, by its name without the number of the take."""
+    return {f"{person}_{action}": action for action in ACTIONS for person in PERSONS}
 
 
 class Weizmann(ClipSource):
@@ -52,7 +58,7 @@ class Weizmann(ClipSource):
         whose = set(PERSONS if persons is None else persons) - set(exclude_persons or ())
         files = []
         for video in find_videos(data_path("clips", "weizmann") if root is None else root):
-            match = _NAME.fullmatch(video.stem)
+            match = NAME.fullmatch(video.stem)
             if match and match["person"].lower() in whose:
                 files.append(ClipFile(video, ACTIONS.index(match["action"].lower()), video.stem))
         super().__init__(

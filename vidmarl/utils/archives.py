@@ -75,13 +75,13 @@ def unpack(
     bar = progress_bar(None, show=progress, desc=f"unpacking {readable(archive.name)}", unit="B", unit_scale=True)
     held = 0
     with new_directory(folder) as new, bar:
-        members = _guarded(_members(archive, doing), doing, folder)
+        members = _guarded(_members(archive, doing), doing)
         for count, member in enumerate(members, start=1):
             if count > max_entries:
                 raise DataError(f"{doing}: it holds more than the {max_entries:,} files and folders that it may.")
             target = new / _safe(member.name, doing)
             with _written(target, member, doing) as file:
-                for block in _guarded(member.blocks, doing, folder) if file else ():
+                for block in _guarded(member.blocks, doing) if file else ():
                     held += len(block)
                     if held > bound:
                         raise DataError(f"{doing}: its files have more than the {bound:,} bytes that they may.")
@@ -142,7 +142,7 @@ def _written(target: Path, member: _Member, doing: str) -> Iterator[io.BufferedI
         raise
 
 
-def _guarded(things: Iterable[T], doing: str, folder: PathLike) -> Iterator[T]:
+def _guarded(things: Iterable[T], doing: str) -> Iterator[T]:
     """What a reader gives, its errors, which are of many types, as one."""
     try:
         yield from things
@@ -150,8 +150,7 @@ def _guarded(things: Iterable[T], doing: str, folder: PathLike) -> Iterator[T]:
         raise
     except Exception as error:
         raise DataError(
-            f"{doing}: it is damaged, needs a password, or is of a form that cannot be read here ({error}). Get it"
-            f" anew, or unpack it by hand into {readable(folder)}."
+            f"{doing}: it is damaged, needs a password, or is of a form that cannot be read here ({error}). Get it anew."
         ) from error
 
 
@@ -199,8 +198,8 @@ def _rar_members(archive: Path, form: str, doing: str) -> Iterator[_Member]:
     except Exception as error:
         raise DataError(
             f"{doing}: .rar archives need libarchive and its Python package: pip install 'vidmarl[rar]', and the"
-            " library of the system (apt install libarchive13, or brew install libarchive). Or unpack it by hand, with"
-            f" unrar x {readable(archive)}. ({error})"
+            " library of the system (apt install libarchive13, or brew install libarchive), or a program such as unrar"
+            f" and your hands. ({error})"
         ) from error
     with libarchive.file_reader(os.fspath(archive), format_name=form) as opened:
         for entry in opened:
