@@ -29,6 +29,7 @@ without Python:
   check      say whether a victim is fit for an attack, and what it sees in video files
   list       list victims, attacks, distortions, trained agents or the settings that ship
   data       get datasets, say what is missing or broken in a folder of videos, lend a sample clip
+  convert    make weights of TensorFlow, JAX, Keras or MMAction2 fit for the victims here
   demo       the whole story on a small example: a victim and two agents trained, unseen clips attacked, a report
 
 the whole picture of a model:
@@ -61,6 +62,7 @@ COMMANDS = {
             "attack",
             "audit",
             "check",
+            "convert",
             "demo",
             "benchmark",
             "test",

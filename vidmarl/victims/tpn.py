@@ -58,7 +58,8 @@ class Unit(nn.Module):
 
     def __init__(self, inner: int, outer: int, kernel: tuple[int, int, int] = (1, 1, 1), **options: Any) -> None:
         super().__init__()
-        padding = tuple(size // 2 for size in kernel)
+        time, height, width = kernel
+        padding = (time // 2, height // 2, width // 2)
         self.conv = nn.Conv3d(inner, outer, kernel, padding=padding, bias=False, **options)
         self.bn = nn.BatchNorm3d(outer)
 

@@ -21,7 +21,7 @@ MMACTION = "https://download.openmmlab.com/mmaction/v1.0/recognition"
 _RUN = "tsn_imagenet-pretrained-r50_8xb32-1x1x8-100e_kinetics400-rgb"
 WEIGHTS = WeightFile(f"{_RUN}_20220906-2692d16c.pth", "2692d16c", f"{MMACTION}/tsn/{_RUN}/{_RUN}_20220906-2692d16c.pth")
 SPEC = ClipSpec(frames=8, size=(224, 224), short_side=256, sampling="segments", antialias=False)
-IMAGENET: dict[str, tuple[float, float, float]] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 renamed = renamer(RESNET, prefix="net.")
 """Gives the tensors of MMAction2, and of the authors of TSM, their names here."""
 
