@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -349,3 +350,48 @@ class TestOfAResult:
         result = attack(GrowAndReduce, films(1), [EVIL] * 3)
         for figure in (result.plot(), result.trajectory(), result.regions(0)):
             assert "<a href" not in figure.to_json()
+
+
+class TestTrainingCurves:
+    LOG = "charts/queries,epoch,losses/value_loss,step,train/l2,val/l2\n{}"
+
+    def write(self, folder: Path, rows: list[str]) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.csv").write_text(self.LOG.format("\n".join(rows)), "utf-8")
+        return folder
+
+    def test_quantities_share_a_panel_over_the_queries_of_training(self, tmp_path: Path) -> None:
+        run = self.write(tmp_path / "version_0", ["100,0,0.5,0,3.0,", ",0,,0,,4.0", "250,1,0.4,1,2.0,"])
+        figure = figures.training_curves(run)
+        assert titles(figure) == ["l2", "losses/value loss"]
+        train, val, loss = figure.data
+        assert (train.name, val.name, loss.name) == ("train", "val", "losses")
+        assert (list(train.x), list(train.y)) == ([100, 250], [3, 2])
+        assert (list(val.x), list(val.y)) == ([100], [4])  # validation is logged in a row of its own
+        assert train.xaxis == val.xaxis != loss.xaxis
+        assert figure.layout.xaxis.title.text == "queries of training"
+
+    def test_a_folder_of_runs_shows_the_newest_and_a_dict_each(self, tmp_path: Path) -> None:
+        old = self.write(tmp_path / "version_0", ["1,0,0.5,0,3.0,"])
+        new = self.write(tmp_path / "version_1", ["7,0,0.5,0,3.0,"])
+        os.utime(old / "metrics.csv", (0, 0))
+        assert figures.training_curves(tmp_path).data[0].x[0] == 7
+        both = figures.training_curves({"<old>": old, "new": new / "metrics.csv"})
+        assert {trace.name for trace in both.data} == {
+            "&lt;old&gt;, train",
+            "&lt;old&gt;, losses",
+            "new, train",
+            "new, losses",
+        }
+
+    def test_what_is_no_log_is_said(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="CSVLogger"):
+            figures.training_curves(tmp_path)
+        with pytest.raises(FileNotFoundError, match="there is no"):
+            figures.training_curves(tmp_path / "absent")
+        (tmp_path / "metrics.csv").write_text("a,b\n1,2", "utf-8")
+        with pytest.raises(ValueError, match="no log"):
+            figures.training_curves(tmp_path)
+        self.write(tmp_path, ["1,0,,0,,"])
+        with pytest.raises(ValueError, match="no numbers yet"):
+            figures.training_curves(tmp_path)

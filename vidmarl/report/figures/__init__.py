@@ -6,6 +6,7 @@ from vidmarl.report.figures.effect import effect
 from vidmarl.report.figures.films import frames, side_by_side
 from vidmarl.report.figures.path import trajectory
 from vidmarl.report.figures.regions import agreement, regions, timeline, where
+from vidmarl.report.figures.training import training_curves
 
 __all__ = [
     "agreement",
@@ -16,6 +17,7 @@ __all__ = [
     "side_by_side",
     "sizes",
     "timeline",
+    "training_curves",
     "trajectory",
     "where",
 ]
