@@ -16,11 +16,11 @@ FAST = $(PYTEST) -p no:nbmake
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 2 || echo -qq)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test lint format typecheck runtime fuzz wheel results lab hooks clean
+.PHONY: help demo quick test lint format typecheck runtime fuzz wheel results docs screenshots lab hooks clean
 
 help: ## Show this list
 	@echo "vidmarl: make TARGET [PYTHON=python3] [VENV=.venv]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(USER_STAMP) ## Train two agents on a small victim, attack unseen clips, write a report (minutes, no network)
 	@$(BIN)/vidmarl demo
@@ -63,6 +63,15 @@ results: $(DEV_STAMP) ## Make the tables and figures of the documentation from d
 	@$(PIP_INSTALL) --editable '.[docs]'
 	@$(BIN)/python docs/make_results.py
 
+docs: $(DEV_STAMP) ## Build the site of the documentation into site/
+	@$(PIP_INSTALL) --editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "site/index.html; with its search: $(BIN)/python -m http.server --directory site"
+
+screenshots: $(DEV_STAMP) ## Make docs/screenshots/ with headless Chromium (minutes; NAMES="attack site" for some)
+	@$(PIP_INSTALL) --editable '.[docs]'
+	@$(BIN)/python docs/make_screenshots.py $(NAMES)
+
 lab: $(DEV_STAMP) ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
@@ -70,7 +79,7 @@ hooks: $(DEV_STAMP) ## Let git check style and strip notebook outputs at every c
 	@$(BIN)/pre-commit install
 
 clean: ## Remove caches and built files; keep the virtual environment and outputs/
-	@rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@rm -rf build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(BIN)/python:
