@@ -60,16 +60,13 @@ wheel: $(DEV_STAMP) ## Build the wheel into dist/, and try it outside of the che
 	@$(BIN)/python -m pytest -k wheel tests/test_package.py
 
 results: $(DEV_STAMP) ## Make the tables and figures of the documentation from docs/results/
-	@$(PIP_INSTALL) --editable '.[docs]'
 	@$(BIN)/python docs/make_results.py
 
 docs: $(DEV_STAMP) ## Build the site of the documentation into site/
-	@$(PIP_INSTALL) --editable '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "site/index.html; with its search: $(BIN)/python -m http.server --directory site"
 
 screenshots: $(DEV_STAMP) ## Make docs/screenshots/ with headless Chromium (minutes; NAMES="attack site" for some)
-	@$(PIP_INSTALL) --editable '.[docs]'
 	@$(BIN)/python docs/make_screenshots.py $(NAMES)
 
 lab: $(DEV_STAMP) ## Open the notebooks in JupyterLab
