@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vidmarl import AttackResult, ClipSpec, Victim, load_victim
+from vidmarl.audit import AuditResult
 from vidmarl.audit import harden as hardening
 from vidmarl.audit.harden import FILE, SEEDS, Hardening, harden
 from vidmarl.audit.harden_clips import MixedClips
@@ -171,6 +172,18 @@ def test_what_was_stopped_goes_on_to_the_same_result(tmp_path: Path, monkeypatch
     harden(settings(tmp_path / "hard", rounds=1), progress=False, overwrite=True)
 
 
+def test_an_audit_before_and_after(tmp_path: Path) -> None:
+    how = {"corruptions": ["gaussian_noise"], "attack_clips": 0, "sensitivity_clips": 0, "max_clips": 8}
+    harden(settings(tmp_path / "hard", audit=how, rounds=1), progress=False)
+    audits = tmp_path / "hard" / "audit"
+    before, after = (AuditResult.load(audits / when) for when in ("before", "after"))
+    assert (before.victim, after.victim) == ("net", "hard")
+    record = json.loads((audits / "compare.json").read_text("utf-8"))
+    assert record["audits"] == {"net": str(audits / "before"), "hard": str(audits / "after")}
+    with pytest.raises(SettingsError, match="did you mean corruptions"):
+        harden(settings(tmp_path / "other", audit={"corruption": []}, rounds=1), progress=False)
+
+
 # -- its parts
 
 
@@ -252,6 +265,8 @@ def test_mistakes_are_told_before_anything_is_asked(tmp_path: Path) -> None:
             harden(settings(out, **{"victim": asked, **changed}), progress=False)
     with pytest.raises(ValueError, match="as the one it is trained with"):
         settings(out, unseen={"RandomCells": "random_cells"})
+    with pytest.raises(ValueError, match="becomes that of a folder"):
+        settings(out, unseen={"../square": "square_tubes"})
     with pytest.raises(ValueError, match="rounds must be at least 1"):
         settings(out, rounds=0)
     assert asked.queries == 0

@@ -12,8 +12,8 @@ Until all is done, the work lies in `OUT.unfinished`, and the same call goes on 
     job.json            what decides the results
     round-1/            adversarial.pt and victim.pt of each round
     answers             what the victim has answered in the attack at work
-    new/                what becomes OUT: victim.pt, results.json, report.md, figures.csv, and the
-                        attacks' results in before/ and after/
+    new/                what becomes OUT: victim.pt, results.json, report.md, figures.csv, the
+                        attacks' results in before/ and after/, and audits in audit/
 """
 
 from __future__ import annotations
@@ -32,13 +32,17 @@ from torch import Tensor
 from vidmarl._version import __version__
 from vidmarl.attacks import Attack, AttackResult, as_attack
 from vidmarl.attacks.identity import identity
+from vidmarl.audit.compare import compare_audits
 from vidmarl.audit.harden_clips import MixedClips
 from vidmarl.audit.harden_figures import compare, markdown, table
+from vidmarl.audit.result import AuditResult
+from vidmarl.audit.run import audit
 from vidmarl.data.base import ClipDataset, ClipSource
 from vidmarl.data.module import DrawnClips, forbid_overlap
 from vidmarl.data.synthetic import Synthetic
 from vidmarl.data.video import as_batch
 from vidmarl.errors import SettingsError
+from vidmarl.registry import call
 from vidmarl.training.victim import VictimTraining
 from vidmarl.training.victim_data import LabelledClips
 from vidmarl.utils.files import load_tensors, readable, resumable_directory, save_tensors, write_atomically
@@ -50,7 +54,7 @@ from vidmarl.victims.saved import network_name, network_of, save_victim
 from vidmarl.victims.victim import Victim
 
 AttackLike = Attack | str | dict[str, Any]
-FILE, FIGURES, RECORD, REPORT = "victim.pt", "figures.csv", "results.json", "report.md"
+FILE, FIGURES, RECORD, REPORT, AUDITS = "victim.pt", "figures.csv", "results.json", "report.md", "audit"
 SEEDS = 1000
 """Seeds apart between two hardenings: that of the test is the first of them, then one a round."""
 
@@ -76,6 +80,8 @@ class Hardening:
         mirror: whether a clip seen in a mirror shows the same class.
         batch_size: clips of a training step.
         clips_at_once: clips that are attacked side by side.
+        audit: settings of `vidmarl.audit`, {} for the usual ones: the victim is audited before and
+            after, on the test clips, and the two are compared; None: it is not.
         seed: of attacks, order and augmentation.
         device: where it runs; "auto" is a GPU where there is one.
         out: the folder of results.
@@ -100,6 +106,7 @@ class Hardening:
     mirror: bool = True
     batch_size: int = 8
     clips_at_once: int = 16
+    audit: dict[str, Any] | None = None
     seed: int = 0
     device: str = "auto"
     out: str | Path = "outputs/hardened"
@@ -107,6 +114,8 @@ class Hardening:
     def __post_init__(self) -> None:
         least = {name: (getattr(self, name), 1) for name in ("rounds", "epochs", "repeats", "batch_size")}
         check_least("Hardening", **least, clips_at_once=(self.clips_at_once, 1), seed=(self.seed, 0), lr=(self.lr, 0))
+        if odd := [name for name in self.unseen if "/" in name or name in ("", ".", "..")]:
+            raise ValueError(f"Hardening: the name of an unseen attack becomes that of a folder, got {odd[0]!r}.")
         if self.trained_with in self.unseen:
             raise ValueError(
                 f"Hardening: an unseen attack is called {self.trained_with!r} as the one it is trained with."
@@ -157,6 +166,9 @@ def harden(settings: Hardening, *, progress: bool = True, overwrite: bool = Fals
         except BaseException as error:
             error.add_note(f"Kept in {readable(folder)}: what is done. The same command goes on from there.")
             raise
+    if settings.audit is not None:
+        audits = Path(settings.out) / AUDITS
+        compare_audits(*(AuditResult.load(audits / when) for when in ("before", "after"))).save(audits)
     return figures
 
 
@@ -219,7 +231,18 @@ class _Job:
 
     def _identity(self) -> dict[str, Any]:
         own = self.settings
-        numbers = ("rounds", "epochs", "repeats", "lr", "freeze", "mirror", "batch_size", "clips_at_once", "seed")
+        numbers = (
+            "rounds",
+            "epochs",
+            "repeats",
+            "lr",
+            "freeze",
+            "mirror",
+            "batch_size",
+            "clips_at_once",
+            "audit",
+            "seed",
+        )
         return {
             "vidmarl": __version__,
             "victim": self.victim.identity(),
@@ -231,10 +254,11 @@ class _Job:
     def run(self) -> dict[str, Any]:
         """Does what is left to be done, and writes the results."""
         own = self.settings
-        before = self._attacked("before")
+        before = self._examined("before")
         for number in range(1, own.rounds + 1):
             self._round(number)
-        after = self._attacked("after")
+        self.victim.name = Path(own.out).resolve().name
+        after = self._examined("after")
         figures = {name: compare(before[name], after[name]) for name in before}
         record = {
             **self.identity,
@@ -243,7 +267,6 @@ class _Job:
             "hardened with": own.trained_with,
             "figures": figures,
         }
-        self.victim.name = Path(own.out).resolve().name
         save_victim(self.new / FILE, self.victim, self._network(), record)
         write_atomically(self.new / FIGURES, table(figures).to_csv(index=False, float_format="%.4f"))
         write_atomically(self.new / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
@@ -254,8 +277,9 @@ class _Job:
         named = self.settings.victim
         return str(named.name) if isinstance(named, Victim) else network_name(named)
 
-    def _attacked(self, when: str) -> dict[str, AttackResult]:
-        """The results of all attacks on the test clips, with the seed of the test."""
+    def _examined(self, when: str) -> dict[str, AttackResult]:
+        """The results of all attacks on the test clips, with the seed of the test; and an audit, if
+        there is to be one."""
         dataset = LabelledClips(test=self.settings.test, spec=self.victim.spec).dataset("test")
         results = {}
         for name, attack in self.settings.attacks(self.settings.seed * SEEDS).items():
@@ -264,6 +288,16 @@ class _Job:
                 items = [dataset[i] for i in range(len(dataset))]
                 self._attack(attack, items, self.settings.test).save(place)
             results[name] = AttackResult.load(place)
+        if self.settings.audit is not None:
+            how: dict[str, Any] = {"seed": self.settings.seed, "progress": self.progress, **self.settings.audit}
+            call(
+                audit,
+                "Auditing the victim",
+                victim=self.victim,
+                data=self.settings.test,
+                out=self.new / AUDITS / when,
+                **how,
+            )
         return results
 
     def _attack(self, attack: Attack, items: list[tuple[Tensor, int]], source: ClipSource | Synthetic) -> AttackResult:
