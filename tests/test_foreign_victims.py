@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from vidmarl import GrowAndReduce, Victim
+from vidmarl import AttackResult, GrowAndReduce, Victim
 from vidmarl.errors import CheckpointError, SettingsError, VictimError
+from vidmarl.queries.budget import QueryBudget
 from vidmarl.victims import load_victim
 from vidmarl.victims.endpoint import Endpoint
+from vidmarl.victims.journal import journaled
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "examples"))
 from serve import Answer, Server
@@ -132,24 +137,48 @@ def test_a_file_for_a_fixed_number_of_clips_says_so(tmp_path: Path) -> None:
 
 
 class Unreliable(Answer):
-    """Misbehaves as its server's `plan` says: a code, "late" or "broken", once each."""
+    """Misbehaves as its server's `plan` says, a step for each request; None: it answers."""
 
     def do_POST(self) -> None:
-        step = self.server.plan.pop(0) if self.server.plan else None  # type: ignore[attr-defined]
-        self.server.keys.append(self.headers.get("X-Key"))  # type: ignore[attr-defined]
+        server: Any = self.server
+        step = server.plan.pop(0) if server.plan else None
+        server.paths.append(self.path)
         if step is None:
             return super().do_POST()
+        asked = load(self.rfile.read(int(self.headers["Content-Length"])))["clips"]
+        turned_away = step in (429, 503) or (isinstance(step, str) and step.startswith("wait"))
+        if not turned_away:
+            server.victim.queries += len(asked)
+            server.failed += len(asked)
         if isinstance(step, int):
-            self.rfile.read(int(self.headers["Content-Length"]))
-            if step >= 500 and step != 503:
-                self.server.victim.queries += self.server.in_request  # type: ignore[attr-defined]
             self.send_response(step)
             self.send_header("Location", "http://127.0.0.1:9/")
             self.send_header("Content-Length", "0")
             return self.end_headers()
-        self.server.victim.queries += self.server.in_request  # type: ignore[attr-defined]
+        if turned_away:
+            self.send_response(429)
+            self.send_header("Retry-After", step.removeprefix("wait "))
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        scores = torch.zeros(len(asked), 4)
+        answers: dict[str, tuple[int, str | bytes]] = {
+            "page": (200, "<html><body>Welcome</body></html>"),
+            "error page": (500, "<html><h1>Oops</h1><p>It broke</p></html>"),
+            "nan": (200, save({"logits": scores.log() * 0})),
+            "one too few": (200, save({"logits": scores[1:]})),
+            "echo": (403, f"the key {self.headers.get('X-Key')} is wrong"),
+        }
+        if step in answers:
+            return self._say(*answers[step])
         if step == "late":
             time.sleep(0.5)
+        elif step in ("short", "drip"):
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            for _ in range(10 if step == "drip" else 1):
+                self.wfile.write(b"0123456789")
+                time.sleep(0.05 if step == "drip" else 0)
         self.close_connection = True
         return None
 
@@ -158,7 +187,7 @@ class Unreliable(Answer):
 def server() -> Iterator[Server]:
     with Server(("127.0.0.1", 0), Victim(Net())) as running:
         running.RequestHandlerClass = Unreliable  # type: ignore[assignment]
-        running.plan, running.keys, running.in_request = [], [], 3  # type: ignore[attr-defined]
+        running.plan, running.paths, running.failed = [], [], 0  # type: ignore[attr-defined]
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         yield running
@@ -205,28 +234,149 @@ def test_a_server_that_does_not_answer_is_given_up(server: Server, plan: list[An
 
 
 def test_nobody_there_is_no_query() -> None:
-    victim = load_victim({"class_path": "http://127.0.0.1:9/x?key=secret", "init_args": {"retries": 1, "backoff": 0.0}})
-    with pytest.raises(VictimError, match="ConnectionRefusedError") as caught:
+    victim = load_victim({"class_path": "http://127.0.0.1:9/x", "init_args": {"retries": 1, "backoff": 0.0}})
+    with pytest.raises(VictimError, match="ConnectionRefusedError"):
         victim(CLIPS)
     assert victim.queries == 0
-    assert "secret" not in f"{caught.value} {victim} {victim.identity()}"
 
 
-def test_a_key_comes_from_the_environment_and_goes_nowhere_else(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("plan", "answered"),
+    [
+        ([None, 500], True),
+        ([None, "broken", 503, 500], True),
+        ([None, *[500] * 30], False),
+        ([500, 500, *[None] * 5, 500, 429, 500], True),
+    ],
+)
+def test_failed_attempts_are_queries_of_the_clips_and_stay_in_their_budget(
+    server: Server, plan: list[Any], answered: bool
 ) -> None:
+    server.plan = list(plan)  # type: ignore[attr-defined]
+    victim = endpoint(server, retries=40)
+    attack = GrowAndReduce("brightness", budget=12, progress=False)
+    seen: list[int] = []
+    result = attack(victim, CLIPS, on_query=lambda progress: seen.append(int(progress.queries.max())))
+    assert int(result.queries.sum()) == victim.queries == server.victim.queries
+    assert int(result.queries.max()) <= 12
+    assert max(seen) <= 12
+    assert result.complete
+    margins = result.history["margin"]
+    known = [~row[:asked].isnan() for row, asked in zip(margins, result.queries.tolist(), strict=True)]
+    assert all(bool(row[0]) for row in known)  # the clean prediction
+    assert any(bool(row[1:].any()) for row in known) == answered
+    assert sum(int((~row).sum()) for row in known) == server.failed > 0  # type: ignore[attr-defined]
+
+
+def test_a_clip_that_has_nothing_left_takes_part_in_no_further_attempt(server: Server) -> None:
+    server.plan = [500, 500]  # type: ignore[attr-defined]
+    victim = endpoint(server, retries=5)
+    budget = QueryBudget(victim, 3, 4)
+    budget.count = torch.tensor([3, 2, 0])
+    said = budget.query(CLIPS, torch.arange(3))
+    assert said.isnan().any(1).tolist() == [True, True, False]
+    assert budget.count.tolist() == [4, 4, 3]
+    assert budget.at.tolist() == [4, 4, 3]
+    assert victim.queries == 3 + 2 + 1
+
+
+def test_a_clip_that_stands_twice_in_a_batch_pays_for_both(server: Server) -> None:
+    server.plan = [500]  # type: ignore[attr-defined]
+    victim = endpoint(server, retries=5)
+    budget = QueryBudget(victim, 2, 4)
+    budget.count = torch.tensor([1, 0])
+    said = budget.query(CLIPS, torch.tensor([0, 0, 1]))
+    assert said.isnan().any(1).tolist() == [False, True, False]  # the third of its queries left was for one of them
+    assert budget.count.tolist() == [4, 2]
+    assert budget.at.tolist() == [3, 4, 2]
+
+
+def test_without_a_clean_prediction_within_the_budget_nothing_is_attacked(server: Server) -> None:
+    server.plan = [None, 500, 500]  # type: ignore[attr-defined]
+    victim = endpoint(server, retries=5)
+    victim(CLIPS)  # knows the classes
+    with pytest.raises(VictimError, match="no clean prediction of 3 clips within their budget of 2 queries"):
+        GrowAndReduce("brightness", budget=2, progress=False)(victim, CLIPS)
+
+
+@pytest.mark.thorough
+def test_an_attack_that_was_interrupted_knows_what_failed_attempts_have_cost(server: Server, tmp_path: Path) -> None:
+    attack = GrowAndReduce("brightness", budget=12, progress=False)
+
+    def attacked_again(plan: list[Any]) -> AttackResult:
+        server.plan = plan  # type: ignore[attr-defined]
+        victim = endpoint(server, retries=40)
+        with journaled(victim, tmp_path / "journal"):
+            return attack(victim, CLIPS)
+
+    first = attacked_again([None, 500, None, None, "broken"])
+    before = server.victim.queries
+    again = attacked_again([])
+    assert server.victim.queries == before
+    assert again.queries.tolist() == first.queries.tolist()
+    assert torch.equal(again.adversarial, first.adversarial)
+    for key, values in first.history.items():
+        assert torch.equal(values.nan_to_num(-1), again.history[key].nan_to_num(-1))
+
+
+@pytest.mark.thorough
+def test_a_key_comes_from_the_environment_and_goes_nowhere_else(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    header = {"X-Key": "$THE_KEY_OF_A_TEST"}
     with pytest.raises(SettingsError, match="'X-Key' names a variable of the environment that is not set"):
-        endpoint(server, headers={"X-Key": "$THE_KEY_OF_A_TEST"})
-    monkeypatch.setenv("THE_KEY_OF_A_TEST", "secret")
-    server.key = "secret"
+        endpoint(server, headers=header)
+    monkeypatch.setenv("THE_KEY_OF_A_TEST", "open sesame")
+    server.key = "open sesame"
     with pytest.raises(VictimError, match="401"):
         endpoint(server)(CLIPS)
-    victim = endpoint(server, headers={"X-Key": "$THE_KEY_OF_A_TEST"})
-    assert victim(CLIPS).shape == (3, 4)
-    assert "secret" not in f"{victim} {victim.identity()} {victim.model}"
-    server.plan = [307]  # type: ignore[attr-defined]
+    victim = endpoint(server, headers=header)
+    monkeypatch.setattr(sys, "argv", ["vidmarl", "attack", "--header", "open sesame"])
+    result = GrowAndReduce("brightness", budget=4, progress=False)(victim, CLIPS)
+    result.save(tmp_path / "result")
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "result").rglob("*") if path.is_file())
+    assert b"sesame" not in kept
+    assert "sesame" not in f"{victim} {victim.identity()} {victim.model} {result.settings} {result.provenance}"
+    server.plan = ["echo", 307]  # type: ignore[attr-defined]
+    with pytest.raises(VictimError, match=r"403 Forbidden: the key .* is wrong") as caught:
+        victim(CLIPS)
+    assert "sesame" not in str(caught.value)
     with pytest.raises(VictimError, match="307"):
         victim(CLIPS)
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "words"),
+    [
+        ("http://127.0.0.1:9", {"X-Key": "open sesame"}, "'X-Key' holds a key that is written out"),
+        ("http://127.0.0.1:9", {"Authorization": "Bearer sesame"}, "'Authorization' holds a key that is written out"),
+        ("http://127.0.0.1:9?api_key=sesame", {}, "the address holds a key that is written out"),
+        ("http://me:sesame@127.0.0.1:9", {}, "a name or a password in the address"),
+    ],
+)
+def test_a_key_that_is_written_out_is_refused(url: str, headers: dict[str, str], words: str) -> None:
+    with pytest.raises(SettingsError, match=words) as caught:
+        Endpoint(url, headers=headers)
+    assert "sesame" not in str(caught.value)
+
+
+def test_a_key_in_the_address_is_named_only(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THE_KEY_OF_A_TEST", "sesame")
+    victim = load_victim(address(server) + "?key=$THE_KEY_OF_A_TEST")
+    assert victim(CLIPS).shape == (3, 4)
+    assert server.paths[-1] == "/?key=sesame"  # type: ignore[attr-defined]
+    assert "sesame" not in f"{victim} {victim.identity()} {victim.model}"
+
+
+def test_a_server_says_when_to_come_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("vidmarl.victims.endpoint.time.sleep", slept.append)
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    server.plan = ["wait 7", f"wait {soon}", "wait soon", "wait 9999", None]  # type: ignore[attr-defined]
+    victim = endpoint(server, backoff=0.25)
+    assert victim(CLIPS).shape == (3, 4)
+    assert victim.queries == 3  # none of the others has reached the model
+    assert slept == [7, pytest.approx(29, abs=2), 1, 60]
 
 
 def test_a_rate_is_kept(server: Server) -> None:
@@ -250,7 +400,26 @@ def test_an_answer_that_is_none_is_an_error(server: Server, monkeypatch: pytest.
 
     monkeypatch.setattr(Unreliable, "do_POST", nonsense)
     victim = endpoint(server)
-    with pytest.raises(VictimError, match="SafetensorError"):
+    with pytest.raises(VictimError, match="100 bytes that are no file of safetensors"):
+        victim(CLIPS)
+    assert victim.queries == 3
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ("page", r"no file of safetensors .* they begin '<html>.*Is that the address of the model\?"),
+        ("nan", "NaN or infinite scores for 3 of 3 clips"),
+        ("one too few", r"returned scores of shape \(2, 4\) for 3 clips"),
+        ("error page", "500 Internal Server Error: Oops It broke"),
+        ("short", "the answer ended 90 bytes too early"),
+        ("drip", r"TimeoutError: the answer was not there after 0\.2 s"),
+    ],
+)
+def test_a_server_that_answers_nonsense_is_quoted(server: Server, step: str, words: str) -> None:
+    server.plan = [step]  # type: ignore[attr-defined]
+    victim = endpoint(server, retries=0, timeout=0.2)
+    with pytest.raises(VictimError, match=words):
         victim(CLIPS)
     assert victim.queries == 3
 

@@ -131,7 +131,7 @@ def test_a_disk_that_fills_up_leaves_what_was_whole(tmp_path: Path, victim: Vict
         """A file with little room."""
 
         def __init__(self, file: object) -> None:
-            self._file, self.room = file, 70
+            self._file, self.room = file, 90
 
         def __getattr__(self, name: str) -> object:
             return getattr(self._file, name)
@@ -147,7 +147,7 @@ def test_a_disk_that_fills_up_leaves_what_was_whole(tmp_path: Path, victim: Vict
     with pytest.raises(OSError, match="No space"), journaled(victim, tmp_path / "journal") as journal:  # noqa: PT012
         journal._file = Full(journal._file)  # type: ignore[assignment]
         victim(clips)
-    assert victim.queries == 3  # two frames of 32 bytes fit, the third one is torn
+    assert victim.queries == 3  # two frames of 40 bytes fit, the third one is torn
     assert asked(victim, tmp_path / "journal", clips)[1] == 3
 
 

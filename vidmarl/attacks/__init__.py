@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vidmarl.attacks.base import Attack
+from vidmarl.attacks.base import ATTACKS, Attack
 from vidmarl.attacks.result import AttackResult
-from vidmarl.registry import Registry
 
 if TYPE_CHECKING:  # at run time these are imported when they are first asked for
     from vidmarl.attacks.ast_focus import AstFocus as AstFocus
@@ -31,13 +30,6 @@ if TYPE_CHECKING:  # at run time these are imported when they are first asked fo
     from vidmarl.attacks.vbad import VBAD as VBAD
 
 __all__ = ["Attack", "AttackResult", "as_attack", "list_attacks"]
-
-ATTACKS = Registry(
-    "attack",
-    Attack,
-    __name__,
-    shared=("base", "identity", "parts", "plots", "provenance", "result", "saved", "settings"),
-)
 
 
 def list_attacks() -> list[str]:

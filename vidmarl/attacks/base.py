@@ -34,6 +34,7 @@ from vidmarl.queries.goals import Classes, Goal, as_goal
 from vidmarl.queries.progress import Progress
 from vidmarl.queries.scheduler import Search, run_searches
 from vidmarl.queries.session import Session
+from vidmarl.registry import Registry
 from vidmarl.utils import markup
 from vidmarl.utils.kinds import check_least
 from vidmarl.utils.precision import default_dtype
@@ -205,8 +206,6 @@ class Attack(Settings):
     def check_victim(self, victim: Victim) -> None:
         """Raises a SettingsError where the victim says less than this attack goes by."""
         if self.needs_scores and victim.decisions_only:
-            from vidmarl.attacks import ATTACKS  # whose classes are all imported for this
-
             others = ", ".join(name for name, kind in ATTACKS.classes().items() if not kind.needs_scores)
             raise SettingsError(
                 f"Attacking: {type(self).__name__} goes by scores, and the victim {victim.name!r} says nothing but a"
@@ -290,6 +289,15 @@ class Attack(Settings):
         return {"attack": type(self).__name__, **settings}
 
 
+ATTACKS = Registry(
+    "attack",
+    Attack,
+    __name__.rpartition(".")[0],
+    shared=("base", "identity", "parts", "plots", "provenance", "result", "saved", "settings"),
+)
+"""All attacks by name."""
+
+
 class _Watch:
     """Those who watch an attack: its progress bar, and `on_query` of `Attack.__call__`.
 
@@ -308,6 +316,7 @@ class _Watch:
         self._on_query = on_query
         self._before: Progress | None = None
         self._due = 0.0
+        self._shown = 0  # queries of the batch at work
 
     def asked(self, session: Session, rows: Tensor) -> None:
         """Queries about these rows of a session have been answered."""
@@ -317,7 +326,8 @@ class _Watch:
         if is_due:
             self._bar.set_postfix_str(str(progress), refresh=False)
             self._due = time.monotonic() + self._bar.mininterval
-        self._bar.update(len(rows))
+        self._bar.update(int(session.queries.sum()) - self._shown)
+        self._shown = int(session.queries.sum())
         if self._on_query is not None:
             self._on_query(progress)
 
@@ -327,6 +337,7 @@ class _Watch:
         self._before = dataclasses.replace(done, session=None)  # whose clips need not stay in the memory
         self._bar.set_postfix_str(str(self._before), refresh=False)
         self._bar.update(int(session.query_budget.left.sum()))
+        self._shown = 0
 
 
 _FOUND = "What was found by then is this exception's `result`, at a prompt and in a notebook `sys.last_value.result`."

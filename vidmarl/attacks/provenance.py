@@ -34,7 +34,7 @@ def provenance(victim: Victim, networks: Mapping[str, nn.Module], device: torch.
         "python": platform.python_version(),
         "device": _name(victim.device or device),
         "threads": torch.get_num_threads(),
-        "command": list(sys.argv),
+        "command": [getattr(victim.model, "without_secrets", str)(word) for word in sys.argv],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "victim": asked,
         "networks": {name: fingerprint(network) for name, network in networks.items()},

@@ -17,7 +17,6 @@ from vidmarl.attacks.result import AttackResult
 from vidmarl.attacks.search.minimize import minimize
 from vidmarl.distortions import as_distortion
 from vidmarl.perturbations.grid import as_grid
-from vidmarl.queries.budget import QueryBudget
 from vidmarl.queries.clip import ClipView
 from vidmarl.queries.scheduler import Search
 
@@ -94,13 +93,12 @@ class SensitivityOrder(Attack):
         boxes = self._boxes(clip.shape)
         parts = (boxes == torch.arange(int(boxes.max()) + 1)[:, None, None, None]).float()
         signs = [1.0, -1.0] if clip.min_strength < 0 else [1.0]
-        budget = QueryBudget(clip.victim, 1, len(signs) * len(parts))
         gains = []
         for sign in signs:
             for some in parts.split(AT_ONCE):
                 probes = clip.render(sign * some)
                 this = torch.zeros(len(some), dtype=torch.int64, device=probes.device)
-                fall = clip.clean_margin - clip.goal.margin(budget.query(probes, this), this)
+                fall = clip.clean_margin - clip.goal.margin(clip.victim(probes), this)
                 norm = (probes - clip.pixels).flatten(1).norm(dim=1)
                 gains.append((fall / norm.clamp_min(1e-6)).cpu())  # where nothing changed nothing falls
         gain, best = rearrange(torch.cat(gains), "(signs n) -> signs n", signs=len(signs)).max(0)

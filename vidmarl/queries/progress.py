@@ -53,8 +53,9 @@ class Progress:
             before: where the batches before it have ended.
         """
         rows = rows.cpu()
-        asked = torch.bincount(rows, minlength=len(session))
-        column = (session.queries - asked)[rows] + turns(rows)
+        last, column = session.last
+        if not torch.equal(rows, last):  # those of several batches
+            column = (session.queries - torch.bincount(rows, minlength=len(session)))[rows] + turns(rows)
         state = {
             "queries": session.queries,
             "skipped": session.skipped,

@@ -20,10 +20,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from vidmarl.errors import VictimError
 from vidmarl.perturbations.renderer import Renderer, to_8bit
 from vidmarl.queries.budget import QueryBudget
 from vidmarl.queries.goals import Goal, Misclassify
 from vidmarl.victims.victim import Victim
+
+PHASES = ("clean", "search", "agents", "fallback", "minimize", "refine")
+"""What a query was asked for, by its number in the history: the clean prediction, a search without
+learning, a proposal of the agents, full strength where nothing else has fooled the clip, and the
+two ways of making a success smaller."""
 
 FIRST_COLUMNS = 256
 """Queries that a history has room for at first; it grows with those that are asked."""
@@ -83,8 +89,11 @@ class Session:
         full_l2: float[b], norm of the full distortion (strength 1 everywhere), the size that a
             failure counts with.
         history: of each query, float[b q] with NaN beyond the last: "score" (log-probability of the
-            goal's class), "margin", "l2" (both NaN for a probe, see `probe_clips`). Column 0 is the
-            clean prediction.
+            goal's class), "margin", "l2" (both NaN for a probe, see `probe_clips`), and "phase", a
+            number of `PHASES`. Column 0 is the clean prediction. All are NaN for an attempt that
+            brought no answer.
+        phase: int64[b], what the next query of each clip is asked for.
+        last: of the last batch of queries, the rows and the columns in the history, int64[n] each.
     """
 
     def __init__(
@@ -98,7 +107,7 @@ class Session:
         self._seed = seed
         rows = torch.arange(b, device=renderer.clips.device)
         self.full_l2 = self._full_l2(rows)  # before anything is asked: a distortion that fails costs no query
-        self.clean = self.query_budget.query(renderer.clips, rows)
+        self.clean = self._ask_clean(rows)
         self._own_goal = goal is None
         self.goal = Misclassify(self.clean.argmax(1).cpu()) if goal is None else goal
         self.goal.validate(b, self.clean.shape[1])
@@ -112,13 +121,29 @@ class Session:
         self.best_l2 = new(b)
         self.best_margin = new(b)
         self.best_prediction = new(b, dtype=torch.int64)
-        self.history = {key: new(b, min(budget, FIRST_COLUMNS)) for key in ("score", "margin", "l2")}
+        self.history = {key: new(b, min(budget, FIRST_COLUMNS)) for key in ("score", "margin", "l2", "phase")}
+        self.phase = torch.ones(b, dtype=torch.int64)
         self._due: list[tuple[Tensor, Tensor | tuple[Tensor, Tensor], Tensor]] = []
         self._generators: list[torch.Generator] = [torch.Generator() for _ in range(b)]
         self._begin(rows)
 
     def __len__(self) -> int:
         return len(self.renderer.clips)
+
+    def _ask_clean(self, rows: Tensor) -> Tensor:
+        """The clean predictions of `rows`.
+
+        Raises:
+            VictimError: within the budget of a clip there was no answer.
+        """
+        clean = self.query_budget.query(self.renderer.clips[rows], rows)
+        if len(silent := clean.isnan().any(1).nonzero().flatten()):
+            raise VictimError(
+                f"The victim {self.victim.name!r} gave no clean prediction of {len(silent)} clips within their budget"
+                f" of {self.budget} queries: every attempt counts as one."
+            )
+        self.last = rows.cpu(), torch.zeros_like(rows, device="cpu")
+        return clean
 
     def _begin(self, rows: Tensor) -> None:
         """Sets the record of `rows` to the state after their clean prediction."""
@@ -138,6 +163,8 @@ class Session:
         self.history["score"][rows, 0] = self.clean[rows].gather(1, own_class[:, None]).squeeze(1)
         self.history["margin"][rows, 0] = margin
         self.history["l2"][rows, 0] = 0
+        self.history["phase"][rows, 0] = 0
+        self.phase[rows.cpu()] = PHASES.index("search")
         for row in rows.tolist():
             # hashed: the clip's own seed has already drawn the distortion's noise, and must not
             # draw the search too
@@ -151,7 +178,7 @@ class Session:
         self.renderer.replace(rows, clips, seed)
         self.full_l2[rows] = self._full_l2(rows)
         self.query_budget.reopen(rows)
-        self.clean[rows] = self.query_budget.query(self.renderer.clips[rows], rows)
+        self.clean[rows] = self._ask_clean(rows)
         self.goal.classes[rows.cpu()] = self.clean[rows].argmax(1).cpu()
         self._begin(rows)
 
@@ -255,9 +282,15 @@ class Session:
         """Asks the victim: its response, the column of each query in the history, and the score of
         the goal's class."""
         on_cpu = rows.cpu()
-        column = self.query_budget.count[on_cpu] + turns(on_cpu)
-        self._make_room(int(column.max()) + 1)
+        self._make_room(int((self.query_budget.count[on_cpu] + turns(on_cpu)).max()) + 1)
         log_probs = self.query_budget.query(candidates, on_cpu)
+        column = self.query_budget.at - 1
+        self.last = on_cpu, column
+        self._make_room(int(column.max()) + 1)  # more, where attempts have failed
+        silent = log_probs.isnan().any(1)
+        acting = self.phase[on_cpu].to(log_probs)
+        self.history["phase"][rows, column.to(rows.device)] = acting.masked_fill(silent, torch.nan)
+        log_probs = torch.where(silent[:, None], self.clean[rows], log_probs)  # nothing new, and the budget is spent
         response = Response(
             margin=self.margin(log_probs, rows),
             success=self.goal.success(log_probs, rows),
@@ -265,7 +298,7 @@ class Session:
             log_probs=log_probs,
         )
         score = log_probs.gather(1, self.goal.classes.to(rows.device)[rows][:, None]).squeeze(1)
-        return response, column.to(rows.device), score
+        return response, column.to(rows.device), score.masked_fill(silent, torch.nan)
 
     def _make_room(self, columns: int) -> None:
         """Lets the history have so many columns, within the budget."""
@@ -299,8 +332,8 @@ class Session:
         kept = rows[better]
         self._due = [
             (self.history["score"], (rows, column), score),
-            (self.history["margin"], (rows, column), response.margin),
-            (self.history["l2"], (rows, column), response.l2),
+            (self.history["margin"], (rows, column), response.margin.where(~score.isnan(), torch.nan)),
+            (self.history["l2"], (rows, column), response.l2.where(~score.isnan(), torch.nan)),
             (self.first_success, rows[first], column[first] + 1),
             (self.fooled, kept, fooled[better] | response.success[better]),
             (self.best, kept, candidates[better]),
@@ -317,6 +350,7 @@ class Session:
         for values, at, new in self._due:
             values[at] = new
         self._due = []
+        self._make_room(int(self.queries.max()))  # for attempts without an answer
 
 
 def _l2(delta: Float[Tensor, "n c t h w"]) -> Float[Tensor, " n"]:

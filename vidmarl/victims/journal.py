@@ -18,6 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vidmarl.utils.files import PathLike
+from vidmarl.victims.attempts import Attempts
 from vidmarl.victims.victim import Victim
 
 _HEAD = struct.Struct("<II")  # clips and classes
@@ -27,10 +28,10 @@ _CHECKSUM = struct.Struct("<I")
 class Journal:
     """The answers of a victim in the order in which they were given, as a file that only grows.
 
-    Each forward pass is a frame: how many clips and classes, a digest of each clip, its
-    log-probabilities, a checksum. It is written at once, so that a kill costs the last frame at
-    most. A frame that is torn, or whose clips are not those now asked about, is dropped with all
-    that follows it.
+    Each forward pass is a frame: how many clips and classes, a digest of each clip, the queries
+    that it has cost, its log-probabilities (NaN for one without an answer), a checksum. It is
+    written at once, so that a kill costs the last frame at most. A frame that is torn, or whose
+    clips are not those now asked about, is dropped with all that follows it.
 
     Args:
         path: of the file; it is made where there is none.
@@ -57,10 +58,15 @@ class Journal:
         self._file.close()
 
     def answer(
-        self, ask: Callable[[Float[Tensor, "b 3 t h w"]], Float[Tensor, "b k"]], clips: Float[Tensor, "b 3 t h w"]
+        self, ask: Callable[[], Float[Tensor, "b k"]], clips: Float[Tensor, "b 3 t h w"], attempts: Attempts
     ) -> Float[Tensor, "b k"]:
         """The log-probabilities of some clips: those in the journal, or else those that `ask`
         gives, which are in the journal from then on.
+
+        Args:
+            ask: asks about the clips.
+            clips: the clips.
+            attempts: their books, in which `ask` writes by itself.
 
         Raises:
             OSError: they cannot be written.
@@ -71,13 +77,15 @@ class Journal:
             frame = self._read()
             if frame is not None and torch.equal(frame[0], digests):
                 self._unread -= len(digests)
-                return frame[1].to(clips.device)
+                _, spent, log_probs = frame
+                attempts.replay(spent, log_probs.isnan().any(1))
+                return log_probs.to(clips.device)
             self._file.seek(start)
             self._file.truncate()
             self.recorded -= self._unread
             self._unread = 0
-        log_probs = ask(clips)
-        self._write(digests, log_probs.cpu())
+        log_probs = ask()
+        self._write(digests, attempts.spent, log_probs.cpu())
         self.recorded += len(digests)
         return log_probs
 
@@ -98,26 +106,26 @@ class Journal:
             self._weights = (2 * drawn + 1).to(bits.device)
         return torch.stack([(clip * self._weights).sum() for clip in bits]).cpu()
 
-    def _read(self) -> tuple[Int64[Tensor, " b"], Float[Tensor, "b k"]] | None:
-        """The digests and log-probabilities of the next frame; None, at its start, where none is
-        whole."""
+    def _read(self) -> tuple[Int64[Tensor, " b"], Int64[Tensor, " b"], Float[Tensor, "b k"]] | None:
+        """The digests, costs and log-probabilities of the next frame; None, at its start, where
+        none is whole."""
         start = self._file.tell()
         left = os.fstat(self._file.fileno()).st_size - start
         head = self._file.read(_HEAD.size)
         if len(head) == _HEAD.size:
             clips, classes = _HEAD.unpack(head)
-            size = clips * (8 + 4 * classes)
+            size = clips * (8 + 8 + 4 * classes)
             if _HEAD.size + size + _CHECKSUM.size <= left:
                 body, checksum = self._file.read(size), self._file.read(_CHECKSUM.size)
                 if _CHECKSUM.pack(zlib.crc32(head + body)) == checksum and size:
-                    digests = torch.frombuffer(bytearray(body[: 8 * clips]), dtype=torch.int64)
-                    values = torch.frombuffer(bytearray(body[8 * clips :]), dtype=torch.float32)
-                    return digests, values.view(clips, classes)
+                    digests, spent = torch.frombuffer(bytearray(body[: 16 * clips]), dtype=torch.int64).view(2, clips)
+                    values = torch.frombuffer(bytearray(body[16 * clips :]), dtype=torch.float32)
+                    return digests, spent, values.view(clips, classes)
         self._file.seek(start)
         return None
 
-    def _write(self, digests: Int64[Tensor, " b"], log_probs: Float[Tensor, "b k"]) -> None:
-        body = digests.numpy().tobytes() + log_probs.float().numpy().tobytes()
+    def _write(self, digests: Int64[Tensor, " b"], spent: Int64[Tensor, " b"], log_probs: Float[Tensor, "b k"]) -> None:
+        body = digests.numpy().tobytes() + spent.numpy().tobytes() + log_probs.float().numpy().tobytes()
         head = _HEAD.pack(*log_probs.shape)
         frame = memoryview(head + body + _CHECKSUM.pack(zlib.crc32(head + body)))
         while frame:  # a disk that is nearly full takes a part, and refuses the rest

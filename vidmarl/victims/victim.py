@@ -32,6 +32,7 @@ from vidmarl.utils import markup
 from vidmarl.utils.devices import usable_device
 from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.utils.precision import default_dtype
+from vidmarl.victims.attempts import Attempts
 from vidmarl.victims.check import PROBABILITIES_AS_LOGITS, CheckReport, check
 from vidmarl.victims.outputs import Outputs, are_probabilities, find_decisions, find_scores
 
@@ -53,9 +54,9 @@ class CountsAttempts(Protocol):
     """A model that may be asked more than once to answer once, as one at the end of a line that
     fails."""
 
-    def ask_counted(self, clips: Any, count: Callable[[int], None]) -> Any:
-        """The scores of clips; calls `count(clips)` for every attempt that may have reached the
-        model, before its answer is there."""
+    def ask_counted(self, clips: Any, attempts: Attempts) -> Any:
+        """The scores of clips, in their order, but for those that are given up on the way; counts
+        every attempt that may have reached the model, before its answer is there."""
 
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -301,20 +302,32 @@ class Victim:
         Warns:
             UserWarning: at the first query, if scores that are said to be logits are probabilities.
         """
+        every = torch.arange(len(clips)) if isinstance(clips, Tensor) else torch.arange(0)
+        return self.ask(clips, Attempts(every, None, self.count))
+
+    def ask(self, clips: Float[Tensor, "b 3 t h w"], attempts: Attempts) -> Float[Tensor, "b k"]:
+        """As a call, with the books of what it costs: a model at the end of a line may be asked
+        more than once, as far as every clip can pay for it.
+
+        Returns:
+            As a call; NaN for the clips that were given up.
+        """
         validate_clips(clips, "asking the victim")
         on_cpu = (self.device or clips.device).type == "cpu"
         height, width = self.spec.size if self.spec is not None else clips.shape[-2:]
         size = self.batch_size or (2 if on_cpu else max(1, PIXELS_AT_ONCE // (clips.shape[2] * height * width)))
         first = self.scores_are_distributions is None
-        ask = functools.partial(self._forward, first=first)
-        if self.journal is not None:
-            ask = functools.partial(self.journal.answer, ask)
-        answers = [ask(chunk) for chunk in clips.split(size)]
+        answers = []
+        for start in range(0, len(clips), size):
+            chunk, part = clips[start : start + size], attempts.part(slice(start, start + size))
+            ask = functools.partial(self._forward, chunk, part, first)
+            known = None if self.journal is None else self.journal.answer(ask, chunk, part)
+            answers.append(ask() if known is None else known)
         if first and self.scores_are_distributions and self.outputs == "logits":
-            warnings.warn(f"The victim {self.name!r} returned {PROBABILITIES_AS_LOGITS}", UserWarning, stacklevel=2)
+            warnings.warn(f"The victim {self.name!r} returned {PROBABILITIES_AS_LOGITS}", UserWarning, stacklevel=3)
         return torch.cat(answers).to(clips.device)
 
-    def _forward(self, clips: Tensor, first: bool) -> Tensor:
+    def _forward(self, clips: Tensor, attempts: Attempts, first: bool) -> Tensor:
         """Asks about one chunk; `first`: looks at what kind of scores come back."""
         device = self.device or clips.device
         with torch.no_grad():
@@ -325,9 +338,9 @@ class Victim:
                 batch = batch.clone()  # models may normalise in place
             ask: Callable[[Any], Any] = self.model
             if isinstance(self.model, CountsAttempts):
-                ask = functools.partial(self.model.ask_counted, count=self._count)
+                ask = functools.partial(self.model.ask_counted, attempts=attempts)
             else:
-                self._count(len(clips))  # before the call: a model that raises has been asked all the same
+                attempts.count(range(len(clips)))  # before the call: a model that raises has been asked all the same
             try:
                 with default_dtype(self._default_dtype):
                     returned = ask(batch.cpu().numpy() if self.numpy else batch)
@@ -338,17 +351,29 @@ class Victim:
                     f"{self._advice_on(error)}"
                 ) from error
             who = f"The victim {self.name!r}"
+            answered = (~attempts.given_up).nonzero().flatten()
+            if not len(answered):
+                if self.n_classes is None:
+                    raise VictimError(
+                        f"{who} did not answer its first question within the budget of {len(clips)} clips."
+                    )
+                return torch.full((len(clips), self.n_classes), torch.nan, device=device)
             if self.decisions_only:
-                scores = find_decisions(returned, len(clips), self.class_index, self.n_classes, who)
+                scores = find_decisions(returned, len(answered), self.class_index, self.n_classes, who)
             else:
-                scores = find_scores(returned, len(clips), self.outputs, self.n_classes, who)
+                scores = find_scores(returned, len(answered), self.outputs, self.n_classes, who)
             scores = scores.detach().float()
             self.n_classes = scores.shape[1]
             if first:
                 self.scores_are_distributions = self.scores_are_distributions is not False and are_probabilities(scores)
-            return self._log_probs(scores)
+            log_probs = self._log_probs(scores)
+            if len(answered) < len(clips):
+                every = log_probs.new_full((len(clips), self.n_classes), torch.nan)
+                log_probs = every.index_copy(0, answered.to(log_probs.device), log_probs)
+            return log_probs
 
-    def _count(self, clips: int) -> None:
+    def count(self, clips: int) -> None:
+        """So many clips have gone through the model."""
         with _COUNTING:
             self.queries += clips
 

@@ -14,6 +14,7 @@ from vidmarl.attacks.sensitivity.masks import occlusion, rise
 from vidmarl.attacks.sensitivity.plan import Estimate, Plan
 from vidmarl.attacks.sensitivity.posterior import posterior
 from vidmarl.attacks.sensitivity.result import Sensitivity
+from vidmarl.errors import VictimError
 from vidmarl.perturbations.grid import GridLike, TubeletGrid, as_grid
 from vidmarl.perturbations.noise import Coherence
 from vidmarl.queries.clip import ClipView
@@ -132,8 +133,18 @@ class SensitivityProbes(Attack):
 
 
 def _read(plan: Plan, margins: Float[Tensor, " q"]) -> Estimate:
-    """What the answers to a plan tell; the first margin is that of the clean clip."""
-    clean, *_ = margins.tolist()
+    """What the answers to a plan tell; the first margin is that of the clean clip.
+
+    Raises:
+        VictimError: failed attempts have eaten up the budget.
+    """
+    margins = margins[~margins.isnan()]
+    if len(margins) < 1 + len(plan.masks):
+        raise VictimError(
+            f"Measuring sensitivity: {1 + len(plan.masks) - len(margins)} of {len(plan.masks)} probes of a clip were"
+            " never answered: attempts that failed have spent its budget. Give a larger one, or mend the connection."
+        )
+    clean = float(margins[0])
     return plan.read(clean - margins[1 : 1 + len(plan.masks)], clean)
 
 
