@@ -104,7 +104,8 @@ class Classifier(nn.Module):
         self.network = network
 
     def forward(self, clips: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b k"]:
-        scores: Tensor = self.network(**{self.network.main_input_name: clips}).logits
+        name: Any = self.network.main_input_name
+        scores: Tensor = self.network(**{name: clips}).logits
         return scores
 
 
@@ -187,7 +188,7 @@ def load(
     spec = usual.changed(spec)
     _check_clips(config, spec, doing)
     kind = library.AutoModelForVideoClassification._model_mapping[type(config)]
-    labels: list[str] | dict[int, str] | None = None if folder is None else _labels(config)
+    labels: Any = None if folder is None else _labels(config)
     if weights is None:
         assert folder is not None
         with seeded(0), _quiet(library):
