@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from argparse import SUPPRESS
 from typing import Any
@@ -27,15 +28,23 @@ def run(words: list[str]) -> None:
 
     from vidmarl.cli import COMMANDS, runner
 
+    def add(commands: Any, name: str, words: list[str]) -> None:
+        found = capture_parser(runner(words[0]), words)
+        one = found if found._subcommands_action is None else found._subcommands_action._name_parser_map[name]
+        commands.add_parser(name, help=(one.description or "").partition(".")[0])
+        commands._name_parser_map[name] = one
+        one._actions = [_completed(action, shtab) for action in one._actions if action.help != SUPPRESS]
+
     whole = argparse.ArgumentParser(prog="vidmarl")
     commands = whole.add_subparsers()
     with warnings.catch_warnings(action="ignore"):
         for name in COMMANDS:
-            found = capture_parser(runner(name), [name])
-            one = found if found._subcommands_action is None else found._subcommands_action._name_parser_map[name]
-            commands.add_parser(name, help=(one.description or "").partition(".")[0])
-            commands._name_parser_map[name] = one
-            one._actions = [_completed(action, shtab) for action in one._actions if action.help != SUPPRESS]
+            second = getattr(sys.modules[runner(name).__module__], "COMMANDS", ())  # as of `vidmarl data check`
+            below = commands.add_parser(name).add_subparsers() if second else None
+            for word in second:
+                add(below, word, [name, word])
+            if below is None:
+                add(commands, name, [name])
     print(shtab.complete(whole, args.shell))
 
 

@@ -34,9 +34,9 @@ def run(words: list[str]) -> None:
     if command in ("-h", "--help"):
         print(USAGE, end="")
         return
-    if command != "fit":
-        raise UnknownNameError("command after `vidmarl victims`", command, ["fit"])
-    _fit(rest)
+    if command not in COMMANDS:
+        raise UnknownNameError("command after `vidmarl victims`", command, COMMANDS)
+    COMMANDS[command](rest)
 
 
 def _fit(words: list[str]) -> None:
@@ -77,3 +77,6 @@ def _fit(words: list[str]) -> None:
             print(told(tested))
         written = [path, *([path.parent / TABLE] if tested is not None else []), path.parent / RECORD]
         say_end(written, f"vidmarl attack CLIP --victim {shlex.quote(str(path))} --out results")
+
+
+COMMANDS = {"fit": _fit}
