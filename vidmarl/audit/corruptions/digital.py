@@ -80,6 +80,11 @@ def bit_error(clip: Clip, distance: int, rng: torch.Generator) -> Clip:
     return recoded(clip, "libx264", {"crf": "18", "x264-params": f"{STEADY}:bframes=0"}, damage)
 
 
+SMALLEST = 80
+"""Px that a side must have. On clips smaller than its largest block of 64 px x265 ends the process,
+and on those of one block it is not the same each time. Smaller clips grow by their border, which is
+cut off again."""
+
 HEAD = 64
 """Bytes of a packet that are never damaged."""
 
@@ -94,9 +99,9 @@ def recoded(clip: Clip, codec: str, options: dict[str, str], damage: Any = None)
         damage: `f(number, bytes) -> bytes`, what happens to the packets on their way.
     """
     h, w = clip.shape[-2:]
-    pixels = (
-        (F.pad(clip, (0, w % 2, 0, h % 2), mode="replicate") * 255).round().to(torch.uint8)
-    )  # 4:2:0 wants even ones
+    grown = [max(SMALLEST, side + side % 2) - side for side in (w, h)]  # 4:2:0 wants even ones
+    padded = F.pad(clip, (0, grown[0], 0, grown[1]), mode="replicate")
+    pixels = (padded * 255).round().to(torch.uint8)
     frames = rearrange(pixels, "c t h w -> t h w c").cpu().contiguous().numpy()
     shown = _decoded(_encoded(frames, codec, options, damage), len(frames))
     out = torch.from_numpy(shown)[:, :h, :w].to(clip.device)
