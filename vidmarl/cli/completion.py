@@ -40,11 +40,12 @@ def run(words: list[str]) -> None:
     with warnings.catch_warnings(action="ignore"):
         for name in COMMANDS:
             second = getattr(sys.modules[runner(name).__module__], "COMMANDS", ())  # as of `vidmarl data check`
-            below = commands.add_parser(name).add_subparsers() if second else None
+            if not second:
+                add(commands, name, [name])
+                continue
+            below = commands.add_parser(name, help="commands").add_subparsers()  # without help, shtab would hide it
             for word in second:
                 add(below, word, [name, word])
-            if below is None:
-                add(commands, name, [name])
     print(shtab.complete(whole, args.shell))
 
 
