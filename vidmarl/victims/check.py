@@ -44,6 +44,14 @@ OTHER_WAYS: dict[str, dict[str, Any]] = {
     "values in 0..255, std=(1/255, 1/255, 1/255)": {"mean": None, "std": (1 / 255,) * 3},
 }
 """Ways to give a model its clips that are often mixed up."""
+USUAL: dict[str, dict[str, Any]] = {
+    "mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), or those of its training": {
+        "mean": (0.45,) * 3,
+        "std": (0.225,) * 3,
+    },
+    "mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)": {"mean": (0.5,) * 3, "std": (0.5,) * 3},
+}
+"""The usual ways to normalise, for a victim that has none."""
 
 PROBABILITIES_AS_LOGITS = (
     "scores with nothing below 0 that sum to 1 for each clip: probabilities, taken for logits. Its confidence and all"
@@ -212,13 +220,16 @@ def _drift(one: Tensor, other: Tensor) -> float:
 
 def _look_at_accuracy(victim: Victim, clips: Tensor, labels: Tensor) -> Finding:
     """Whether it is right about clips whose classes are known and, where it is not, whether it
-    would be if it were given them in another way; `b` queries, or `5 b`."""
+    would be if it were given them in another way; `b` queries, or up to `5 b`."""
     answers = victim(clips).cpu()
     found = Accuracy(labels, ranks(answers, labels))
     if found.top1 == 1:
         return Finding("accuracy", True, str(found))
+    plain = victim.mean is None and victim.std is None and victim.input == "float"
     better = {}
-    for told, settings in OTHER_WAYS.items():
+    for told, settings in (OTHER_WAYS | (USUAL if plain else {})).items():
+        if all(getattr(victim, name) == value for name, value in settings.items()):
+            continue  # that is how it is given them
         other = copy.copy(victim)
         for name, value in settings.items():
             setattr(other, name, value)

@@ -429,7 +429,7 @@ class Victim:
         self, clips: Float[Tensor, "b 3 t h w"], labels: Sequence[int | str] | Int64[Tensor, " b"] | None = None
     ) -> CheckReport:
         """Looks whether the model is fit for a black-box attack. Costs `2 b + 2` queries, and with
-        labels `b` more, or `5 b` where it is not right about all clips.
+        labels `b` more, or up to `5 b` where it is not right about all clips.
 
         Args:
             clips: a few clips as the attack will get them, float[b 3 t h w] in [0, 1].
