@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import dataclasses
 import io
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,8 @@ import vidmarl
 from vidmarl import AttackResult, GrowAndReduce, RandomCells, Victim, metrics
 from vidmarl.attacks.saved import SavedResult
 from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.queries.clip import ClipView
+from vidmarl.queries.session import PHASES
 from vidmarl.report import figures
 from vidmarl.report.figures import films as films_module
 
@@ -350,6 +355,32 @@ class TestOfAResult:
         result = attack(GrowAndReduce, films(1), [EVIL] * 3)
         for figure in (result.plot(), result.trajectory(), result.regions(0)):
             assert "<a href" not in figure.to_json()
+
+
+class TestWhoActed:
+    def test_each_query_is_in_the_lane_of_who_asked_it(self, result: AttackResult) -> None:
+        asked = int(result.queries[0])
+        phases = result.history["phase"][0, :asked]
+        assert phases[0] == PHASES.index("clean")
+        assert set(phases[1:].tolist()) == {PHASES.index("search"), PHASES.index("minimize")}
+        lanes = {trace.y[0]: list(trace.x) for trace in figures.trajectory(result).data if trace.yaxis == "y4"}
+        assert list(lanes) == ["search", "minimize"]
+        assert sorted(lanes["search"] + lanes["minimize"]) == list(range(2, asked + 1))
+        assert min(lanes["search"]) < min(lanes["minimize"])
+
+    def test_a_result_that_does_not_know_has_no_lanes(self, result: AttackResult) -> None:
+        known = {key: values for key, values in result.history.items() if key != "phase"}
+        figure = figures.trajectory(dataclasses.replace(result, history=known))
+        assert not [trace for trace in figure.data if trace.yaxis == "y4"]
+
+    def test_a_search_that_ends_within_a_phase_leaves_it(self) -> None:
+        session = types.SimpleNamespace(phase=torch.tensor([1, 1]))
+        clip = ClipView.__new__(ClipView)
+        clip._session, clip.row = session, 1  # type: ignore[assignment]
+        with contextlib.suppress(KeyError), clip.phase("minimize"), clip.phase("refine"):
+            assert session.phase.tolist() == [1, PHASES.index("refine")]
+            raise KeyError
+        assert session.phase.tolist() == [1, 1]
 
 
 class TestTrainingCurves:

@@ -71,7 +71,8 @@ class AttackResult(Plots):
         adversarial_prediction: int64[b], the victim's prediction on `adversarial`, from the query
             that asked about it.
         full_l2: float32[b], norm of the full distortion, with which a failure counts.
-        history: "score", "margin" and "l2" after each query, float32[b q], NaN beyond a clip's last
+        history: "score", "margin" and "l2" after each query, and "phase", what it was asked for (a
+            number of `vidmarl.queries.session.PHASES`), float32[b q], NaN beyond a clip's last
             query; column 0 is the clean prediction. A query is a success where its margin is below
             0. The score of a query that was never answered, because the victim raised, is NaN too.
         settings: attack, distortion, budget, grid, coherence, seed, victim, labels: plain data.

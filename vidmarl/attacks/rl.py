@@ -115,11 +115,13 @@ class RLAttack(Attack):
             before = clip.queries
             while not grow.over:
                 if (full := self._fallback(clip)) is not None:
-                    yield full
+                    with clip.phase("fallback"):
+                        yield full
                 elif clip.fooled and math.isinf(smallest) and self._late(clip):
                     break  # nothing but the fallback has fooled the clip: minimize that
                 else:
-                    yield grow
+                    with clip.phase("agents"):
+                        yield grow
             if grow.fooled or (clip.fooled and math.isinf(smallest)):
                 found = grow if grow.fooled else clip.best
                 smallest = min(smallest, found.l2)
@@ -135,11 +137,13 @@ class RLAttack(Attack):
             before = clip.best.l2 if clip.fooled else math.inf
             while not propose.over:
                 if (full := self._fallback(clip)) is not None:
-                    yield full
+                    with clip.phase("fallback"):
+                        yield full
                 elif clip.fooled and not propose.fooled and math.isinf(smallest) and self._late(clip):
                     break  # nothing but the fallback has fooled the clip: minimize that
                 else:
-                    yield propose
+                    with clip.phase("agents"):
+                        yield propose
             if propose.fooled or math.isinf(smallest):
                 found = propose if propose.fooled else clip.best
                 smallest = min(smallest, found.l2)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vidmarl.queries.goals import Goal
-from vidmarl.queries.session import Session
+from vidmarl.queries.session import PHASES, Session
 from vidmarl.victims.victim import Victim
 
 
@@ -96,6 +98,16 @@ class ClipView:
         session, row = self._session, self.row
         strength = session.best_strength[row].to("cpu", copy=True)  # the session writes in place
         return Candidate(strength, float(session.best_l2[row]), float(session.best_margin[row]))
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Has the history say of the queries within what they are asked for: one of `PHASES`."""
+        phases, before = self._session.phase, int(self._session.phase[self.row])
+        phases[self.row] = PHASES.index(name)
+        try:
+            yield
+        finally:
+            phases[self.row] = before
 
     def zeros(self) -> Float[Tensor, "t y x"]:
         """A map of search cells without distortion."""

@@ -66,8 +66,9 @@ def minimize(
             return
         strength, l2 = clip.best.strength, clip.best.l2
     strength = clip.upsample(strength) * (clip.energy() > 0)
-    for factor in factors:
-        strength, l2 = yield from _weaken(clip, strength, l2, factor, groups, ranking)
+    with clip.phase("minimize"):
+        for factor in factors:
+            strength, l2 = yield from _weaken(clip, strength, l2, factor, groups, ranking)
 
 
 def _weaken(
@@ -168,7 +169,8 @@ def refine(clip: ClipView, queries: int) -> Search:
                     continue  # larger, which is known without a query
         if torch.equal(candidate, strength):
             continue
-        response = yield candidate
+        with clip.phase("refine"):
+            response = yield candidate
         asked, idle = asked + 1, 0
         kept_size = response.l2 <= NORM_TOLERANCE * l2 and response.margin < margin
         if response.success and (response.l2 <= l2 if removing else kept_size):
