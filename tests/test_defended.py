@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from vidmarl import RandomCells, Victim, load_victim
+from vidmarl import Attack, RandomCells, Victim, load_victim
 from vidmarl.errors import SettingsError, UnknownNameError
 from vidmarl.testing import check_victim, easy_clips
 from vidmarl.victims.defended import DEFENCES, H264, BitDepth, Median, TemporalShuffle, defended
+from vidmarl.victims.journal import journaled
 
 CLIPS = torch.rand(3, 3, 6, 33, 32, generator=torch.Generator().manual_seed(0))
 RNG = torch.Generator()
@@ -99,3 +101,30 @@ def test_check_knows_that_it_draws() -> None:
     findings = {one.check: one for one in defended(Victim(quarters), "random_resize").check(CLIPS)}
     assert findings["determinism"].ok
     assert "as it says it does" in findings["determinism"].detail
+
+
+class Insists(Attack):
+    """Asks about the same candidate again and again."""
+
+    def search(self, clip: Any) -> Any:
+        for _ in range(clip.budget):
+            yield clip.zeros() + 1
+
+
+@pytest.mark.parametrize("by", ["random_resize", ["random_resize", "temporal_shuffle"]])
+def test_an_attack_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path, by: Any) -> None:
+    attack = Insists("brightness", budget=12, progress=False)
+
+    def run() -> Tensor:
+        victim = Victim(quarters)
+        for one in [by] if isinstance(by, str) else by:  # around one another
+            victim = defended(victim, one)
+        with journaled(victim, tmp_path / "journal"):
+            return attack(victim, easy_clips()).history["margin"].nan_to_num(0.0)
+
+    whole = run()
+    assert len(whole[0].unique()) > 3  # it draws anew for every query
+    content = (tmp_path / "journal").read_bytes()
+    for share in (3, 2):
+        (tmp_path / "journal").write_bytes(content[: len(content) // share])
+        assert torch.equal(run(), whole)

@@ -213,6 +213,10 @@ class Defended(Victim):
         defended = torch.stack([self._defend(clip) for clip in clips])
         return self._inner._preprocess(defended) if isinstance(self._inner, Defended) else super()._preprocess(defended)
 
+    def _replayed(self, clips: Tensor) -> None:
+        if not self.deterministic:  # it counts how often it has drawn for a clip, as deep as there are defences
+            self._preprocess(clips.to(self.device or clips.device, torch.float32))
+
     def _defend(self, clip: Tensor) -> Tensor:
         rng = torch.Generator()
         if not self.deterministic:

@@ -2,7 +2,8 @@
 
 A search that gets the same answers asks the same questions. So an attack that was stopped is simply
 run again from its start: the journal answers what it knows, in no time, and the victim is asked for
-the rest.
+the rest. A defence that draws at random goes on where it stood; a model that draws by itself does
+not, so there the rest is another one, as it would be in any second run.
 """
 
 from __future__ import annotations
@@ -58,7 +59,11 @@ class Journal:
         self._file.close()
 
     def answer(
-        self, ask: Callable[[], Float[Tensor, "b k"]], clips: Float[Tensor, "b 3 t h w"], attempts: Attempts
+        self,
+        ask: Callable[[], Float[Tensor, "b k"]],
+        clips: Float[Tensor, "b 3 t h w"],
+        attempts: Attempts,
+        replayed: Callable[[Float[Tensor, "b 3 t h w"]], object],
     ) -> Float[Tensor, "b k"]:
         """The log-probabilities of some clips: those in the journal, or else those that `ask`
         gives, which are in the journal from then on.
@@ -67,6 +72,7 @@ class Journal:
             ask: asks about the clips.
             clips: the clips.
             attempts: their books, in which `ask` writes by itself.
+            replayed: is told of clips that the journal answers.
 
         Raises:
             OSError: they cannot be written.
@@ -79,6 +85,7 @@ class Journal:
                 self._unread -= len(digests)
                 _, spent, log_probs = frame
                 attempts.replay(spent, log_probs.isnan().any(1))
+                replayed(clips)
                 return log_probs.to(clips.device)
             self._file.seek(start)
             self._file.truncate()

@@ -321,8 +321,8 @@ class Victim:
         for start in range(0, len(clips), size):
             chunk, part = clips[start : start + size], attempts.part(slice(start, start + size))
             ask = functools.partial(self._forward, chunk, part, first)
-            known = None if self.journal is None else self.journal.answer(ask, chunk, part)
-            answers.append(ask() if known is None else known)
+            journal = self.journal
+            answers.append(ask() if journal is None else journal.answer(ask, chunk, part, self._replayed))
         if first and self.scores_are_distributions and self.outputs == "logits":
             warnings.warn(f"The victim {self.name!r} returned {PROBABILITIES_AS_LOGITS}", UserWarning, stacklevel=3)
         return torch.cat(answers).to(clips.device)
@@ -376,6 +376,9 @@ class Victim:
         """So many clips have gone through the model."""
         with _COUNTING:
             self.queries += clips
+
+    def _replayed(self, clips: Tensor) -> None:
+        """A journal has answered in place of the model: what a query leaves behind is left."""
 
     def _preprocess(self, clips: Tensor) -> Tensor:
         if self.spec is not None and tuple(clips.shape[-2:]) != self.spec.size:
