@@ -244,14 +244,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (info / "entry_points.txt").write_text(
         "[vidmarl.victims]\nbrought = bringer:make\ndemo = bringer:fails\n"
         "[vidmarl.attacks]\nbrought_attack = bringer:Brought\nEvil = bringer:Brought\n"
-        "[vidmarl.distortions]\nfog = bringer:fog\n[vidmarl.datasets]\nclips = bringer:Clips\n",
+        "[vidmarl.distortions]\nmist = bringer:mist\n[vidmarl.datasets]\nclips = bringer:Clips\n",
         "utf-8",
     )
     (site / "bringer.py").write_text(
         "from vidmarl import GrowAndReduce\nfrom vidmarl.data import ClipSource\n\n"
         "def make(gain=1.0):\n    return lambda clips: gain * clips.mean((2, 3, 4))\n\n"
         "def fails():\n    raise RuntimeError\n\n"
-        "def fog(clips, strength, noise):\n    return clips.lerp(clips.mean(), strength)\n\n"
+        "def mist(clips, strength, noise):\n    return clips.lerp(clips.mean(), strength)\n\n"
         "class Brought(GrowAndReduce):\n    pass\n\nclass Clips(ClipSource):\n    pass\n",
         "utf-8",
     )
@@ -263,13 +263,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_an_installed_package_brings_its_own(package: Path) -> None:
     assert "brought" in vidmarl.list_victims("b*")
     assert "brought_attack" in vidmarl.list_attacks()
-    assert "fog" in vidmarl.list_distortions()
+    assert "mist" in vidmarl.list_distortions()
     assert "bringer" not in sys.modules  # listed, and not imported
     victim = load_victim({"name": "brought", "init_args": {"gain": 2.0}})
     assert (victim.name, victim(CLIPS).shape) == ("brought", (2, 3))
     assert type(ATTACKS.make("brought_attack")).__name__ == "Brought"
-    assert DISTORTIONS.make("fog").title == "bringer.fog"
-    assert DISTORTIONS.name_of(DISTORTIONS.make("fog"))
+    assert DISTORTIONS.make("mist").title == "bringer.mist"
+    assert DISTORTIONS.name_of(DISTORTIONS.make("mist"))
 
 
 def test_what_ships_keeps_its_name(package: Path) -> None:
@@ -287,3 +287,19 @@ def test_datasets_of_other_packages_go_by_their_class_names(package: Path) -> No
 
     know_datasets()
     assert "bringer" in sys.modules
+
+
+@pytest.mark.thorough
+def test_what_another_package_brings_is_known_to_the_command_line(
+    package: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDMARL_CACHE", str(tmp_path / "cache"))
+    for kind, name in (("victims", "brought"), ("attacks", "brought_attack"), ("distortions", "mist")):
+        main(["list", kind, f"{name[:4]}*"])
+        assert name in capsys.readouterr().out
+    clip, out = tmp_path / "clip.mp4", tmp_path / "out"
+    write_mp4(clip, CLIPS[0])
+    brought = ["--victim", "brought", "--attack", "brought_attack", "--distortion", "mist"]
+    main(["attack", str(clip), *brought, "--spec", '{"frames": 4, "size": 32}', "--budget", "4", "--out", str(out)])
+    settings = json.loads((out / "results.json").read_text("utf-8"))["settings"]
+    assert (settings["attack"], settings["victim"]) == ("Brought", "brought")

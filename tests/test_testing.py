@@ -413,7 +413,7 @@ def test_new_files_pass_the_tests_of_all(tmp_path: Path) -> None:
 import vidmarl
 from vidmarl import metrics
 assert vidmarl.__file__.startswith({str(tmp_path)!r})
-assert "one_frame" in vidmarl.list_attacks() and "fog" in vidmarl.list_distortions()
+assert "one_frame" in vidmarl.list_attacks() and "mist" in vidmarl.list_distortions()
 assert "framewise" in vidmarl.list_victims() and "darker" in [column.name for column in metrics.columns()]
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
