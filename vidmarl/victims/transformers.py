@@ -25,7 +25,7 @@ from vidmarl.errors import CheckpointError, SettingsError
 from vidmarl.utils.randomness import seeded
 from vidmarl.victims.cards import Card, find_snapshot, hub_folder
 from vidmarl.victims.victim import Victim
-from vidmarl.victims.weights import RANDOM, build, class_names, read, title
+from vidmarl.victims.weights import RANDOM, Weights, find_given, read, title
 
 HUB = "hf:"
 """How the name of a repository of Hugging Face begins."""
@@ -177,8 +177,9 @@ def load(
     """
     doing = f"Loading the victim {name!r}"
     library = _library(doing)
-    if weights not in (None, RANDOM) and Path(weights).expanduser().is_dir():
-        folder, weights = Path(weights).expanduser(), None
+    file = None if weights in (None, RANDOM) else Path(str(weights)).expanduser()
+    if file is not None and file.is_dir():
+        folder, file = file, None
     elif name in NAMED and weights is not None:
         folder = None  # the config of its kind is enough
     else:
@@ -189,29 +190,22 @@ def load(
     _check_clips(config, spec, doing)
     kind = library.AutoModelForVideoClassification._model_mapping[type(config)]
     labels: Any = None if folder is None else _labels(config)
-    if weights is None:
-        assert folder is not None
-        with seeded(0), _quiet(library):
-            network = _filled(kind, config, folder, doing)
-        called = name
-    else:
-
-        def make(classes: int = config.num_labels) -> nn.Module:
-            config.num_labels = classes
-            made: nn.Module = kind(config)
-            return made
-
-        network, found = build(name, make, weights)
-        labels = class_names(network, found) or (labels if found is not None else None)
-        called = title(name, found)
-    if labels is not None and len(labels) != config.num_labels:
-        labels = None
+    found = None
+    with seeded(0), _quiet(library):
+        if weights == RANDOM:
+            network, labels = kind(config), None
+        else:
+            found = read(find_given(name, file)) if file is not None else _read_folder(folder, doing)
+            labels = found.class_names or labels
+            config.num_labels = len(found.state.get("classifier.bias", range(config.num_labels)))
+            network = _filled(kind, config, found, doing)
+    called = title(name, found)
     return Victim(
         Classifier(network),
         **normalisation,
         spec=spec,
         layout="b t c h w",
-        labels=labels,
+        labels=labels if labels is not None and len(labels) == config.num_labels else None,
         name=called.removeprefix(HUB) if called.startswith(HUB) else Path(called).name,
         device=device,
         batch_size=batch_size,
@@ -281,8 +275,9 @@ def _read_config(library: ModuleType, folder: Path, doing: str) -> Any:
             f"{doing}: expected the config of a model of transformers in {str(folder / CONFIG)!r}, got none that this"
             f" version knows ({_first_line(error)}). Code from a repository is never run."
         ) from error
-    if type(config) not in library.AutoModelForVideoClassification._model_mapping:
-        known = ", ".join(sorted(library.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING.model_mapping_names))
+    kinds = library.AutoModelForVideoClassification._model_mapping
+    if type(config) not in kinds:
+        known = ", ".join(sorted(kind.model_type for kind in kinds))
         raise CheckpointError(
             f"{doing}: expected a video classifier ({known}) in {str(folder)!r}, got the model type"
             f" {config.model_type!r}."
@@ -290,12 +285,13 @@ def _read_config(library: ModuleType, folder: Path, doing: str) -> Any:
     return config
 
 
-def _filled(kind: Any, config: Any, folder: Path, doing: str) -> nn.Module:
-    """The network with the weights of a folder; none may be missing or of another shape.
+def _read_folder(folder: Path | None, doing: str) -> Weights:
+    """The weights in a folder, which may be in several files.
 
     Raises:
-        CheckpointError: there are none as safetensors, or they are not those of the network.
+        CheckpointError: there are none as safetensors, or they are damaged.
     """
+    assert folder is not None  # of what has no other file of weights
     if (folder / SHARDS).is_file():
         files = sorted(set(json.loads((folder / SHARDS).read_text("utf-8"))["weight_map"].values()))
     else:
@@ -310,17 +306,29 @@ def _filled(kind: Any, config: Any, folder: Path, doing: str) -> nn.Module:
                 " Other files may hold code and are not opened: save it again by save_pretrained, with safetensors."
             )
         state |= read(path).state
+    return Weights(state, None, folder)
+
+
+def _filled(kind: Any, config: Any, weights: Weights, doing: str) -> nn.Module:
+    """The network with its weights, of which none may be missing or of another shape; tensors may
+    have the names that older versions of the library gave them.
+
+    Raises:
+        CheckpointError: they are not those of the network.
+    """
     try:
-        network, told = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
+        network, told = kind.from_pretrained(
+            None, config=config, state_dict=dict(weights.state), output_loading_info=True
+        )
     except Exception as error:  # of many types
         raise CheckpointError(
-            f"{doing}: the weights in {str(folder)!r} are not those of its {CONFIG} ({_first_line(error)})."
+            f"{doing}: the weights {str(weights.path)!r} are not those of its {CONFIG} ({_first_line(error)})."
         ) from error
     if missing := sorted(told["missing_keys"]):
         untaught = " It has not learned to classify: fine-tune it first." if _classifier_alone(missing) else ""
         raise CheckpointError(
-            f"{doing}: expected all weights of the network in {str(folder)!r}, but {len(missing)} are missing (such as"
-            f" {', '.join(missing[:2])}).{untaught}"
+            f"{doing}: expected all weights of the network in {str(weights.path)!r}, but {len(missing)} are missing"
+            f" (such as {', '.join(missing[:2])}).{untaught}"
         )
     made: nn.Module = network
     return made
