@@ -305,7 +305,8 @@ def _no_video(file: Path) -> str:
 def rgb(frame: VideoFrame, reformatter: VideoReformatter) -> UInt8[Tensor, "3 h w"]:
     """The pixels of a frame, turned and mirrored as the file says that it shall be shown.
 
-    Other angles than quarters of a turn are rounded to these.
+    Other angles than quarters of a turn are rounded to these. In memory the colours of a pixel stay
+    side by side, which scaling is nearly twice as fast with, to the same values.
     """
     pixels = torch.from_numpy(reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
     pixels = rearrange(pixels, "h w c -> c h w")
@@ -316,8 +317,9 @@ def rgb(frame: VideoFrame, reformatter: VideoReformatter) -> UInt8[Tensor, "3 h 
         if turned:
             pixels = rearrange(pixels, "c h w -> c w h")
         leftwards, upwards = (c < 0, b < 0) if turned else (a < 0, d < 0)
-        pixels = pixels.flip([axis for axis, mirrored in ((1, upwards), (2, leftwards)) if mirrored])
-    return pixels.contiguous()
+        if mirrored := [axis for axis, is_so in ((1, upwards), (2, leftwards)) if is_so]:
+            pixels = pixels.flip(mirrored)
+    return pixels
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
