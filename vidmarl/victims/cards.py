@@ -86,15 +86,21 @@ class Card:
 
     @property
     def state(self) -> str:
-        """How its weights can be had now: "here"; "download", on first use; the command that makes
-        them; "by hand", for a file that has no address; or "random only". It is looked up anew each
-        time."""
+        """How its weights can be had now: "here"; "download", on first use; the name of the command
+        that makes them; "by hand", for a file that has no address; or "random only". It is looked
+        up anew each time."""
         own = self.repository is not None and (data_root() / "weights" / self.name / "config.json").is_file()
         if own or find_weights(self.name, self.weights) or find_snapshot(self.repository):
             return "here"
+        return self.way
+
+    @property
+    def way(self) -> str:
+        """How weights that are not here can be had, see `state`."""
         if self.repository is not None or (self.weights is not None and self.weights.url is not None):
             return "download"
-        return self.made_by or ("random only" if self.weights is None else "by hand")
+        command = " ".join(self.made_by.split()[:2])
+        return command or ("random only" if self.weights is None else "by hand")
 
     def row(self) -> dict[str, str]:
         """What a table of victims says of it: a text for each column."""
@@ -105,6 +111,7 @@ class Card:
             "clips": self.input,
             "parameters": "" if self.parameters is None else f"{self.parameters / 1e6:.1f} M",
             "weights": self.state,
+            "made by": self.made_by,
             "licence": self.licence,
             "source": self.address,
             "paper": self.paper,
