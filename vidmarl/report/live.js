@@ -97,7 +97,7 @@ class View {
     this.caption = make("figcaption");
     this.when = make("canvas", { class: "vl-when", role: "img", "aria-label": "strength in each frame" });
     this.slider = make("input", { type: "range", min: 0, value: 0, "aria-label": "frame", class: "vl-frame",
-      oninput: () => this.go(this.clip, +this.slider.value) });
+      oninput: () => this.go(this.clip, +this.slider.value), onkeydown: (e) => this.slide(e) });
     this.play = make("button", { type: "button", "aria-label": "play", onclick: () => this.toggle() }, "▶");
     this.number = make("span");
     this.chart = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -224,6 +224,14 @@ class View {
     if (clip !== this.clip) this.clip = clip;
     this.frame = Math.max(0, Math.min(this.about.shape[0] - 1, frame));
     this.show();
+  }
+
+  /** The arrow keys, which JupyterLab keeps from sliders. */
+  slide(event) {
+    const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    this.go(this.clip, this.frame + step);
   }
 
   choose(mine) {
