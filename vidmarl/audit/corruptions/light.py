@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidmarl.audit.corruptions.base import KINETICS_C, corruption
-from vidmarl.distortions.contrast import contrast as stretch
 from vidmarl.distortions.fog import fog as mix_fog
 from vidmarl.distortions.fog import plasma
 
@@ -28,8 +27,7 @@ def brightness(clip: Clip, shift: float, rng: torch.Generator) -> Clip:
 @corruption(FAMILY, KINETICS_C, "factor", (0.5, 0.4, 0.3, 0.2, 0.1))
 def contrast(clip: Clip, factor: float, rng: torch.Generator) -> Clip:
     """Every frame's values nearer to the frame's mean, in each channel."""
-    pivot = clip.mean((2, 3), keepdim=True)
-    return stretch(clip, -torch.ones_like(clip), pivot, 1 - factor)
+    return clip.mean((2, 3), keepdim=True).lerp(clip, factor)
 
 
 @corruption(
