@@ -22,7 +22,7 @@ from vidmarl.cli import main
 from vidmarl.data import data_root
 from vidmarl.errors import CheckpointError, UnknownNameError
 from vidmarl.victims import convlstm, i3d, lrcn, movinet, tsn
-from vidmarl.victims.convert import convert, published
+from vidmarl.victims.convert import convert
 from vidmarl.victims.movinet_tables import SHAPES
 from vidmarl.victims.tsm import TSM
 from vidmarl.victims.weights import read
@@ -447,22 +447,24 @@ def test_python_objects_beside_the_tensors_are_left_out_and_not_executed(tmp_pat
     torch.save(content, tmp_path / "any.pth")
     with pytest.raises(CheckpointError, match="never unpickled"):
         read(tmp_path / "any.pth")
-    assert torch.equal(published._read(tmp_path / "any.pth")["state_dict"]["weight"], weight)
+    assert torch.equal(read(tmp_path / "any.pth", objects=True).state["weight"], weight)
     torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert torch.equal(published._read(tmp_path / "old.pth")["state_dict"]["weight"], weight)
+    assert torch.equal(read(tmp_path / "old.pth", objects=True).state["weight"], weight)
     assert not trace.exists()
 
 
 @pytest.mark.slow
 def test_a_file_of_mmaction_is_read_as_it_is_and_converted(tmp_path: Path) -> None:
     model = tsn.TSN(classes=5)
-    torch.save({"meta": {"epoch": 50}, "state_dict": mmaction(model.state_dict())}, tmp_path / "tsn.pth")
+    content = {"message_hub": Bomb(tmp_path / "trace"), "state_dict": mmaction(model.state_dict())}
+    torch.save(content, tmp_path / "tsn.pth")
     convert("tsn", tmp_path / "tsn.pth", tmp_path / "out.pt", labels=list("abcde"))
     clips = torch.rand(1, 3, 2, 64, 64)
     for name, labels in (("tsn.pth", None), ("out.pt", list("abcde"))):
         victim = vidmarl.load_victim("tsn_r50", tmp_path / name)
         assert victim.labels == labels
         torch.testing.assert_close(scores(victim.model, clips), scores(model, clips))
+    assert not (tmp_path / "trace").exists()
 
 
 # --- the command ---------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from vidmarl.utils.files import load_tensors, write_atomically
 from vidmarl.utils.randomness import seeded
 from vidmarl.victims.cards import WeightFile as WeightFile
 from vidmarl.victims.cards import download_folder, find_weights
+from vidmarl.victims.inert import read_tensors
 
 RANDOM = "random"
 STATE_KEYS = ("state_dict", "model_state", "model")
@@ -161,12 +162,13 @@ def find_given(name: str, weights: str | Path) -> Path:
     return path
 
 
-def read(path: Path, sha256: str | None = None) -> Weights:
+def read(path: Path, sha256: str | None = None, *, objects: bool = False) -> Weights:
     """Reads a weight file, as tensors and plain data only.
 
     Args:
         path: a file of `torch.save` or safetensors.
         sha256: what its bytes must hash to, or the first digits of it, if known.
+        objects: whether it may hold Python objects as well; nothing is made of them.
 
     Raises:
         CheckpointError: the file is damaged, is no weight file, or holds more than tensors and
@@ -182,7 +184,7 @@ def read(path: Path, sha256: str | None = None) -> Weights:
                 " it if these are weights of your own."
             )
     try:
-        content = _load(path)
+        content = _load(path, objects)
     except Exception as error:
         raise CheckpointError(
             f"{doing}: expected a state dict of torch.save or safetensors, got a file that is none. It was cut short or"
@@ -198,12 +200,12 @@ def read(path: Path, sha256: str | None = None) -> Weights:
     return Weights(state, list(class_names) if isinstance(class_names, list) else None, path, facts)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, objects: bool) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
-    content = load_tensors(path, "Reading it")
+    content = read_tensors(path) if objects else load_tensors(path, "Reading it")
     if not isinstance(content, Mapping):
         raise TypeError(f"holds one {type(content).__name__}")
     return dict(content)
@@ -257,7 +259,8 @@ def build(
         own: the file that the victim was written for, if there is one.
         like: makes the network that weights belong to, for one whose shape follows from more than
             the number of classes; None: `make`.
-        renamed: gives the tensors of other programs the names that they have here.
+        renamed: gives the tensors of other programs the names that they have here; their files may
+            hold Python objects, of which nothing is made.
 
     Returns:
         The network, and what it was filled with: None for an untrained one.
@@ -277,7 +280,7 @@ def build(
                     stacklevel=4,  # of load_victim's caller
                 )
             return model, None
-        found = read(path, _expected(path, own))
+        found = read(path, _expected(path, own), objects=renamed is not None)
         if renamed is not None:
             found = dataclasses.replace(found, state=renamed(found.state))
         bias, usual = _classifier_bias(model)
