@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,7 +74,7 @@ def test_cards_make_a_table_in_python() -> None:
     table = pd.DataFrame([card.row() for card in CARDS]).set_index("name")
     assert table.loc["x3d_m", "parameters"] == "3.8 M"
     assert "Feichtenhofer" in table.loc["x3d_m", "paper"]
-    with pytest.raises(UnknownNameError, match="did you mean .*x3d_m"):
+    with pytest.raises(UnknownNameError, match=r"did you mean .*x3d_m"):
         vidmarl.victim_card("x3d_n")
 
 
@@ -159,3 +161,21 @@ def test_a_list_that_is_remembered_imports_nothing_heavy(tmp_path: Path) -> None
     )
     names.known_names("victims")
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+
+
+# --- docs/victims.md -----------------------------------------------------------------------------
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "victims.md"
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="needs the checkout")
+def test_the_page_has_every_victim_as_its_card_says() -> None:
+    spec = importlib.util.spec_from_file_location("make_victims", PAGE.with_name("make_victims.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    make_victims = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_victims)
+    page = PAGE.read_text("utf-8")
+    assert page == make_victims.filled(page), "run python docs/make_victims.py"
+    assert all(f"| `{card.name}` |" in page for card in CARDS)
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], {})

@@ -109,7 +109,7 @@ class Card:
             "what it is": self.description,
             "classes": self.classes,
             "clips": self.input,
-            "parameters": "" if self.parameters is None else f"{self.parameters / 1e6:.1f} M",
+            "parameters": _rounded(self.parameters),
             "weights": self.state,
             "made by": self.made_by,
             "licence": self.licence,
@@ -119,6 +119,12 @@ class Card:
 
     def __str__(self) -> str:
         return "\n".join(f"{title}: {text}" for title, text in self.row().items() if text)
+
+
+def _rounded(count: int | None) -> str:
+    if count is None:
+        return ""
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.0f} k"
 
 
 def input_of(spec: ClipSpec) -> str:
