@@ -119,6 +119,7 @@ PUBLIC = [
     "load_victim",
     "metrics",
     "sensitivity",
+    "victim_card",
 ]
 
 CLASSES: dict[str, type] = {name: value for name in PUBLIC if isinstance(value := getattr(vidmarl, name), type)} | {
@@ -245,7 +246,7 @@ print(vidmarl.AttackResult.load("result"), vidmarl.list_agents())
 """
     vidmarl_command = str(Path(python).with_name("vidmarl"))
     said = []
-    for command in ([python, "-c", code], [vidmarl_command, "--version"], [vidmarl_command, "list", "configs"]):
+    for command in ([python, "-c", code], [vidmarl_command, "--version"], [vidmarl_command, "list", "configs", "--names"]):
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
