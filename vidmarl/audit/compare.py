@@ -15,7 +15,7 @@ from vidmarl import metrics
 from vidmarl.audit import tables
 from vidmarl.audit.answers import CLEAN
 from vidmarl.audit.result import AuditResult
-from vidmarl.audit.verdict import title_of
+from vidmarl.audit.verdict import points, title_of
 from vidmarl.errors import ClipError
 from vidmarl.metrics.column import number, percent
 from vidmarl.report.verdict import SURELY
@@ -276,11 +276,6 @@ def _told(of: Paired, first: str, second: str) -> str:
     chance = f", p = {number(of.p)}" if not math.isnan(of.p) else ""
     interval = f"95 % interval {points(of.low)} to {points(of.high)}"
     return f"{text} (difference {points(of.difference)}, {interval}{chance})"
-
-
-def points(value: float) -> str:
-    """A difference of shares, in percentage points."""
-    return f"{100 * value:+.1f} points"
 
 
 def _times(ratio: float) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidmarl.audit import figures
-from vidmarl.audit.verdict import title_of
+from vidmarl.audit.verdict import points, title_of
 from vidmarl.metrics.column import number, percent
 from vidmarl.utils.tables import to_csv
 
@@ -23,7 +23,6 @@ def write_comparison_report(path: Path, comparison: AuditComparison) -> Path:
         path: the file; it appears whole or not at all.
         comparison: of two audits.
     """
-    from vidmarl.audit.compare import points
     from vidmarl.report import pictures
     from vidmarl.report.page import write_page
 
@@ -90,8 +89,6 @@ def _pair(of: Paired) -> str:
 
 
 def _difference(of: Paired) -> str:
-    from vidmarl.audit.compare import points
-
     if math.isnan(of.low):
         return f"{points(of.difference)}; too few clips to tell, or all alike"
     return f"{points(of.difference)}, 95 % interval {points(of.low)} to {points(of.high)}"

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from vidmarl.audit import figures, tables
 from vidmarl.audit.corruptions import SEVERITIES
-from vidmarl.audit.result import AuditResult
 from vidmarl.audit.verdict import title_of
 from vidmarl.metrics.column import number, percent
 from vidmarl.utils.tables import to_csv, to_latex
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from vidmarl.audit.result import AuditResult
 
 WORST = 3
 """Corruptions whose pictures are not folded."""

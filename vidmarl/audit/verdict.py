@@ -164,6 +164,11 @@ def sensitive(result: AuditResult) -> list[str]:
     ]
 
 
+def points(value: float) -> str:
+    """A difference of shares, in percentage points."""
+    return f"{100 * value:+.1f} points"
+
+
 def sentence_case(title: str) -> str:
     """A title at the beginning of a sentence."""
     return title[:1].upper() + title[1:]
