@@ -20,11 +20,11 @@ INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 """The exit codes after Ctrl-C and after SIGTERM."""
 CLIP_HELP = "video files"
 VICTIM_HELP = (
-    "the classifier under attack: a name from `vidmarl list victims`, a class or a function"
-    " (package.module.Class, or file.py:make_victim), or with settings"
+    "the classifier under attack: a name from `vidmarl list victims`, hf:ORG/NAME, a file or a folder of a model, a"
+    " class or a function (package.module.Class, or file.py:make_victim), or with settings"
     """ '{"class_path": ..., "init_args": {...}}'"""
 )
-WEIGHTS_HELP = "its weight file; by default that of its name in the folder VIDMARL_DATA"
+WEIGHTS_HELP = "its weight file; by default that of its name: in the folder VIDMARL_DATA, or downloaded"
 SPEC_HELP = (
     "how clips are cut from the files, where that differs from the victim's own way, such as"
     """ '{"frames": 8, "size": 112}' or --spec.frames 8 --spec.size 112"""
