@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +284,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     told = capsys.readouterr().out
     assert "robust accuracy" in told
     assert f"--victim {tmp_path / 'hard' / FILE}" in told
-    shutil.rmtree(tmp_path / "hard")
+    with pytest.raises(SystemExit):
+        main([*words[:4], "no/folder/", *words[5:]])
+    assert "there is no folder no/folder/" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*words[:-1], "--attak", "x"])
     assert "did you mean --attack" in capsys.readouterr().err

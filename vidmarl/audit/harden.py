@@ -33,6 +33,7 @@ from vidmarl._version import __version__
 from vidmarl.attacks import Attack, AttackResult, as_attack
 from vidmarl.attacks.identity import identity
 from vidmarl.audit.compare import compare_audits
+from vidmarl.audit.data import as_source
 from vidmarl.audit.harden_clips import MixedClips
 from vidmarl.audit.harden_figures import compare, markdown, table
 from vidmarl.audit.result import AuditResult
@@ -66,7 +67,8 @@ class Hardening:
     Args:
         victim: who is hardened: a name, a path or a description for `vidmarl.load_victim`, or a
             `Victim`. Its classes are those of the clips: `vidmarl victims fit` sees to that.
-        train: the clips that it is hardened on.
+        train: the clips that it is hardened on: a dataset, or what names one, such as a folder with
+            a folder for each class.
         test: the clips that tell what came of it.
         attack: what it is hardened with: a name, or class_path and init_args.
         unseen: attacks that it is only tested with, by the names in the report.
@@ -92,8 +94,8 @@ class Hardening:
     """
 
     victim: Victim | str | dict[str, Any]
-    train: ClipSource | Synthetic
-    test: ClipSource | Synthetic
+    train: ClipSource | Synthetic | str
+    test: ClipSource | Synthetic | str
     attack: AttackLike = "grow_and_reduce"
     unseen: dict[str, AttackLike] = dataclasses.field(default_factory=dict)
     weights: str | None = None
@@ -155,11 +157,12 @@ def harden(settings: Hardening, *, progress: bool = True, overwrite: bool = Fals
         BlockingIOError: another process is at work there.
         VictimError, OSError: the victim cannot be asked, or the disk is full. What is done is kept.
     """
-    forbid_overlap(settings.train, settings.test, "train and test")
+    train, test = (as_source(part) if isinstance(part, str) else part for part in (settings.train, settings.test))
+    forbid_overlap(train, test, "train and test")
     victim = load_victim(settings.victim, settings.weights, spec=settings.spec or None, device=settings.device)
-    _check(victim, settings)
+    _check(victim, train, test)
     with resumable_directory(settings.out, overwrite) as folder:
-        job = _Job(folder, settings, victim, progress)
+        job = _Job(folder, settings, victim, train, test, progress)
         job.begin(overwrite)
         try:
             figures = job.run()
@@ -172,9 +175,9 @@ def harden(settings: Hardening, *, progress: bool = True, overwrite: bool = Fals
     return figures
 
 
-def _check(victim: Victim, settings: Hardening) -> None:
+def _check(victim: Victim, *parts: ClipSource | Synthetic) -> None:
     network_of(victim)
-    for part in (settings.train, settings.test):
+    for part in parts:
         known = [name.casefold() for name in victim.labels or ()]
         if known != [name.casefold() for name in part.classes]:
             raise SettingsError(
@@ -192,6 +195,8 @@ class _Job:
         folder: of the unfinished job.
         settings: what to do.
         victim: who is hardened; after each round it is another one.
+        train: the clips that it is hardened on.
+        test: the clips that it is tested on.
         progress: whether to show progress bars.
         identity: all that decides the results, as plain data.
     """
@@ -199,6 +204,8 @@ class _Job:
     folder: Path
     settings: Hardening
     victim: Victim
+    train: ClipSource | Synthetic
+    test: ClipSource | Synthetic
     progress: bool
     identity: dict[str, Any] = dataclasses.field(init=False)
 
@@ -247,7 +254,7 @@ class _Job:
             "vidmarl": __version__,
             "victim": self.victim.identity(),
             "attacks": {name: identity(attack) for name, attack in own.attacks(0).items()},
-            "clips": [repr(own.train), repr(own.test)],
+            "clips": [repr(self.train), repr(self.test)],
             **{name: getattr(own, name) for name in numbers},
         }
 
@@ -280,13 +287,13 @@ class _Job:
     def _examined(self, when: str) -> dict[str, AttackResult]:
         """The results of all attacks on the test clips, with the seed of the test; and an audit, if
         there is to be one."""
-        dataset = LabelledClips(test=self.settings.test, spec=self.victim.spec).dataset("test")
+        dataset = LabelledClips(test=self.test, spec=self.victim.spec).dataset("test")
         results = {}
         for name, attack in self.settings.attacks(self.settings.seed * SEEDS).items():
             place = self.new / when / name
             if not place.exists():
                 items = [dataset[i] for i in range(len(dataset))]
-                self._attack(attack, items, self.settings.test).save(place)
+                self._attack(attack, items, self.test).save(place)
             results[name] = AttackResult.load(place)
         if self.settings.audit is not None:
             how: dict[str, Any] = {"seed": self.settings.seed, "progress": self.progress, **self.settings.audit}
@@ -294,7 +301,7 @@ class _Job:
                 audit,
                 "Auditing the victim",
                 victim=self.victim,
-                data=self.settings.test,
+                data=self.test,
                 out=self.new / AUDITS / when,
                 **how,
             )
@@ -330,13 +337,13 @@ class _Job:
         dataset = self._clean()
         items = [dataset[number, i] for i in range(len(dataset))]
         attack = own.attacks(own.seed * SEEDS + number)[own.trained_with]
-        result = self._attack(attack, items, own.train)
+        result = self._attack(attack, items, self.train)
         positions = torch.tensor([position for _, position in items])
         return {"adversarial": (result.adversarial * 255).round().to(torch.uint8), "positions": positions}
 
     def _clean(self) -> ClipDataset | DrawnClips:
         own = self.settings
-        data = LabelledClips(train=own.train, spec=self.victim.spec, mirror=own.mirror, seed=own.seed)
+        data = LabelledClips(train=self.train, spec=self.victim.spec, mirror=own.mirror, seed=own.seed)
         return data.dataset("train")
 
     def _train(self, number: int) -> None:
@@ -345,7 +352,7 @@ class _Job:
         parts = [self.folder / f"round-{i}" / "adversarial.pt" for i in range(1, number + 1)]
         loaded = [load_tensors(part, "Hardening") for part in parts]
         data = MixedClips(
-            own.train,
+            self.train,
             torch.cat([part["adversarial"] for part in loaded]),
             torch.cat([part["positions"] for part in loaded]),
             spec=self.victim.spec,
