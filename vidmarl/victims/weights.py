@@ -25,6 +25,7 @@ from vidmarl.utils.randomness import seeded
 from vidmarl.victims.cards import WeightFile as WeightFile
 from vidmarl.victims.cards import download_folder, find_weights
 from vidmarl.victims.inert import read_tensors
+from vidmarl.victims.labels import UCF101
 
 RANDOM = "random"
 STATE_KEYS = ("state_dict", "model_state", "model")
@@ -55,7 +56,7 @@ def class_names(model: nn.Module, found: Weights | None, dataset: str | None = N
         model: the network, made by `build`.
         found: what it was filled with; the classes of an untrained network have no names.
         dataset: whose names they are where the weight file brings none: those of the list
-            `labels/<dataset>_labels.txt`, or for "kinetics400" torchvision's.
+            `labels/<dataset>_labels.txt`, or those that are known of "kinetics400" and "ucf101".
 
     Returns:
         One name for each class, or None where they are not known.
@@ -75,7 +76,7 @@ def _names_of(dataset: str | None) -> list[str]:
         from torchvision import models
 
         return list(models.get_model_weights("r3d_18").DEFAULT.meta["categories"])
-    return []
+    return list(UCF101) if dataset == "ucf101" else []
 
 
 def _classifier_bias(model: nn.Module) -> tuple[str, Tensor]:
