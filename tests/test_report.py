@@ -652,6 +652,30 @@ class TestInABrowser:
         assert Image.open(tmp_path / "curves.png").size[0] == 2000
         assert browser.get_log("browser") == []
 
+    def test_a_clip_is_downloaded_frame_by_frame(
+        self, browser: Any, report: Path, results: dict[str, AttackResult], tmp_path: Path
+    ) -> None:
+        browser.execute_cdp_cmd("Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+        self.visit(browser, report)
+        article = self.clip(browser, 1)
+        self.slide(browser, article, 4)
+        for which in ("one", "all"):
+            browser.execute_script(
+                "arguments[0].querySelector(`[data-frames=${arguments[1]}]`).click()", article, which
+            )
+        wanted = [tmp_path / "clip-1-frame-5.png", tmp_path / "clip-1-frames.png"]
+        deadline = time.monotonic() + 30
+        while not all(path.is_file() for path in wanted):
+            assert time.monotonic() < deadline, os.listdir(tmp_path)
+            time.sleep(0.05)
+        one, every = (np.asarray(Image.open(path).convert("RGB")).astype(int) for path in wanted)
+        assert one.shape == (48, 3 * 48, 3)
+        assert (every[4 * 48 : 5 * 48] == one).all()
+        assert len(every) == 6 * 48
+        original = pictures.to_frames(results["grow"].clean[1])[4]
+        assert np.abs(one[:, :48] - original).mean() < 12  # WebP is lossy
+        assert browser.get_log("browser") == []
+
     def test_the_keyboard_reaches_what_is_folded_and_the_slider(self, browser: Any, report: Path) -> None:
         from selenium.webdriver.common.keys import Keys
 

@@ -73,6 +73,31 @@
       article.dataset.painted = `${frame} ${mode} ${clip.runs.indexOf(run)}`;
     }
 
+    /** A picture with a row for each of some frames: original, attacked, difference, as they are. */
+    async function sheet(frames) {
+      const sources = [clip.clean, run.attacked, run.difference];
+      const images = await Promise.all(sources.map(picture));
+      const canvas = document.createElement("canvas");
+      [canvas.width, canvas.height] = [sources.length * clip.width, frames.length * clip.height];
+      const context = canvas.getContext("2d");
+      frames.forEach((frame, row) =>
+        sources.forEach(({ columns }, column) => {
+          const [x, y] = [(frame % columns) * clip.width, Math.floor(frame / columns) * clip.height];
+          const at = [column * clip.width, row * clip.height, clip.width, clip.height];
+          context.drawImage(images[column], x, y, clip.width, clip.height, ...at);
+        }),
+      );
+      return new Promise((resolve) => canvas.toBlob(resolve));
+    }
+    for (const button of article.querySelectorAll("[data-frames]")) {
+      button.addEventListener("click", async () => {
+        const every = button.dataset.frames === "all";
+        const frames = every ? [...Array(clip.frames).keys()] : [Number(slider.value)];
+        const name = `clip-${article.dataset.clip}-${every ? "frames" : "frame-" + (frames[0] + 1)}.png`;
+        download(name, await sheet(frames));
+      });
+    }
+
     function show(index) {
       run = clip.runs[index];
       const most = Math.max(...run.when) || 1;
@@ -138,16 +163,17 @@
   for (const button of document.querySelectorAll(".sortable th button")) {
     button.addEventListener("click", () => sort(button.parentElement));
   }
-  function download(name) {
+  function download(name, blob) {
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([data.files[name]], { type: "text/plain" }));
+    link.href = URL.createObjectURL(blob);
     link.download = name;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
   for (const button of document.querySelectorAll("[data-file]")) {
-    button.addEventListener("click", () => download(button.dataset.file));
+    const name = button.dataset.file;
+    button.addEventListener("click", () => download(name, new Blob([data.files[name]], { type: "text/plain" })));
   }
   for (const kind of ["curves", "sizes"]) {
     document.querySelectorAll(".chart." + kind).forEach((element, i) => chart(element, () => data[kind][i]));
