@@ -14,7 +14,7 @@ import pandas as pd
 from vidmarl import metrics
 from vidmarl.audit import tables
 from vidmarl.audit.answers import CLEAN
-from vidmarl.audit.result import AuditResult
+from vidmarl.audit.result import AuditResult, finite
 from vidmarl.audit.verdict import points, title_of
 from vidmarl.errors import ClipError
 from vidmarl.metrics.column import number, percent
@@ -173,7 +173,10 @@ class AuditComparison:
         return [
             write_comparison_report(folder / "compare.html", self),
             write_atomically(folder / "compare.csv", to_csv(self.table)),
-            write_atomically(folder / "compare.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n"),
+            write_atomically(
+                folder / "compare.json",
+                json.dumps(finite(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+            ),
         ]
 
     def __repr__(self) -> str:

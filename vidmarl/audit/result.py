@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,7 +136,7 @@ class AuditResult:
         write_atomically(self.folder / CLIPS, to_csv(self.answers))
         write_atomically(self.folder / CORRUPTED, to_csv(self.corruptions))
         self.record["verdict"] = self.verdict
-        text = json.dumps(self.record, indent=1, ensure_ascii=False)
+        text = json.dumps(finite(self.record), indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(self.folder / RECORD, text + "\n")
         self.report()
 
@@ -154,6 +155,15 @@ class AuditResult:
             rows = [[family, *map(percent, of)] for family, of in zip(wide.index, wide.to_numpy(), strict=True)]
         head = ["right, by severity", *map(str, range(1, 6))] if rows else ()
         return markup.table(f"Audit of {self.victim}", rows, head, " ".join(self.verdict))
+
+
+def finite(value: Any) -> Any:
+    """Plain data without numbers that JSON does not have: None in their place."""
+    if isinstance(value, dict):
+        return {key: finite(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(of) for of in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_csv(path: Path) -> pd.DataFrame:
