@@ -289,7 +289,7 @@ def test_a_victim_of_ucf50_is_right_about_clips_of_its_classes(name: str) -> Non
     assert vidmarl.accuracy(mixed_up, (batch, classes)).top1 < vidmarl.accuracy(victim, (batch, classes)).top1
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_c3d_knows_the_classes_of_ucf101(tmp_path: Path) -> None:
     model = c3d.C3D()
     state = {key: value.half() for key, value in model.state_dict().items()}
@@ -297,6 +297,6 @@ def test_c3d_knows_the_classes_of_ucf101(tmp_path: Path) -> None:
     victim = vidmarl.load_victim("c3d", tmp_path / "c3d.pth")
     assert victim.labels is not None
     assert (victim.labels[0], victim.labels[100], len(victim.labels)) == ("ApplyEyeMakeup", "YoYo", 101)
-    index = data_root() / "splits" / "classInd.txt"
+    index = data_root() / "splits" / "ucf101_classInd.txt"
     if index.is_file():
         assert victim.labels == [line.split()[1] for line in index.read_text().splitlines() if line.strip()]
