@@ -52,7 +52,7 @@ def main() -> None:
     """Measures what is not measured yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", action="store_true", help="ask and attack every name as well")
-    parser.add_argument("--only", default="*", help="names that match this")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="names that match this")
     args = parser.parse_args()
     torch.set_num_threads(1)
     measure("victims_accuracy", [*KINETICS, *OWN], right_answers, args.only)
@@ -63,15 +63,20 @@ def main() -> None:
 def measure(table: str, names: list[str], row: Any, only: str) -> None:
     """Adds the rows of a table that are missing, each as soon as it is known."""
     path = RESULTS / f"{table}.csv"
-    rows = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records") if path.is_file() else []
     for name in fnmatch.filter(names, only):
-        if any(known["victim"] == name for known in rows):
+        if any(known["victim"] == name for known in rows_of(path)):
             continue
-        rows.append({"victim": name, **row(name)})
-        print(rows[-1], flush=True)
+        new = {"victim": name, **row(name)}
+        print(new, flush=True)
+        rows = [*rows_of(path), new]  # another process may have added some
         rows.sort(key=lambda known: names.index(known["victim"]) if known["victim"] in names else -1)
         pd.DataFrame(rows).to_csv(path, index=False)
         gc.collect()
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """What is measured already."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records") if path.is_file() else []
 
 
 def right_answers(name: str) -> dict[str, Any]:
