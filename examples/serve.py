@@ -5,9 +5,10 @@
         --spec '{"frames": 16, "size": 172}'
 
 It takes a POST of a file of safetensors with "clips", float32[b 3 t h w] in [0, 1], and answers
-with one that has "logits", float32[b k]. Nothing that it is sent is unpickled. It listens on this
-machine only, unless told otherwise, and speaks no TLS. With the variable SERVE_KEY in the
-environment it wants that key in the header X-Key:
+with one that has "logits", float32[b k], or with --decisions the index of a class alone,
+"decisions", int64[b]. Nothing that it is sent is unpickled. It listens on this machine only, unless
+told otherwise, and speaks no TLS. With the variable SERVE_KEY in the environment it wants that key
+in the header X-Key:
 
     SERVE_KEY=secret python examples/serve.py --victim movinet_a0
     vidmarl check clip.mp4 --spec '{"frames": 16, "size": 172}' --victim \
@@ -26,6 +27,7 @@ from safetensors.torch import load, save
 
 from vidmarl import Victim, load_victim
 from vidmarl.errors import ClipError, VictimError
+from vidmarl.victims.decisions import decisions_only
 
 LARGEST = 2**30  # bytes of a request
 
@@ -71,7 +73,8 @@ class Answer(BaseHTTPRequestHandler):
             return self._say(400, str(error))
         except VictimError as error:
             return self._say(500, str(error))
-        return self._say(200, save({"logits": scores.cpu().contiguous()}))
+        said = {"decisions": scores.argmax(1)} if self.server.victim.decisions_only else {"logits": scores}
+        return self._say(200, save({name: values.cpu().contiguous() for name, values in said.items()}))
 
     def _say(self, code: int, what: bytes | str) -> None:
         content = what.encode() if isinstance(what, str) else what
@@ -91,8 +94,10 @@ def main() -> None:
     parser.add_argument("--weights", help="its weight file, or 'random'")
     parser.add_argument("--host", default="127.0.0.1", help="where it listens (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--decisions", action="store_true", help="answer with the class alone, without scores")
     args = parser.parse_args()
     victim = load_victim(args.victim, args.weights)
+    victim = decisions_only(victim) if args.decisions else victim
     with Server((args.host, args.port), victim, os.environ.get("SERVE_KEY")) as server:
         print(f"{victim} at http://{args.host}:{server.server_port}", flush=True)
         try:

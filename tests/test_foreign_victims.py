@@ -25,6 +25,7 @@ from vidmarl.data.encode import write_lossless
 from vidmarl.errors import CheckpointError, SettingsError, VictimError
 from vidmarl.queries.budget import QueryBudget
 from vidmarl.victims import load_victim
+from vidmarl.victims.decisions import decisions_only
 from vidmarl.victims.endpoint import Endpoint
 from vidmarl.victims.journal import journaled
 
@@ -229,6 +230,20 @@ def test_a_server_is_attacked_as_the_network_itself(server: Server, expected: li
     same(attacked(victim), expected, off_by=1e-6)  # it sends log-probabilities, of which others are made here
     assert server.victim.queries == victim.queries
     assert victim.name == f"127.0.0.1:{server.server_port}"
+
+
+def test_a_server_may_answer_with_decisions_alone(server: Server) -> None:
+    net = Victim(Net())
+    server.victim = decisions_only(net)
+    names = list("abcd")
+    victim = endpoint(server, outputs="decisions", labels=names)
+    attack = GrowAndReduce("brightness", budget=8, progress=False)
+    result, wanted = attack(victim, CLIPS), attack(net, CLIPS)
+    assert result.settings["decisions_only"]
+    assert torch.equal(result.history["margin"].nan_to_num(), wanted.history["margin"].sign().nan_to_num())
+    assert victim.queries == server.victim.queries
+    with pytest.raises(VictimError, match="expected"):
+        endpoint(server)(CLIPS)  # which takes the answers for scores
 
 
 @pytest.mark.thorough

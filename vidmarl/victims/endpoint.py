@@ -2,7 +2,7 @@
 
 A request is a POST of a file of safetensors with one tensor, "clips", as the `Victim` has made them
 for the model. The answer is a file of safetensors with "logits" or "probabilities", a row for each
-clip. `examples/serve.py` is such a server.
+clip, or "decisions", an index for each. `examples/serve.py` is such a server.
 """
 
 from __future__ import annotations
