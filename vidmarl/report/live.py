@@ -233,7 +233,7 @@ class LiveView(anywidget.AnyWidget):
         if not 0 <= clip < len(self._clips):
             raise IndexError(f"Asking about clip {clip}: expected one of 0 to {len(self._clips) - 1}.")
         its = self._clips[clip]
-        shape = self._grid.shape(its.pixels)
+        shape = self._map_shape()
         if tuple(strength.shape) != shape:
             raise ValueError(f"Asking about a region: expected a map of {shape} tubelets, got {tuple(strength.shape)}.")
         name = self._chosen if distortion is None else self._known(distortion)
@@ -343,6 +343,10 @@ class LiveView(anywidget.AnyWidget):
             frames = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
         return pictures.picture(_tiled(frames, _columns(len(frames))))
 
+    def _map_shape(self) -> tuple[int, int, int]:
+        """Of a region that is drawn."""
+        return self._grid.shape(self._clips[0].pixels[None])
+
     def _tell(self) -> None:
         """What the browser has to know once."""
         t, height, width = self._clips[0].pixels.shape[1:]
@@ -351,7 +355,7 @@ class LiveView(anywidget.AnyWidget):
             "victim": self.victim.name,
             "shape": [t, height, width],
             "columns": _columns(t),
-            "grid": list(self._grid.shape(self._clips[0].pixels)),
+            "grid": list(self._map_shape()),
             "cell": list(dataclasses.astuple(self._grid)),
             "clean": self._sheets,
             "distortions": {name: bool(one.signed) for name, one in self._distortions.items()},
@@ -384,7 +388,7 @@ class LiveView(anywidget.AnyWidget):
             if content.get("kind") != "ask":
                 return
             codes = torch.frombuffer(bytearray(buffers[0]), dtype=torch.int8)
-            strength = codes.float().div(127).clamp(-1, 1).view(*self._grid.shape(self._clips[0].pixels))
+            strength = codes.float().div(127).clamp(-1, 1).view(*self._map_shape())
             name = str(content["distortion"])
             if not self._distortions[name].signed:
                 strength = strength.abs()
