@@ -97,7 +97,9 @@ def _victims() -> dict[str, Any]:
 def _attacks() -> dict[str, Any]:
     from vidmarl.attacks import ATTACKS
 
-    return ATTACKS.descriptions()
+    enough = {name for name in ATTACKS.own_names() if not ATTACKS.find(name).needs_scores}
+    told = ATTACKS.descriptions()
+    return {name: f"{what}; decisions are enough" if name in enough else what for name, what in told.items()}
 
 
 def _distortions() -> dict[str, Any]:
