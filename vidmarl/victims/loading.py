@@ -160,7 +160,7 @@ def _own(path: str) -> Any:
     """
     if opened := opener(path):
         return opened
-    if Path(path).is_dir():
+    if path and Path(path).is_dir():
         raise CheckpointError(
             f"Loading the victim {path!r}: expected a folder of transformers, with config.json and model.safetensors,"
             " or a file, got a folder without config.json."

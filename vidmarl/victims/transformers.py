@@ -129,7 +129,7 @@ def card(name: str) -> Card:
 
 def is_checkpoint(name: str) -> bool:
     """Whether a name is that of a repository, or of a folder with a model."""
-    return name.startswith(HUB) or (Path(name).expanduser() / CONFIG).is_file()
+    return name.startswith(HUB) or (name != "" and (Path(name).expanduser() / CONFIG).is_file())
 
 
 def default_spec(name: str) -> ClipSpec:
