@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -779,6 +781,19 @@ def test_clips_that_are_kept_come_back_and_are_in_the_report(tmp_path: Path, who
     assert plain is not None
     with pytest.raises(ValueError, match="keep_clips"):
         next(iter(plain.trials.values()))["random_cells"].to_result()
+
+
+def test_the_report_shows_how_the_agents_learnt(tmp_path: Path, whole: Path) -> None:
+    log, out = tmp_path / "metrics.csv", shutil.copytree(whole, tmp_path / "out")
+    log.write_text("charts/queries,step,val/l2\n,0,9\n60,3,\n,3,4\n", "utf-8")
+    done = run_benchmark(tiny(out, training=log), progress=False)
+    assert done is not None
+    page = Page(done.report)
+    [curve] = json.loads(page.scripts[0])["sizes"][-1]["data"]
+    x, y = (np.frombuffer(base64.b64decode(curve[axis]["bdata"]), curve[axis]["dtype"]) for axis in "xy")
+    assert (x.tolist(), y.tolist()) == ([0, 60], [9, 4])  # before any training, and after 60 queries
+    assert "How the agents learnt" in page.text
+    assert "How the agents learnt" not in Page(whole / "report.html").text
 
 
 @pytest.mark.thorough

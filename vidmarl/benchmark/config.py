@@ -93,6 +93,8 @@ class Benchmark:
             seconds a clip.
         keep_clips: whether to keep the clips in the trials, clean and adversarial. Then the report
             shows the first of them frame by frame.
+        training: the log of the agents' training by Lightning's CSVLogger, whose curves the report
+            shows; None: it shows none.
         device: where the victims run; "auto" is a GPU where there is one. A `Victim` stays where it
             is.
         out: the folder of results.
@@ -120,6 +122,7 @@ class Benchmark:
     clips_at_once: int = 8
     slow_metrics: bool = False
     keep_clips: bool = False
+    training: str | Path | None = None
     device: str = "auto"
     out: str | Path = "outputs/benchmark"
 

@@ -12,10 +12,15 @@ from vidmarl import metrics
 from vidmarl.benchmark.tables import TRAINING, Key, comparisons
 from vidmarl.benchmark.trials import Trials
 from vidmarl.metrics import Column
+from vidmarl.utils.files import PathLike
 from vidmarl.utils.tables import to_csv, to_latex
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LEARNT = ("l2", "correlation")
+"""The curves of a training that say whether it paid: the size of successes on held-out clips, and
+how well the agents foretell the effect of distorting a place."""
 
 
 def write_benchmark_report(
@@ -24,6 +29,7 @@ def write_benchmark_report(
     summaries: Mapping[Key, pd.DataFrame],
     *,
     reference: str,
+    training: PathLike | None = None,
     title: str = "Benchmark",
     max_clips: int = 12,
     fps: float = 5.0,
@@ -35,6 +41,7 @@ def write_benchmark_report(
         trials: by (victim, distortion) and attack.
         summaries: of `vidmarl.benchmark.tables.summarise`.
         reference: the attack that the others are compared with.
+        training: the log of the agents' training, whose curves are shown.
         title: of the page.
         max_clips: how many of the attacked clips of each victim and distortion are shown frame by
             frame, where the trials have kept them; the median, the easiest and the hardest first.
@@ -82,6 +89,7 @@ def write_benchmark_report(
                 "settings": {name: setting_rows(of_attack) for name, of_attack in attacks.items()},
             }
         )
+    learnt = [] if training is None else [figures.training_curves(training, LEARNT)]
     names_of = {key: [fact["clip"] for fact in next(iter(attacks.values())).facts] for key, attacks in trials.items()}
     return write_page(
         path,
@@ -91,11 +99,15 @@ def write_benchmark_report(
             "fps": fps,
             "colours": [pictures.MORE, pictures.LESS],
             "curves": [json.loads(figures.budget_curves(attacks).to_json()) for attacks in trials.values()],
-            "sizes": [json.loads(figures.sizes(attacks, names_of[key]).to_json()) for key, attacks in trials.items()],
+            "sizes": [
+                json.loads(figure.to_json())
+                for figure in (*(figures.sizes(attacks, names_of[key]) for key, attacks in trials.items()), *learnt)
+            ],
             "clips": clips,
             "files": files,
         },
         sections=sections,
+        learnt=bool(learnt),
         reading=_columns(next(iter(summaries.values())), reference),
     )
 

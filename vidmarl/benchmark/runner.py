@@ -167,7 +167,9 @@ def run_benchmark(
         figures = {name: metrics.summary_table(of, of.measured_of_fooled(), points) for name, of in attacks.items()}
         summaries[key] = summarise(attacks, figures, reference, controls)
     summary = write_tables(out, trials, summaries, budgets=points, reference=reference)
-    report = write_benchmark_report(out / "report.html", trials, summaries, reference=reference)
+    report = write_benchmark_report(
+        out / "report.html", trials, summaries, reference=reference, training=benchmark.training
+    )
     return BenchmarkResult(report, trials, summary)
 
 

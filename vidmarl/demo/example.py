@@ -39,6 +39,12 @@ class Example:
     grid: TubeletGrid
     noise: Distortion
 
+    def training_clips(self, count: int) -> Float[Tensor, "_ 3 t h w"]:
+        """Other clips, for agents to learn on: `count` of them, or as many as there are."""
+        if self.victim.name == "demo":
+            return make_clips(count, split_seed(0, "train"))[0]
+        return load_clips(UCF101(exclude=SHOWN, max_clips=count).paths, self.victim)
+
 
 def example() -> Example:
     """MoViNet-A0 and clips of UCF-101 where the data folder has them, else the victim of the demo

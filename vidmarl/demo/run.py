@@ -11,9 +11,11 @@ import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -36,11 +38,13 @@ from vidmarl.victims.demo import default_path
 
 DISTORTION = {"class_path": "GaussianNoise", "init_args": {"std": 0.2}}
 GRID = TubeletGrid(1, 8, 8)
-TRAIN_CLIPS, TEST_CLIPS, EPOCHS, BATCH = 1536, 48, 1, 32
+TRAIN_CLIPS, VAL_CLIPS, TEST_CLIPS, EPOCHS, BATCH = 1536, 16, 48, 1, 32
 LEARNING = Cloning(probes=16, updates=20, minibatch=32, lr=3e-3, beta=9.0, n_known=8)
 BUDGETS = [25, 50, 100]
+VALIDATIONS = 4
+"""How often the agents in training attack the validation clips; once more before it begins."""
 SHOWN = 4
-WRITTEN = ("victim.pt", "agents.pt", "test", "videos")
+WRITTEN = ("victim.pt", "agents.pt", "training", "test", "videos")
 """What a demo leaves in its folder."""
 FRAMES_PER_SECOND = 4
 
@@ -82,6 +86,7 @@ def main(out: str | Path = "outputs/demo", *, seed: int = 0, fresh: bool = False
             grid=GRID,
             seed=seed,
             keep_clips=True,
+            training=log if (log := out / "training").is_dir() else None,  # an older demo has left none
             out=str(out / "test"),
         ),
         progress=progress,
@@ -115,6 +120,7 @@ def _train_agents(out: Path, seed: int, progress: bool) -> Agents:
         acts="order",
         classes=len(CLASSES),
         cloning=LEARNING,
+        eval_budget=BUDGETS[1],
         seed=seed,
         out=str(out),
     )
@@ -131,13 +137,18 @@ def _train_agents(out: Path, seed: int, progress: bool) -> Agents:
             accelerator="gpu" if torch.cuda.is_available() else "cpu",  # other accelerators lack 3-D convolutions
             devices=1,
             max_epochs=EPOCHS,
-            logger=False,
+            logger=CSVLogger(out, name="training", version=""),
+            log_every_n_steps=1,
+            val_check_interval=1 / VALIDATIONS,
+            num_sanity_val_steps=0,
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=progress,
             default_root_dir=out,
         )
-        trainer.fit(module, _training_clips(seed))
+        held_out = _validation_clips(seed)
+        trainer.validate(module, held_out, verbose=False)  # where the learning curve begins
+        trainer.fit(module, _training_clips(seed), held_out)
     agents = module.agents.cpu()
     agents.trained |= settings
     save_agents(path, agents)
@@ -150,6 +161,14 @@ def _training_clips(seed: int) -> DataLoader[Tensor]:
     source = Synthetic(TRAIN_CLIPS, split_seed(seed, "train"))
     clips = torch.stack([source[i][0] for i in range(TRAIN_CLIPS)])
     return DataLoader(clips, BATCH, collate_fn=lambda batch: as_floats(torch.stack(batch)))  # type: ignore[arg-type]
+
+
+def _validation_clips(seed: int) -> DataLoader[Any]:
+    """One batch (float32[b 3 t h w], indices) of synthetic clips."""
+    source = Synthetic(VAL_CLIPS, split_seed(seed, "val"))
+    clips = torch.stack([source[i][0] for i in range(VAL_CLIPS)])
+    numbers = torch.arange(VAL_CLIPS)
+    return DataLoader(clips, VAL_CLIPS, collate_fn=lambda batch: (as_floats(torch.stack(batch)), numbers))  # type: ignore[arg-type]
 
 
 def _write_videos(folder: Path, result: AttackResult) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -30,7 +30,7 @@ _FEW = 30
 """Points that are marked one by one."""
 
 
-def training_curves(path: PathLike | Mapping[str, PathLike]) -> go.Figure:
+def training_curves(path: PathLike | Mapping[str, PathLike], quantities: Sequence[str] | None = None) -> go.Figure:
     """A panel for each quantity that was logged, over the queries of the training, or over its
     steps where queries were not logged.
 
@@ -39,14 +39,17 @@ def training_curves(path: PathLike | Mapping[str, PathLike]) -> go.Figure:
     Args:
         path: the folder of a run ("outputs/synthetic/version_0"), its `metrics.csv`, or a folder of
             runs, of which the newest is shown; or several of them by the name to show.
+        quantities: what to show, such as ["l2", "fooling_rate"]; None: all.
 
     Raises:
         FileNotFoundError: there is no `metrics.csv`.
-        ValueError: it holds no numbers yet, or is no log.
+        ValueError: it holds no numbers yet, or none of these quantities, or is no log.
     """
     runs = path if isinstance(path, Mapping) else {"": path}
     logs = {name: _read(Path(place).expanduser()) for name, place in runs.items()}
-    panels = _panels(logs)
+    panels = {title: names for title, names in _panels(logs).items() if quantities is None or title in quantities}
+    if not panels:
+        raise ValueError(f"Drawing the curves of a training: none of {quantities} was logged, only {[*_panels(logs)]}.")
     rows = math.ceil(len(panels) / _COLUMNS)
     columns = min(len(panels), _COLUMNS)
     figure = make_subplots(
@@ -103,7 +106,7 @@ def _read(path: Path) -> pd.DataFrame:
         raise FileNotFoundError(f"Drawing the curves of a training: there is no {path}.")
     try:
         log = pd.read_csv(file)
-        at = log[QUERIES].ffill().bfill() if QUERIES in log else log["step"]
+        at = log[QUERIES].ffill().fillna(0) if QUERIES in log else log["step"]
     except (KeyError, ValueError) as error:
         raise ValueError(f"Drawing the curves of a training: {file} is no log of Lightning's CSVLogger.") from error
     return log.assign(at=at)
