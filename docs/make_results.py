@@ -302,6 +302,8 @@ def files() -> str:
     """What each file of docs/results/ holds."""
     rows = []
     for path in sorted((DOCS / "results").glob("*.csv")):
+        if not path.read_text().startswith("victim,distortion,attack,"):
+            continue  # of no attacks: the text tells what it is
         data = read(path.stem)
         values = (data[key].iloc[0] for key in ("victim", "distortion", "clips"))
         budgets = ", ".join(str(budget) for budget in data.index.unique("budget"))
