@@ -163,7 +163,18 @@ def report(browser: Browser, folder: Path) -> None:
 
 def benchmark(browser: Browser, folder: Path) -> None:
     """The report of a small benchmark that keeps its clips."""
-    command = [sys.executable, "-m", "vidmarl", "benchmark", "-c", "conf/benchmark/small.yaml", "--keep_clips", "true"]
+    command = [
+        sys.executable,
+        "-m",
+        "vidmarl",
+        "benchmark",
+        "-c",
+        "conf/benchmark/small.yaml",
+        "--keep_clips",
+        "true",
+        "--max_clips",
+        "3",
+    ]
     subprocess.run([*command, "--out", str(folder / "benchmark")], cwd=ROOT, check=True)
     browser.picture(next((folder / "benchmark").rglob("report.html")), "benchmark", width=1100, height=1400)
 
