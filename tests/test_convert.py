@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
 import json
 import os
@@ -22,7 +24,7 @@ from vidmarl.cli import main
 from vidmarl.data import data_root
 from vidmarl.errors import CheckpointError, UnknownNameError
 from vidmarl.victims import convlstm, i3d, lrcn, movinet, tsn
-from vidmarl.victims.convert import convert
+from vidmarl.victims.convert import MODULES, convert
 from vidmarl.victims.movinet_tables import SHAPES
 from vidmarl.victims.tsm import TSM
 from vidmarl.victims.weights import read
@@ -230,6 +232,29 @@ def test_what_is_no_array_of_i3d_is_refused(tmp_path: Path, content: Any, messag
     source.write_bytes(pickle.dumps(content))
     with pytest.raises(CheckpointError, match=message):
         convert("i3d", source, tmp_path / "out.pt")
+
+
+@pytest.mark.parametrize("name", ["movinet", "i3d", "lrcn"])
+def test_a_damaged_source_is_refused_in_words(tmp_path: Path, name: str) -> None:
+    """A few bytes are changed, at random: it is converted or refused, and never anything else."""
+    source, random = tmp_path / "source", np.random.default_rng(0)
+    module = importlib.import_module(f"vidmarl.victims.convert.{MODULES[name]}")
+    if name == "movinet":
+        writer = Writer()
+        writer.operator(3, writer.constant(np.zeros((8, 3, 3, 3), np.float32)))
+        whole = writer.write(source).read_bytes()
+    elif name == "i3d":
+        whole = pickle.dumps({"params": {"Conv3d_1a_7x7": {"Conv_0": {"kernel": np.zeros((1, 1, 1, 3, 4))}}}})
+    else:
+        model = lrcn.LRCN(classes=2, size=32, widths=(4, 4), units=5, pools=(4, 4))
+        whole = keras_lrcn(source, model).read_bytes()
+    for _ in range(30):
+        content = bytearray(whole)
+        for place in random.integers(len(whole), size=6):
+            content[place] = random.integers(256)
+        source.write_bytes(content)
+        with contextlib.suppress(CheckpointError):
+            module.convert(name, source)
 
 
 @pytest.mark.parametrize("cut", [0.5, 0.9])

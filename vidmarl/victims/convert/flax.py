@@ -111,7 +111,7 @@ def convert(name: str, path: Path) -> Converted:
             state[place] = _tensor(key, array)
         except KeyError:
             raise wrong(path, "the arrays of Inception-I3D", f"one called {key!r}") from None
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise wrong(path, "arrays of numbers", f"{error} ({key!r})") from error
     for key in [key for key in state if key.endswith("bn.bias")]:
         state[key.replace("bn.bias", "bn.weight")] = torch.ones_like(state[key])  # it is not scaled there

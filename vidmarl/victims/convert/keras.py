@@ -37,7 +37,7 @@ def convert(name: str, path: Path) -> Converted:
                 raise wrong(path, 'a whole model of Keras, of model.save("model.h5")', "a file without an architecture")
             layers = list(_layers(json.loads(_text(file.attrs["model_config"]))))
             arrays = [found for found in _arrays(file["model_weights"]) if found]
-    except OSError as error:
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:  # of a damaged file
         raise wrong(path, "an HDF5 file of Keras", "another file, or a damaged one") from error
     kinds = [kind for kind, _ in layers]
     if RECURRENT[name] not in kinds:
