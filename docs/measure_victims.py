@@ -31,6 +31,7 @@ from vidmarl.attacks import as_attack
 from vidmarl.data import Folder, load_clips
 from vidmarl.data.paths import data_root
 from vidmarl.victims.accuracy import Accuracy, ranks
+from vidmarl.victims.loading import _family_of
 
 RESULTS = Path(__file__).resolve().parent / "results"
 CLIPS = "clips/ucf101"
@@ -57,7 +58,7 @@ def main() -> None:
     torch.set_num_threads(1)
     measure("victims_accuracy", [*KINETICS, *OWN], right_answers, args.only)
     if args.every:
-        measure("victims", vidmarl.list_victims(), asked_and_attacked, args.only)
+        measure("victims", sorted(vidmarl.list_victims(), key=work), asked_and_attacked, args.only)
 
 
 def measure(table: str, names: list[str], row: Any, only: str) -> None:
@@ -69,9 +70,24 @@ def measure(table: str, names: list[str], row: Any, only: str) -> None:
         new = {"victim": name, **row(name)}
         print(new, flush=True)
         rows = [*rows_of(path), new]  # another process may have added some
-        rows.sort(key=lambda known: names.index(known["victim"]) if known["victim"] in names else -1)
+        order = sorted(names) if table == "victims" else names
+        rows.sort(key=lambda known: order.index(known["victim"]) if known["victim"] in order else -1)
         pd.DataFrame(rows).to_csv(path, index=False)
         gc.collect()
+
+
+def work(name: str) -> int:
+    """Roughly what a victim costs, so that a run that is cut short has measured most of them."""
+    spec = load_spec(name)
+    return (vidmarl.victim_card(name).parameters or 0) * (spec.frames or 16) * spec.size[0] * spec.size[1]
+
+
+def load_spec(name: str) -> vidmarl.ClipSpec:
+    """How the clips of a victim are made, without making it."""
+    family = _family_of(name)
+    assert family is not None
+    spec: vidmarl.ClipSpec = family.default_spec(name)
+    return spec
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
