@@ -125,7 +125,7 @@ def audit(
             )
             rows = read_csv(folder / ATTACKS / "rows.csv")
             attacked = attack_record(done, folder / ATTACKS, rows, budget)
-        some = evenly(good, sensitivity_clips)
+        some = [] if asked.decisions_only else evenly(good, sensitivity_clips)  # there are no margins
         measured = measure(asked, some, folder / SENSITIVITY, distortion=made, budget=budget, **how)
     except BaseException as error:
         error.add_note(f"Kept in {readable(folder)}: everything that was answered. The same command goes on.")
@@ -133,6 +133,8 @@ def audit(
     record = {
         "format": FORMAT,
         "victim": asked.identity(),
+        "classes": asked.n_classes,
+        "decisions only": asked.decisions_only,
         "data": f"{len(clips)} clips in memory" if isinstance(data, tuple) else repr(data),
         "settings": {
             "labels": labels,

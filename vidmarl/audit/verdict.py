@@ -39,7 +39,10 @@ def clean(result: AuditResult) -> str:
             f" the clean one, on {found['clips']} clips."
         )
     text = f"{result.victim} is right about {share(found['right'], found['clips'])}"
-    text += f"; the class is among its five likeliest for {percent(found['top5']['share'])}"
+    if result.record["decisions only"]:
+        return f"{text}. It says nothing but a class, so there is no confidence and no sensitivity to measure."
+    if (result.record["classes"] or 0) > 5:
+        text += f"; the class is among its five likeliest for {percent(found['top5']['share'])}"
     return (
         f"{text}. Its confidence is off by {percent(found['calibration error'])} on average (expected calibration"
         f" error), at a mean of {percent(found['confidence'])}."
