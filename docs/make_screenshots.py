@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "screenshots"
@@ -71,10 +71,15 @@ class Browser:
         time.sleep(wait)
         if to:
             self.driver.execute_script(
-                "document.querySelector(arguments[0])?.scrollIntoView({behavior: 'instant'})", to
+                "document.body.style.paddingBottom = '100vh';"  # so that the last element comes to the top too
+                "document.querySelector(arguments[0])?.scrollIntoView({behavior: 'instant'})",
+                to,
             )
             time.sleep(wait)
-        write(Image.open(io.BytesIO(self.driver.get_screenshot_as_png())).convert("RGB"), name)
+        picture = Image.open(io.BytesIO(self.driver.get_screenshot_as_png())).convert("RGB")
+        blank = Image.new("RGB", picture.size, picture.getpixel((width - 1, height - 1)))
+        box = ImageChops.difference(picture, blank).getbbox()
+        write(picture.crop((0, 0, width, min(height, (box[3] if box else height) + 16))), name)
 
 
 def write(picture: Image.Image, name: str) -> None:
@@ -187,10 +192,12 @@ def site(browser: Browser, folder: Path) -> None:
 
 
 def notebook(browser: Browser, folder: Path, name: str) -> None:
-    """A notebook when it has run, where its last figure or picture is."""
-    command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "html", "--output-dir", str(folder)]
-    subprocess.run([*command, f"notebooks/{name}.ipynb"], cwd=ROOT, check=True)
-    browser.picture(folder / f"{name}.html", name, width=1000, height=1000, to=".jp-Cell:has(.js-plotly-plot)", wait=4)
+    """A notebook where its first figure is; it is executed unless the folder has it already."""
+    page = folder / f"{name}.html"
+    if not page.exists():
+        command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "html", "--output-dir", str(folder)]
+        subprocess.run([*command, f"notebooks/{name}.ipynb"], cwd=ROOT, check=True)
+    browser.picture(page, name, width=1000, height=1000, to=".jp-Cell:has(.js-plotly-plot)", wait=4)
 
 
 PARTS: dict[str, Callable[[Browser, Path], None]] = {
@@ -205,7 +212,9 @@ def main() -> None:
     notebooks = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, "notebooks", *notebooks], default=[*PARTS, "notebooks"])
-    asked = parser.parse_args().parts
+    parser.add_argument("--executed", type=Path, help="a folder of notebooks as HTML, which are not executed again")
+    options = parser.parse_args()
+    asked = options.parts
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         browser = Browser(folder / "profile")
@@ -213,7 +222,7 @@ def main() -> None:
             PARTS[name](browser, folder)
         for name in notebooks:
             if name in asked or "notebooks" in asked:
-                notebook(browser, folder, name)
+                notebook(browser, options.executed or folder, name)
         browser.driver.quit()
 
 
