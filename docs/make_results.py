@@ -298,6 +298,20 @@ def with_median(name: str) -> str:
 
 
 @table
+def audits() -> str:
+    """The victims that were audited, a row each."""
+    data = pd.read_csv(DOCS / "results" / "audits.csv")
+    rows = []
+    for row in data.to_dict("records"):
+        worst = f"{row['worst'].replace('_', ' ')} {row['worst top1']:.0%}"
+        robust = f"{interval(pd.Series(row), 'robust', '.0%')} of {row['attacked']}, {row['budget']} queries"
+        cells = [interval(pd.Series(row), "top1", ".0%"), f"{row['corrupted']:.0%}", worst]
+        cells += [f"{row['halved by']} of {row['corruptions']}", robust, f"{row['median L2']:.2f}"]
+        rows.append([f"`{row['victim']}`", str(row["clips"]), *cells])
+    return markdown(["victim", "clips", "clean", "corrupted", "worst", "halved by", "robust", "median L2"], rows)
+
+
+@table
 def files() -> str:
     """What each file of docs/results/ holds."""
     rows = []
