@@ -1,6 +1,9 @@
 from .base import ClipDataset as ClipDataset
 from .base import ClipFile as ClipFile
 from .base import ClipSource as ClipSource
+from .check import DataReport as DataReport
+from .check import check_data as check_data
+from .download import download_dataset as download_dataset
 from .encode import mp4_bytes as mp4_bytes
 from .encode import side_by_side as side_by_side
 from .encode import write_lossless as write_lossless
@@ -12,6 +15,7 @@ from .listed import ListedClips as ListedClips
 from .module import ClipData as ClipData
 from .paths import data_path as data_path
 from .paths import data_root as data_root
+from .sample import sample_clip as sample_clip
 from .somethingv2 import SomethingSomethingV2 as SomethingSomethingV2
 from .ucf101 import UCF101 as UCF101
 from .video import decode as decode
