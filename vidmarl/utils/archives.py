@@ -150,7 +150,7 @@ def _guarded(things: Iterable[T], doing: str) -> Iterator[T]:
         raise
     except Exception as error:
         raise DataError(
-            f"{doing}: it is damaged, needs a password, or is of a form that cannot be read here ({error}). Get it anew."
+            f"{doing}: it is damaged, needs a password, or is of a form that is not read here ({error}). Get it anew."
         ) from error
 
 
