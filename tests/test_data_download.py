@@ -169,6 +169,13 @@ def test_a_hostile_or_damaged_archive_makes_no_folder_and_says_what_to_do(mirror
     assert [*tmp_path.rglob("out.avi")] == []
 
 
+def test_one_message_names_all_that_has_to_be_had_by_hand(mirror: Server, tmp_path: Path) -> None:
+    address = mirror.url.removesuffix("file.bin")
+    mirror.server_close()
+    with pytest.raises(DataError, match=rf"downloads/bend\.zip(?s:.*)After that it needs(?s:.*){address}walk\.zip"):
+        download_dataset("weizmann", progress=False)
+
+
 def test_an_unknown_dataset_is_answered_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="ucf101"):
         download_dataset("ucf11", tmp_path)

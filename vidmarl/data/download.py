@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,17 +129,32 @@ def download_dataset(name: str, root: PathLike | None = None, *, progress: bool 
         raise UnknownNameError("dataset with an address", name, DATASETS)
     base = data_root() if root is None else Path(root)
     done = Download([], [], [], [])
-    for part in DATASETS[name]:
+    parts = DATASETS[name]
+    for number, part in enumerate(parts, start=1):
         place = base / part.place
         if place.is_dir() and any(place.iterdir()):
             done.there.append(place)
             continue
-        archive, path = _obtain(part, place, base / "downloads", progress)
+        try:
+            archive, path = _obtain(part, place, base / "downloads", progress)
+        except DataError as error:
+            raise DataError(f"{error}{_still_to_come(parts[number:], base)}") from error
         done.made.append(place)
         done.archives.append(path)
         if archive.sha256 is None:
             done.unpublished.append(path)
     return done
+
+
+def _still_to_come(parts: Sequence[Part], base: Path) -> str:
+    """The addresses of the parts that come after one that failed, for who gets them by hand."""
+    folder = base / "downloads"
+    urls = [
+        part.archives[0].url
+        for part in parts
+        if not (base / part.place).exists() and not any((folder / one.name).exists() for one in part.archives)
+    ]
+    return "\n".join(["\nAfter that it needs, in the same folder:", *(f"  {url}" for url in urls)]) if urls else ""
 
 
 def _obtain(part: Part, place: Path, folder: Path, progress: bool) -> tuple[Archive, Path]:
