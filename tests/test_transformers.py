@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import vidmarl
+from vidmarl.benchmark import Benchmark, run_benchmark
 from vidmarl.data.encode import write_lossless
 from vidmarl.errors import CheckpointError, SettingsError
 from vidmarl.victims import ships
@@ -112,6 +114,24 @@ def test_a_folder_is_attacked_as_any_other_victim(folder: Path) -> None:
     result = vidmarl.GrowAndReduce("gaussian_noise", budget=6, progress=False)(victim, CLIPS)
     assert result.queries.max() <= 6
     assert victim.queries > 0
+
+
+@pytest.mark.thorough
+def test_a_folder_is_a_victim_of_a_benchmark(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    for name in ("a", "b"):
+        write_lossless(tmp_path / "clips" / f"{name}.mkv", torch.rand(3, 20, 32, 32))
+    benchmark = Benchmark(
+        victims=[str(folder)],
+        attacks={"random_cells": {}},
+        data=vidmarl.data.Folder(tmp_path / "clips"),
+        distortions=["gaussian_noise"],
+        budget=3,
+        budgets=[3],
+        out=tmp_path / "out",
+    )
+    run_benchmark(benchmark, progress=False)
+    assert set(pd.read_csv(tmp_path / "out" / "rows.csv")["victim"]) == {"mine"}
 
 
 def test_older_and_newer_names_of_tensors_are_known(tmp_path: Path) -> None:
@@ -209,6 +229,12 @@ def test_without_a_processor_it_is_said_what_is_assumed(folder: Path) -> None:
 def test_clips_that_its_position_encoding_is_not_made_for_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"4 frames of \(32, 32\) px, got a spec of 8 frames"):
         vidmarl.load_victim(str(folder), spec={"frames": 8})
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:videomae", "hf:../secret", "hf:a/b/c"])
+def test_what_is_no_repository_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match="expected hf:ORG/NAME"):
+        vidmarl.load_victim(name)
 
 
 def test_unknown_settings_are_answered(folder: Path) -> None:

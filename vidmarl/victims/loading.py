@@ -104,7 +104,10 @@ def load_victim(
         return make_own(path, _own(path), given)
     if unknown := [name for name in given if name not in OPTIONS]:
         raise SettingsError(f"{doing}: there is no setting {unknown[0]!r}; {nearest(unknown[0], OPTIONS)}")
-    where = {"device": usable_device(given.get("device", "auto"), doing), "batch_size": given.get("batch_size")}
+    where: dict[str, Any] = {
+        "device": usable_device(given.get("device", "auto"), doing),
+        "batch_size": given.get("batch_size"),
+    }
     if family is None:
         return transformers.load(path, given.get("weights"), spec=given.get("spec"), **where)
     short = path.rpartition("/")[2]

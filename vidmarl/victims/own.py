@@ -125,9 +125,12 @@ def _model(described: str | Mapping[str, Any], doing: str) -> Any:
 
 def last_name(path: str) -> str:
     """What a victim is called in tables: an address without what may be secret in it, the stem of a
-    file (of `NAME/victim.pt`, as training writes it, NAME), or the last name of a path."""
+    file (of `NAME/victim.pt`, as training writes it, NAME), the name of a folder, or the last of a
+    path."""
     if "://" in path:
         return path.partition("://")[2].partition("?")[0].rpartition("@")[2].rstrip("/")
+    if path.startswith("hf:") or Path(path).is_dir():
+        return Path(path.removeprefix("hf:")).name
     if any(path.endswith(mark) for mark in OPENERS):
         return Path(path).stem if Path(path).name != "victim.pt" else Path(path).absolute().parent.name
     return path.rpartition(":")[2].rpartition(".")[2]

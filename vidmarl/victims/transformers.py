@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -222,11 +223,14 @@ def find_folder(name: str, doing: str, weights: bool = True) -> Path:
         weights: whether they are needed, beside the config.
 
     Raises:
+        SettingsError: it is no name of a repository.
         CheckpointError: it cannot be had; the message says which files to put where.
     """
     if name not in NAMED and not name.startswith(HUB):
         return Path(name).expanduser()
     repository = NAMED[name].repository if name in NAMED else name.removeprefix(HUB)
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
+        raise SettingsError(f"{doing}: expected {HUB}ORG/NAME, such as {HUB}{NAMED['videomae_base'].repository}.")
     own = data_root() / "weights" / name.removeprefix(HUB)
     found = own if (own / CONFIG).is_file() else find_snapshot(repository)
     if found is not None:
