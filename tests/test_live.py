@@ -311,6 +311,8 @@ class TestInJupyterLab:
         for entry in browser.get_log("browser"):  # the widget's own manager says that the view is not alive
             assert "widget model not found" in entry["message"].lower() or entry["level"] != "SEVERE", entry
 
+        kernel = "return window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'"
+        self.until(browser, kernel)
         browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
         self.until(browser, "return document.querySelector('.vidmarl-live')?.dataset.painted")
         self.until(browser, "return document.querySelector('.vl-said').textContent.includes('12 of 12 queries')")
@@ -319,6 +321,7 @@ class TestInJupyterLab:
 
         browser.execute_script("document.querySelector('.vidmarl-live').scrollIntoView({block: 'start'})")
         slider = browser.find_element("css selector", ".vl-frame")
+        slider.send_keys(Keys.HOME)
         pictures = set()
         for frame in range(SHAPE[0]):
             at = "return document.querySelector('.vidmarl-live').dataset.painted.split(' ')[1] === arguments[0]"

@@ -68,7 +68,7 @@ class View {
     if (!this.state()) this.mine = true;
     const answer = model.get("answer");
     if (answer.classes) this.answered();
-    this.show();
+    this.follow();
   }
 
   remove() {
@@ -82,7 +82,7 @@ class View {
     const own = Math.random().toString(36).slice(2); // there may be several views
     const radio = (group, value, text, checked, change) =>
       make("label", {}, make("input", { type: "radio", name: `${group}-${own}`, value, checked, onchange: change }), text);
-    this.clips = make("select", { "aria-label": "clip", onchange: () => this.go(+this.clips.value, this.frame) });
+    this.clips = make("select", { "aria-label": "clip", onchange: () => this.turn(+this.clips.value) });
     this.status = make("span", { class: "vl-said", role: "status", "aria-live": "polite" });
     this.which = make("span", { class: "vl-row", role: "group", "aria-label": "which region is shown" },
       radio("which", "attack", "the attack's region", true, () => this.choose(false)),
@@ -97,7 +97,7 @@ class View {
     this.caption = make("figcaption");
     this.when = make("canvas", { class: "vl-when", role: "img", "aria-label": "strength in each frame" });
     this.slider = make("input", { type: "range", min: 0, value: 0, "aria-label": "frame", class: "vl-frame",
-      oninput: () => this.go(this.clip, +this.slider.value), onkeydown: (e) => this.slide(e) });
+      oninput: () => this.go(+this.slider.value), onkeydown: (e) => this.slide(e) });
     this.play = make("button", { type: "button", "aria-label": "play", onclick: () => this.toggle() }, "▶");
     this.number = make("span");
     this.chart = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -195,7 +195,7 @@ class View {
     if (!this.attackSeen) this.mine = false; // the first news of an attack
     this.attackSeen = true;
     this.title();
-    if (clip === this.clip) this.show();
+    if (clip === this.clip) this.follow();
   }
 
   answered() {
@@ -220,18 +220,35 @@ class View {
 
   // where we are
 
-  go(clip, frame) {
-    if (clip !== this.clip) this.clip = clip;
+  go(frame) {
+    this.moved = true;
     this.frame = Math.max(0, Math.min(this.about.shape[0] - 1, frame));
     this.show();
   }
 
+  /** Shows the frame that is distorted most, until another one is asked for. */
+  follow() {
+    const state = this.state();
+    if (state && !this.moved && !this.mine) {
+      const sums = new Float64Array(state.grid[0]), side = state.grid[1] * state.grid[2];
+      strengths(state.strength).forEach((s, i) => (sums[Math.floor(i / side)] += Math.abs(s)));
+      this.frame = Math.min(sums.indexOf(Math.max(...sums)) * state.cell[0], this.about.shape[0] - 1);
+    }
+    this.show();
+  }
+
+  turn(clip) {
+    this.clip = clip;
+    this.follow();
+  }
+
   /** The arrow keys, which JupyterLab keeps from sliders. */
   slide(event) {
-    const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
+    const last = this.about.shape[0] - 1;
+    const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, Home: -last, End: last }[event.key];
     if (!step) return;
     event.preventDefault();
-    this.go(this.clip, this.frame + step);
+    this.go(this.frame + step);
   }
 
   choose(mine) {
@@ -241,7 +258,7 @@ class View {
 
   toggle() {
     if (this.playing) clearInterval(this.playing);
-    this.playing = this.playing ? null : setInterval(() => this.go(this.clip, (this.frame + 1) % this.about.shape[0]), FRAME_MS);
+    this.playing = this.playing ? null : setInterval(() => this.go((this.frame + 1) % this.about.shape[0]), FRAME_MS);
     this.play.textContent = this.playing ? "◼" : "▶";
     this.play.setAttribute("aria-label", this.playing ? "stop" : "play");
   }
@@ -526,7 +543,7 @@ class View {
       else if (this.corner) { this.finishBox(); this.changed(); }
       else { this.corner = this.end = this.cursor; this.paint(); }
     } else if (event.key === "PageUp" || event.key === "PageDown") {
-      this.go(this.clip, this.frame + (event.key === "PageUp" ? -1 : 1));
+      this.go(this.frame + (event.key === "PageUp" ? -1 : 1));
     } else if (event.key === "Enter" && !event.shiftKey && !event.ctrlKey && !event.metaKey) {
       this.ask();
     } else return;
