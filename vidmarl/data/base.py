@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, overload
@@ -364,12 +365,18 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
 def _usable(source: ClipSource, spec: ClipSpec, progress: bool) -> list[int]:
     """Positions of the videos that make a clip of this spec; a warning names the others."""
     usable, broken = [], []
-    for position, path in enumerate(progress_bar(source.paths, desc="looking at videos", unit="video", show=progress)):
+    with ThreadPoolExecutor() as pool:  # FFmpeg lets go of the interpreter while it works
+        faults = pool.map(lambda path: _fault(path, spec), source.paths)
+        bar = progress_bar(faults, desc="looking at videos", unit="video", show=progress, total=len(source))
         try:
-            _check(path, spec)
-            usable.append(position)
-        except (ClipError, OSError) as error:
-            broken.append(str(error))
+            for position, fault in enumerate(bar):
+                if fault:
+                    broken.append(fault)
+                else:
+                    usable.append(position)
+        except BaseException:  # Ctrl-C does not wait for the rest
+            pool.shutdown(cancel_futures=True)
+            raise
     if broken:
         more = f"\n- and {len(broken) - 10} more" if len(broken) > 10 else ""
         named = "".join(f"\n- {line}" for line in broken[:10]) + more
@@ -379,6 +386,15 @@ def _usable(source: ClipSource, spec: ClipSpec, progress: bool) -> list[int]:
     if not usable:
         raise ClipError(f"{source!r} holds no videos.")
     return usable
+
+
+def _fault(path: Path, spec: ClipSpec) -> str:
+    """Why a video makes no clip of a spec; "" if it does."""
+    try:
+        _check(path, spec)
+        return ""
+    except (ClipError, OSError) as error:
+        return str(error)
 
 
 def _check(path: Path, spec: ClipSpec) -> None:
