@@ -29,6 +29,7 @@ from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.queries.clip import ClipView
 from vidmarl.queries.session import PHASES
 from vidmarl.report import figures
+from vidmarl.report.figures import comparison
 from vidmarl.report.figures import films as films_module
 
 EVIL = "<a href='//evil'>x</a>"
@@ -355,6 +356,19 @@ class TestOfAResult:
         result = attack(GrowAndReduce, films(1), [EVIL] * 3)
         for figure in (result.plot(), result.trajectory(), result.regions(0)):
             assert "<a href" not in figure.to_json()
+
+
+@pytest.mark.parametrize(
+    ("heights", "placed"),
+    [
+        ([0.1, 0.5, 0.9], [0.1, 0.5, 0.9]),
+        ([0.5, 0.5, 0.5], [0.5, 0.6, 0.7]),
+        ([1.0, 1.0, 1.0], [0.8, 0.9, 1.0]),
+        ([1.0, 0.2, 0.96], [1.0, 0.2, 0.9]),
+    ],
+)
+def test_labels_stand_apart_and_below_the_top(heights: list[float], placed: list[float]) -> None:
+    assert comparison._apart(heights, 0.1, 1.0) == pytest.approx(placed)
 
 
 class TestWhoActed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,6 +37,7 @@ def budget_curves(results: Mapping[str, metrics.Outcome], budgets: Sequence[int]
     """
     figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.06)
     whiskers, curves = [], []
+    drawn_at: dict[int, list[np.ndarray]] = {1: [np.array([0.0, 1.0])], 2: []}
     for index, (name, result) in enumerate(results.items()):
         points = list(budgets or _points(own_budget(result)))
         curve = metrics.curves(result, points)
@@ -54,6 +56,7 @@ def budget_curves(results: Mapping[str, metrics.Outcome], budgets: Sequence[int]
                 **style,
             )
             curves.append(figure.data[-1])
+            drawn_at[row] += [middle, low[at], high[at]]
             whiskers.append(len(figure.data))
             figure.add_scatter(
                 x=[points[k] * beside for k in at],
@@ -77,9 +80,13 @@ def budget_curves(results: Mapping[str, metrics.Outcome], budgets: Sequence[int]
     for row, drawn in ((1, curves[::2]), (2, curves[1::2])):
         if len(results) == 1:
             break
-        heights = [np.log10(curve.y) if row == 2 and logarithmic else np.asarray(curve.y, float) for curve in drawn]
-        room = 0.08 * float(np.ptp(np.concatenate(heights)) or 1)
-        for curve, y in zip(drawn, _apart([float(of[-1]) for of in heights], room), strict=True):
+        scale = np.log10 if row == 2 and logarithmic else np.asarray
+        values = np.concatenate(drawn_at[row])
+        values = values[values > 0] if scale is np.log10 else values
+        lowest, highest = (float(scale(end(values))) for end in (np.nanmin, np.nanmax))
+        heights = [float(scale(curve.y[-1])) for curve in drawn]
+        room = 0.09 * (highest - lowest or 1)
+        for curve, y in zip(drawn, _apart(heights, room, highest), strict=True):
             figure.add_scatter(
                 x=[1.1 * longest],
                 y=[10**y if row == 2 and logarithmic else y],
@@ -128,13 +135,17 @@ def _points(last: int) -> list[int]:
     return sorted({*range(1, min(last, 20) + 1), *np.geomspace(1, max(last, 1), 60).round().astype(int).tolist()})
 
 
-def _apart(heights: Sequence[float], room: float) -> list[float]:
-    """Where labels stand, in order: at their heights, or above those that are in the way."""
-    placed: dict[int, float] = {}
-    last = -math.inf
-    for index in np.argsort(heights, kind="stable").tolist():
-        last = placed[index] = max(heights[index], last + room)
-    return [placed[index] for index in range(len(heights))]
+def _apart(heights: Sequence[float], room: float, top: float) -> list[float]:
+    """Where labels stand, in order: at their heights, or above those that are in the way; but no
+    higher than the top, from where they are pushed down."""
+    order = np.argsort(heights, kind="stable").tolist()
+    placed = list(heights)
+    for lower, index in itertools.pairwise(order):
+        placed[index] = max(placed[index], placed[lower] + room)
+    for index in reversed(order):
+        placed[index] = min(placed[index], top)
+        top = placed[index] - room
+    return placed
 
 
 def sizes(
