@@ -55,7 +55,7 @@ def main(folders: list[str]) -> None:
         print("\n".join(result.verdict), end="\n\n")
     figure = results[-1].plot()
     figure.update_layout(paper_bgcolor="white", font={"color": "#222"}, width=560)
-    figure.write_image(DOCS / "figures" / "audit.png", scale=1.2)
+    figure.write_image(DOCS / "screenshots" / "audit_heat_map.png", scale=1.2)
 
 
 if __name__ == "__main__":

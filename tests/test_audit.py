@@ -485,6 +485,17 @@ def test_the_page_shows_pictures_and_charts(done: tuple[AuditResult, Counted], w
         browser.quit()
 
 
+def test_a_victim_without_scores_is_audited_by_its_decisions(tmp_path: Path) -> None:
+    from vidmarl.victims.decisions import decisions_only
+
+    silent = decisions_only(brightness().victim)
+    how = {"corruptions": ["brightness"], "attack_clips": 3, "budget": 5, "progress": False}
+    result = vidmarl.audit(silent, clips_and_labels(3), tmp_path, **how)  # type: ignore[arg-type]
+    assert result.sensitivity == []
+    assert "says nothing but a class" in result.verdict[0]
+    assert result.attacks is not None
+
+
 def test_a_victim_that_fails_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     tiny = brightness()
 
@@ -502,3 +513,9 @@ def test_a_verdict_on_nothing_is_short(done: tuple[AuditResult, Counted]) -> Non
     result, _ = done
     alone = AuditResult(result.folder, result.record, result.answers.query("corruption == @CLEAN"), None, [])
     assert len(verdict(alone)) == 1
+
+
+def test_the_page_on_audits_has_every_severity() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "audit.md").read_text("utf-8")
+    for name, one in CORRUPTIONS.items():
+        assert f"| `{name}` | {one.setting} | {', '.join(map(str, one.settings))} |" in text
