@@ -23,6 +23,7 @@ from vidmarl.benchmark import Benchmark, run_benchmark
 from vidmarl.data.encode import write_lossless
 from vidmarl.errors import CheckpointError, SettingsError
 from vidmarl.victims import ships
+from vidmarl.victims import transformers as family
 from vidmarl.victims.cards import find_snapshot
 
 transformers = pytest.importorskip("transformers")
@@ -364,11 +365,18 @@ def test_a_state_dict_for_a_known_network(folder: Path, tmp_path: Path) -> None:
     assert random.labels is None
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["timesformer_base", "videomae_base", "vivit_base"])
-def test_the_named_ones_take_their_own_clips(name: str) -> None:
-    victim = vidmarl.load_victim(name, "random")
-    assert victim.spec is not None
-    assert victim(torch.rand(1, 3, victim.spec.frames or 0, *victim.spec.size)).shape == (1, 400)
-    counted = sum(parameter.numel() for parameter in victim.model.parameters())
-    assert vidmarl.victim_card(name).parameters == counted
+def test_the_named_ones_have_the_usual_networks(name: str) -> None:
+    config = family._named_config(transformers, name)
+    with torch.device("meta"):
+        network = transformers.AutoModelForVideoClassification.from_config(config)
+    assert vidmarl.victim_card(name).parameters == sum(parameter.numel() for parameter in network.parameters())
+    spec = family.default_spec(name)
+    assert (config.num_frames, config.image_size, config.num_labels) == (spec.frames, spec.size[0], 400)
+
+
+@pytest.mark.slow
+def test_a_named_one_takes_its_own_clips() -> None:
+    victim = vidmarl.load_victim("videomae_base", "random")
+    assert victim(torch.rand(1, 3, 16, 224, 224)).shape == (1, 400)

@@ -243,3 +243,14 @@ def test_the_files_of_torchvision_have_the_digits_of_their_checksum(name: str) -
     assert own.url.startswith("https://download.pytorch.org/models/")
     assert re.fullmatch(rf"{name}\w*-{own.sha256}\.pth", own.name)
     assert len(own.sha256 or "") == 8
+
+
+@pytest.mark.slow
+def test_the_cards_of_pytorchvideo_count_its_parameters() -> None:
+    from pytorchvideo.models import hub
+
+    for name in pytorchvideo.names():
+        if not name.startswith("mvit"):  # they cannot be made without memory
+            with torch.device("meta"):
+                network = getattr(hub, name)(pretrained=False)
+            assert vidmarl.victim_card(name).parameters == sum(p.numel() for p in network.parameters()), name
