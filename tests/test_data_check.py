@@ -154,6 +154,7 @@ def test_a_folder_without_videos_is_said(tmp_path: Path) -> None:
         check_data(tmp_path)
 
 
+@pytest.mark.thorough
 def test_the_sample_is_small_whole_and_what_its_code_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["data", "sample"])
     path = Path(capsys.readouterr().out.strip())
