@@ -31,7 +31,7 @@ from vidmarl.training.victim_data import LabelledClips
 from vidmarl.training.victim_fit import fine_tune
 from vidmarl.utils.recipes import find_recipe, list_configs
 from vidmarl.victims.defended import defended
-from vidmarl.victims.saved import classifier, facts_of, save_victim, with_classes
+from vidmarl.victims.saved import classifier, facts_of, network_name, save_victim, with_classes
 
 SPEC = ClipSpec(frames=4, size=(16, 16), sampling="uniform")
 NETWORK = """
@@ -159,6 +159,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         save_victim(tmp_path / "victim.pth", victim(labels=["a", "b", "c"]), "net")
     with pytest.raises(SettingsError, match="names of its classes are not known"):
         save_victim(tmp_path / "victim.pt", victim(), "net")
+
+
+def test_an_untrained_victim_is_known_by_the_name_of_its_network() -> None:
+    assert network_name(load_victim("r2plus1d_light", "random")) == "r2plus1d_light"
+    assert network_name({"class_path": "nets.py:Net", "init_args": {}}) == "nets.py:Net"
 
 
 # -- the last layer

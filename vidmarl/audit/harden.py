@@ -281,8 +281,7 @@ class _Job:
         return figures
 
     def _network(self) -> str:
-        named = self.settings.victim
-        return str(named.name) if isinstance(named, Victim) else network_name(named)
+        return network_name(self.settings.victim)
 
     def _examined(self, when: str) -> dict[str, AttackResult]:
         """The results of all attacks on the test clips, with the seed of the test; and an audit, if

@@ -103,7 +103,7 @@ class VictimTraining(L.LightningModule):
                     f"VictimTraining: {name} must be in {'(' if name == 'zoom' else '['}0, 1], got {share}."
                 )
         self.victim = victim if isinstance(victim, Victim) else load_victim(victim, weights, spec=spec, device="cpu")
-        self.network_name = str(victim.name) if isinstance(victim, Victim) else network_name(victim)
+        self.network_name = network_name(victim)
         self.network = network_of(self.victim)
         self.freeze_patterns = list(freeze or ())
         self.lr = lr

@@ -200,13 +200,15 @@ def open_saved(path: str, network: str | Mapping[str, Any] | None = None) -> Vic
         raise CheckpointError(f"{doing}: what it says of its network does not fit together ({error}).") from error
 
 
-def network_name(named: str | Mapping[str, Any]) -> str:
-    """What leads to the network of a victim that is named as for `load_victim`: a name or a path of
-    Python, also where it is named by its file.
+def network_name(named: Victim | str | Mapping[str, Any]) -> str:
+    """What leads to the network of a victim, which is given as for `load_victim`: a name or a path
+    of Python, also where it is named by its file. A `Victim` is known by its own name alone.
 
     Raises:
         CheckpointError: there is no such file, or it is no trained victim.
     """
+    if isinstance(named, Victim):
+        return str(named.name).removesuffix(" (random weights)")
     name = named if isinstance(named, str) else str(named.get("class_path", named.get("name")))
     return str(_facts(name)["network"]) if name.endswith(".pt") else name
 
