@@ -127,7 +127,7 @@ class AuditComparison:
                 for row in changes.sort_values("difference", key=abs, ascending=False).head(5).to_dict("records")
             ]
             said.append(f"Surely different, from {first} to {second}: {', '.join(parts)}.")
-        elif len(self.table):
+        elif self.table["difference"].any():
             most = self.table.loc[self.table["difference"].abs().idxmax()]
             said.append(
                 f"Under no single corruption are they surely apart; {title_of(most['corruption'])} differs the most"
