@@ -275,7 +275,7 @@ class _Job:
             "figures": figures,
         }
         save_victim(self.new / FILE, self.victim, self._network(), record)
-        write_atomically(self.new / FIGURES, table(figures).to_csv(index=False, float_format="%.4f"))
+        write_atomically(self.new / FIGURES, table(figures).to_csv(index=False, float_format="%.4g"))
         write_atomically(self.new / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         write_atomically(self.new / REPORT, markdown(figures, own.trained_with) + "\n")
         return figures
