@@ -22,11 +22,12 @@ import vidmarl
 from vidmarl import AttackResult
 from vidmarl.attacks import STDE, Attack
 from vidmarl.data.synthetic import make_clips, split_seed
-from vidmarl.demo.run import DISTORTION, GRID, TEST_CLIPS
+from vidmarl.demo.run import DISTORTION, GRID
 from vidmarl.utils.files import write_atomically
 from vidmarl.victims.decisions import decisions_only
 
 BUDGETS = (25, 50, 100)
+CLIPS = 24
 OUT = Path(__file__).parent / "results" / "hard_label.csv"
 
 
@@ -60,7 +61,7 @@ def main() -> None:
     """Measures and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--agents", default="outputs/demo/agents.pt", help="those of `vidmarl demo`")
-    parser.add_argument("--clips", type=int, default=TEST_CLIPS)
+    parser.add_argument("--clips", type=int, default=CLIPS)
     args = parser.parse_args()
     victim = vidmarl.load_victim("demo")
     clips, _ = make_clips(args.clips, split_seed(0, "test"))
