@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vidmarl.attacks.base import ATTACKS, Attack
+from vidmarl.attacks.base import ATTACKS as ATTACKS
+from vidmarl.attacks.base import Attack
 from vidmarl.attacks.result import AttackResult
 
 if TYPE_CHECKING:  # at run time these are imported when they are first asked for
