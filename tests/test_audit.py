@@ -479,6 +479,7 @@ def test_the_page_shows_pictures_and_charts(done: tuple[AuditResult, Counted], w
             "return [...document.querySelectorAll('.gallery img')].filter((one) => one.naturalWidth > 0).length"
         )
         assert pictures == 10
+        browser.execute_async_script("dispatchEvent(new Event('afterprint')); setTimeout(arguments[0], 1500)")
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         assert browser.get_log("browser") == []
     finally:
