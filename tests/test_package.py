@@ -219,21 +219,47 @@ def test_it_is_marked_as_typed() -> None:
     assert resources.files("vidmarl").joinpath("py.typed").is_file()
 
 
-@pytest.mark.slow
-def test_the_wheel_works_outside_of_the_checkout(tmp_path: Path) -> None:
-    """It is installed beside the libraries of this environment, and attacks with what it brings."""
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment in which the wheel is installed, beside the libraries of this
+    one."""
+    folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
-    [wheel] = tmp_path.glob("vidmarl-*.whl")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
-    python = str(tmp_path / "venv" / "bin" / "python")
-    where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    site = Path(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
-    install = [*pip, "--python", python, "install", "--no-deps", str(wheel)]
+    [wheel] = folder.glob("vidmarl-*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
+    python = folder / "venv" / "bin" / "python"
+    install = [*pip, "--python", str(python), "install", "--no-deps", str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
     libraries = Path(torch.__file__).parent.parent  # not read as a site folder: what is editable there stays out
-    (site / "libraries.pth").write_text(f"{libraries}\n", "utf-8")
+    (site_of(python) / "libraries.pth").write_text(f"{libraries}\n", "utf-8")
+    return python
+
+
+def site_of(python: Path) -> Path:
+    """Where an environment has its packages."""
+    where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    return Path(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
+
+
+def run_there(command: list[str], folder: Path, python: Path) -> str:
+    """What a command says that runs in a folder, in an environment without data."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("VIDMARL_", "PYTHON"))}
+    environment |= {
+        "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+        "VIDMARL_DATA": str(folder / "nothing"),
+        "VIDMARL_CACHE": str(folder / "cache"),
+    }
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_works_outside_of_the_checkout(installed: Path, tmp_path: Path) -> None:
+    """It attacks with what it brings."""
+    site = site_of(installed)
     code = f"""
 import torch, vidmarl
 from vidmarl.report import write_report
@@ -244,19 +270,47 @@ result = vidmarl.RLAttack("dead_pixels", budget=8, progress=False)(victim, easy_
 result.save("result")
 print(vidmarl.AttackResult.load("result"), vidmarl.list_agents())
 """
-    vidmarl_command = str(Path(python).with_name("vidmarl"))
-    said = []
-    for command in ([python, "-c", code], [vidmarl_command, "--version"], [vidmarl_command, "list", "configs", "--names"]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        said.append(done.stdout)
-    assert said[1:] == [f"vidmarl {vidmarl.__version__}\n", "\n".join(list_configs()) + "\n"]
+    run_there([str(installed), "-c", code], tmp_path, installed)
+    assert run_there(["vidmarl", "--version"], tmp_path, installed) == f"vidmarl {vidmarl.__version__}\n"
+    assert run_there(["vidmarl", "list", "configs", "--names"], tmp_path, installed) == "\n".join(list_configs()) + "\n"
     shipped = {path.relative_to(site / "vidmarl") for path in (site / "vidmarl").rglob("*") if path.is_file()}
     tracked = subprocess.run(
         ["git", "ls-files", "vidmarl"], capture_output=True, text=True, check=False, cwd=ROOT
     ).stdout
     wanted = {Path(line).relative_to("vidmarl") for line in tracked.splitlines() if (ROOT / line).is_file()}
     assert wanted <= shipped
+
+
+SMALL = '{"frames": 4, "size": 64}'
+QUICKER = (
+    (r'load_victim\("(\w+)"\)', rf'load_victim("\1", "random", spec={SMALL})'),
+    (r"budget=\d+", "budget=6"),
+    (r"--victim (\w+)", rf"--victim \1 --weights random --spec '{SMALL}'"),
+    (r"--budget \d+", "--budget 6"),
+    (r"(-c conf/synthetic\.yaml)", r"\1 --trainer.max_epochs 2 --trainer.limit_train_batches 1"),
+)
+"""What is changed in the README: nothing is downloaded, and nobody waits."""
+WITH_DATA = ("movinet_ucf101", "natural.yaml")
+"""Settings of commands that need data: these are read, and no more."""
+
+
+@pytest.mark.slow
+def test_what_the_readme_shows_runs_from_the_wheel_alone(installed: Path, tmp_path: Path) -> None:
+    run_there(["bash", "-c", 'cp "$(vidmarl data sample)" clip.mp4'], tmp_path, installed)
+    commands = []
+    for block in code_blocks(ROOT / "README.md", "bash"):
+        lines = re.sub(r" *#.*", "", block.replace("\\\n", " ")).splitlines()
+        commands += [line.strip() for line in lines if line.startswith("vidmarl ")]
+    assert {"list", "attack", "fit"} <= {command.split()[1] for command in commands}
+    script = "\n".join(code_blocks(ROOT / "README.md", "python"))
+    for old, new in QUICKER:
+        script = re.sub(old, new, script)
+        commands = [re.sub(old, new, command) for command in commands]
+    run_there([str(installed), "-c", script], tmp_path, installed)
+    for command in commands:
+        read = " --print_config" if any(name in command for name in WITH_DATA) else ""
+        run_there(["bash", "-c", command + read], tmp_path, installed)
+    assert (tmp_path / "results" / "report.html").is_file()
 
 
 # --- the files of the repository -----------------------------------------------------------------
