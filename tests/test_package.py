@@ -107,6 +107,7 @@ PUBLIC = [
     "accuracy",
     "attack_files",
     "attacks",
+    "audit",
     "compare",
     "distortions",
     "errors",
@@ -337,10 +338,15 @@ def test_no_file_names_a_path_of_one_machine() -> None:
     assert found == []
 
 
-def test_nothing_is_pickled() -> None:
+def test_nothing_is_pickled_and_only_two_readers_of_pickles_make_nothing_of_their_objects() -> None:
     risky = re.compile(r"^\s*(import|from) (pickle|joblib|dill)\b|weights_only=False|allow_pickle=True", re.MULTILINE)
-    found = [file.name for file in (ROOT / "vidmarl").rglob("*.py") if risky.search(file.read_text("utf-8"))]
-    assert found == []
+    found = {file.name: file.read_text("utf-8") for file in (ROOT / "vidmarl").rglob("*.py")}
+    risks = {name: text for name, text in found.items() if risky.search(text)}
+    assert risks.keys() == {"inert.py", "flax.py"}  # of published weights that are no plain state dicts
+    for text in risks.values():
+        assert "(pickle.Unpickler):" in text
+        assert "def find_class(" in text
+        assert not re.search(r"pickle\.loads?\(", text)
 
 
 def test_the_python_of_the_documents_compiles() -> None:
