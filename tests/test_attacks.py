@@ -23,7 +23,7 @@ from known_victims import GREY, GRID, ONE_SIDED, SHAPE, SIGNED, Conjunction, Con
 from torch import Tensor, nn
 
 import vidmarl.attacks
-from vidmarl import Misclassify, Target, TubeletGrid, Victim
+from vidmarl import Misclassify, Target, TubeletGrid, Victim, metrics
 from vidmarl.attacks import Attack, AttackResult, as_attack, list_attacks
 from vidmarl.attacks.greedy_sensitivity import probe_parts
 from vidmarl.attacks.grow_and_reduce import GrowAndReduce, doubling
@@ -31,7 +31,8 @@ from vidmarl.attacks.search.linf_ball import BallAttack
 from vidmarl.attacks.search.restarts import RESTART_SLACK, Find, RestartAttack
 from vidmarl.attacks.square_tubes import SquareTubes, set_box
 from vidmarl.distortions.gaussian_blur import GaussianBlur
-from vidmarl.errors import ClipError, SettingsError, UnknownNameError, VictimError
+from vidmarl.errors import ClipError, SettingsError, UnknownNameError, VictimError, VidmarlError
+from vidmarl.metrics import visible_difference
 from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.clip import ClipView
 from vidmarl.queries.scheduler import Search
@@ -240,6 +241,38 @@ def test_so_many_queries_are_spent_after_the_first_success(after: int, clips: Te
     assert torch.equal(cut.queries[cut.success], whole.queries.minimum(first + after)[cut.success])
     for one, other, queries in zip(cut.history["margin"], whole.history["margin"], cut.queries, strict=True):
         torch.testing.assert_close(one[:queries], other[:queries])  # cut short, and otherwise the same
+
+
+def quality(clean: Tensor, adversarial: Tensor) -> Tensor:
+    """Stands for ColorVideoVDP: the smaller, the better."""
+    return 10 - metrics.l2(clean, adversarial)
+
+
+@pytest.mark.thorough
+def test_a_clip_is_done_once_people_hardly_see_its_success(clips: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visible_difference, "jod", quality)
+    whole = make("grow_and_reduce")(Victim(Linear()), clips)
+    wanted = float(quality(whole.clean, whole.adversarial)[whole.success].median())
+    cut = make("grow_and_reduce", stop_at_jod=wanted)(Victim(Linear()), clips)
+    good = quality(cut.clean, cut.adversarial) >= wanted
+    assert torch.equal(cut.success, whole.success)
+    assert 0 < (cut.queries < whole.queries).sum() < len(clips)
+    assert good[cut.queries < whole.queries].all()
+    for one, other, queries in zip(cut.history["margin"], whole.history["margin"], cut.queries, strict=True):
+        torch.testing.assert_close(one[:queries], other[:queries])  # cut short, and otherwise the same
+    assert cut.settings["stop_at_jod"] == wanted
+
+
+def test_a_quality_that_cannot_be_measured_or_reached_is_refused_before_any_query(
+    clips: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = Victim(Linear())
+    monkeypatch.setattr(visible_difference, "jod", lambda *_: None)
+    with pytest.raises(VidmarlError, match=r"pip install 'vidmarl\[perceptual\]'"):
+        make("grow_and_reduce", stop_at_jod=9.0)(victim, clips)
+    assert victim.queries == 0
+    with pytest.raises(ValueError, match=r"stop_at_jod must be at most 10, .* got 11"):
+        make("grow_and_reduce", stop_at_jod=11.0)
 
 
 def test_large_cells_are_a_coarse_grid_until_the_first_success(clips: Tensor) -> None:

@@ -25,7 +25,8 @@ from vidmarl.attacks.settings import Settings
 from vidmarl.data.spec import validate_clips
 from vidmarl.distortions import as_distortion
 from vidmarl.distortions.base import Distortion
-from vidmarl.errors import SettingsError
+from vidmarl.errors import SettingsError, VidmarlError
+from vidmarl.metrics import visible_difference
 from vidmarl.perturbations.grid import GridLike, TubeletGrid, as_grid
 from vidmarl.perturbations.noise import Coherence
 from vidmarl.perturbations.renderer import Renderer
@@ -40,6 +41,10 @@ from vidmarl.utils.kinds import check_least
 from vidmarl.utils.precision import default_dtype
 from vidmarl.utils.progress import progress_bar
 from vidmarl.victims.victim import Victim
+
+LOOKED_AT = 0.9
+"""A success is looked at for `stop_at_jod` where it has at most this share of the size of the one
+that was looked at before."""
 
 DistortionLike = Distortion | str | Mapping[str, Any] | Callable[..., Any]
 """A distortion, or what names one, see `as_distortion`."""
@@ -62,6 +67,10 @@ class Attack(Settings):
         max_queries_after_success: queries that may be spent on a clip after its first success, on
             making it smaller. None: as many as the attack would spend. 0: it stops at the first
             success.
+        stop_at_jod: a clip is done once its smallest success has at least this quality in JOD
+            (`vidmarl.metrics.visible_difference`, extra `perceptual`): 10 is the clip itself, and
+            of 9 three people in four see that it is worse. It costs no queries, but up to a second
+            whenever a success has become a tenth smaller. None: it goes by queries alone.
         seed: of the distortion's and the attack's randomness. The same seed gives the same result
             for a clip, whichever clips share its batch.
         clips_at_once: clips that are attacked side by side; bounds the memory.
@@ -78,6 +87,7 @@ class Attack(Settings):
     search_cell: int = 1
     coherence: Coherence = "static"
     max_queries_after_success: int | None = None
+    stop_at_jod: float | None = None
     seed: int = 0
     clips_at_once: int = 64
     progress: bool = True
@@ -105,6 +115,12 @@ class Attack(Settings):
             clips_at_once=(self.clips_at_once, 1),
             max_queries_after_success=(0 if after is None else after, 0),
         )
+        best = visible_difference.OF_EQUAL
+        if self.stop_at_jod is not None and not self.stop_at_jod <= best:
+            raise ValueError(
+                f"{type(self).__name__}: stop_at_jod must be at most {best:g}, the quality of a clip that nothing was"
+                f" done to, got {self.stop_at_jod}."
+            )
 
     def __call__(
         self,
@@ -201,6 +217,8 @@ class Attack(Settings):
             )
         self.check_victim(victim)
         validate_clips(clips, f"attacking with {type(self).__name__}")
+        if self.stop_at_jod is not None and visible_difference.jod(clips[:1], clips[:1]) is None:
+            raise VidmarlError("Attacking: stop_at_jod needs ColorVideoVDP: pip install 'vidmarl[perceptual]'.")
         return clips.detach(), None if goal is None else as_goal(goal, victim, len(clips))
 
     def check_victim(self, victim: Victim) -> None:
@@ -226,10 +244,13 @@ class Attack(Settings):
         try:
             session = self._open(victim, clips.to(victim.device or clips.device), goal)
             watch.asked(session, torch.arange(len(session)))
+            sizes = torch.full_like(session.best_l2, torch.inf)
             for asked in self.run(session):
                 watch.asked(session, asked)
                 if self.max_queries_after_success is not None:
                     session.finish_after_success(self.max_queries_after_success)
+                if self.stop_at_jod is not None:
+                    session.finish(_unseen(session, asked, sizes, self.stop_at_jod))
             session.finish(torch.arange(len(session)))
             watch.ended(session)
             return AttackResult.from_session(session, self.params(), origin)
@@ -296,6 +317,26 @@ ATTACKS = Registry(
     shared=("base", "identity", "parts", "plots", "provenance", "result", "saved", "settings"),
 )
 """All attacks by name."""
+
+
+def _unseen(session: Session, rows: Tensor, sizes: Tensor, quality: float) -> Tensor:
+    """Of clips that have been asked about, those whose smallest success has a quality of at least
+    so many JOD.
+
+    Args:
+        session: the books of the attack.
+        rows: the clips, int64[n].
+        sizes: of the successes that were looked at last, float[b]; brought up to date.
+        quality: in JOD.
+    """
+    rows = rows.to(sizes.device)
+    rows = rows[session.fooled[rows] & (session.best_l2[rows] <= LOOKED_AT * sizes[rows])]
+    if len(rows) == 0:
+        return rows
+    sizes[rows] = session.best_l2[rows]
+    seen = visible_difference.jod(session.renderer.clips[rows], session.best[rows])
+    assert seen is not None  # it is installed, see `Attack._checked`
+    return rows[seen >= quality]
 
 
 class _Watch:
