@@ -389,6 +389,24 @@ def test_a_list_says_what_is_missing_or_wrong(tmp_path: Path) -> None:
         ListedClips(tmp_path / "none.csv")
 
 
+def test_videos_of_one_scene_are_in_one_part_of_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{scene}/{take}.mp4" for scene in range(40) for take in range(3)]
+    rows = [f"{name}\t{name[: name.index('/')]}" for name in names]
+    (touch(tmp_path, *names) / "all.tsv").write_text("\n".join(["file\tScene", *rows]), "utf-8")
+    monkeypatch.setenv("VIDMARL_DATA", str(tmp_path))  # where lists are looked for that are not here
+    parts = [{file.name for file in ListedClips("all.tsv", part=p, together="scene")} for p in ("train", "val", "test")]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == len(names)
+    scenes = [{name.partition("/")[0] for name in part} for part in parts]
+    assert len(scenes[0]) > 24
+    assert all(scenes)
+    assert not scenes[0] & scenes[1] | scenes[1] & scenes[2] | scenes[0] & scenes[2]
+    (tmp_path / "all.tsv").write_text("\n".join(["file\tscene", *rows[30:]]), "utf-8")
+    fewer = {file.name for file in ListedClips("all.tsv", part="train", together="scene")}
+    assert fewer == parts[0] - {name.removesuffix(".mp4") for name in names[:30]}  # whatever else is in the list
+    with pytest.raises(UnknownNameError, match=r"column of .*'person'.*scene"):
+        ListedClips("all.tsv", part="test", together="person")
+
+
 # --- Weizmann, Kinetics, folders
 
 

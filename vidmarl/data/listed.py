@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from vidmarl.data.base import ClipFile, ClipSource, choose, warn_of_missing
-from vidmarl.errors import DataError
+from vidmarl.data.paths import data_root
+from vidmarl.errors import DataError, UnknownNameError
 from vidmarl.utils.files import PathLike, readable
 
 PATH_NAMES = ("path", "video", "video_path", "file", "filename", "clip")
@@ -25,17 +28,21 @@ class ListedClips(ClipSource):
     warning.
 
     Args:
-        file: the CSV file.
+        file: the CSV file; one that is not here is looked for in the data folder.
         root: the folder that paths start from; None: that of the file.
         class_names: the classes in the order of their indices; None: the names by alphabet, or the
             numbers from 0 to the highest.
         classes: the classes to keep; None: all, and the unlabelled.
         exclude: classes to leave out.
+        part: "train", "val" or "test": about four fifths of the videos, a tenth, and the other
+            tenth; None: all.
+        together: the title of a column, such as "scene" or "person": videos that share a value
+            there are in the same part. None: each video for itself.
         max_clips: at most so many videos, spread evenly.
 
     Raises:
         DataError: the file cannot be read, or none of its videos is there.
-        UnknownNameError: no such class.
+        UnknownNameError: no such class, or no such column.
         ValueError: a class of the file is not among `class_names`.
     """
 
@@ -46,21 +53,27 @@ class ListedClips(ClipSource):
         class_names: Sequence[str] | None = None,
         classes: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
+        part: Literal["train", "val", "test"] | None = None,
+        together: str | None = None,
         max_clips: int | None = None,
     ) -> None:
         what = f"The list {readable(file)}"
-        base = Path(file).parent if root is None else Path(root)
-        rows = _rows(Path(file))
-        numbered = all(label.isdecimal() for _, label in rows if label)
+        place = Path(file) if Path(file).is_file() else data_root() / file
+        base = place.parent if root is None else Path(root)
+        rows = _rows(place if place.is_file() else Path(file), together)
+        numbered = all(row.label.isdecimal() for row in rows if row.label)
         if class_names is not None:
             names = list(class_names)
         elif numbered:
-            names = [str(number) for number in range(max((int(label) for _, label in rows if label), default=-1) + 1)]
+            highest = max((int(row.label) for row in rows if row.label), default=-1)
+            names = [str(number) for number in range(highest + 1)]
         else:
-            names = sorted({label for _, label in rows if label})
+            names = sorted({row.label for row in rows if row.label})
         index = {name: label for label, name in enumerate(names)}
         files, missing = [], []
-        for path, label in rows:
+        for path, label, group in rows:
+            if part is not None and _part(group) != part:
+                continue
             if label and label not in index and not (label.isdecimal() and int(label) < len(names)):
                 raise ValueError(f"{what}: the class {label!r} of {path} is not among the {len(names)} class_names.")
             known = None if not label else index[label] if label in index else int(label)
@@ -72,8 +85,21 @@ class ListedClips(ClipSource):
         super().__init__(choose(files, names, what, only=classes, exclude=exclude, max_clips=max_clips), names)
 
 
-def _rows(file: Path) -> list[tuple[str, str]]:
-    """Path and class of each video; the class may be empty."""
+class _Row(NamedTuple):
+    """A video of the list; the class may be empty. Videos of one group are in the same part."""
+
+    path: str
+    label: str
+    group: str
+
+
+def _part(group: str) -> str:
+    """The part that a group is in, whatever else there is."""
+    tenth = int(hashlib.sha256(group.encode()).hexdigest(), 16) % 10
+    return {8: "val", 9: "test"}.get(tenth, "train")
+
+
+def _rows(file: Path, together: str | None) -> list[_Row]:
     try:
         lines = [line for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
@@ -98,7 +124,10 @@ def _rows(file: Path) -> list[tuple[str, str]]:
             f"Reading the list of videos {readable(file)}: its columns are {', '.join(table[0])}; expected one of the"
             f" name {' or '.join(PATH_NAMES)}, or no titles at all."
         )
-    return [(_cell(row, path), _cell(row, label)) for row in table if _cell(row, path)]
+    if together is not None and together.casefold() not in titles:
+        raise UnknownNameError(f"column of {readable(file)}", together, titles)
+    group = path if together is None else titles.index(together.casefold())
+    return [_Row(*(_cell(row, column) for column in (path, label, group))) for row in table if _cell(row, path)]
 
 
 def _cell(row: list[str], column: int | None) -> str:
