@@ -49,6 +49,7 @@ from vidmarl.errors import CheckpointError, ClipError, UnknownNameError, Vidmarl
 from vidmarl.metrics import column as column_module
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.utils.fingerprints import fingerprint
+from vidmarl.victims.attempts import Attempts
 
 CONFIG = Path(__file__).resolve().parent.parent / "conf" / "benchmark"
 MISSING = {"vbad_image_prior", "ppo_only", "ppo_without_size", "ppo_without_margin", "cloning_and_ppo"}
@@ -89,13 +90,13 @@ def texts(folder: Path) -> dict[str, str]:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many clips each call has sent to a victim."""
     calls: list[int] = []
-    plain = Victim.__call__
+    plain = Victim.ask
 
-    def counting(self: Victim, clips: torch.Tensor) -> torch.Tensor:
+    def counting(self: Victim, clips: torch.Tensor, attempts: Attempts) -> torch.Tensor:
         calls.append(len(clips))
-        return plain(self, clips)
+        return plain(self, clips, attempts)
 
-    monkeypatch.setattr(Victim, "__call__", counting)
+    monkeypatch.setattr(Victim, "ask", counting)
     return calls
 
 
@@ -553,12 +554,12 @@ def test_clips_that_are_finished_when_their_batch_fails_are_kept(
     left = CLIPS * spent[0] + 1  # by then, some clip is done and another is not
     plain = Victim._forward
 
-    def failing(self: Victim, clips: torch.Tensor, first: bool) -> torch.Tensor:
+    def failing(self: Victim, clips: torch.Tensor, attempts: Attempts, first: bool) -> torch.Tensor:
         nonlocal left
         left -= len(clips)
         if left < 0:
             raise stop(143)
-        return plain(self, clips, first)
+        return plain(self, clips, attempts, first)
 
     monkeypatch.setattr(Victim, "_forward", failing)
     with pytest.raises(stop) as caught:

@@ -99,9 +99,9 @@ def bounds(monkeypatch) -> list[float]:
 # --- settings
 
 
-def test_it_has_a_dozen_settings_and_only_the_agents_are_positional() -> None:
+def test_it_has_few_settings_and_only_the_agents_are_positional() -> None:
     parameters = inspect.signature(RLAttack).parameters
-    assert len(parameters) == 12
+    assert len(parameters) == 13
     assert [p.name for p in parameters.values() if p.kind is not p.KEYWORD_ONLY] == ["agents"]
     assert {field.name for field in dataclasses.fields(RLAttack)} == set(parameters)
 

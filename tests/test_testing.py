@@ -59,12 +59,14 @@ def test_every_distortion_keeps_its_promises(name: str) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("family", [family.__name__.rpartition(".")[2] for family in families()])
+@pytest.mark.parametrize("family", sorted({of.__name__.rpartition(".")[2] for of in families()} - {"transformers"}))
 def test_every_family_of_victims_keeps_its_promises(family: str) -> None:
     module = importlib.import_module(f"vidmarl.victims.{family}")
     name = module.names()[0]
     spec = module.default_spec(name)
     frames, height, width = min(spec.frames or 8, 16), *(min(side, 112) for side in spec.size)  # time counts
+    if family in ("convlstm", "lrcn"):  # which take clips of one size alone
+        frames, height, width = spec.frames, *spec.size
     victim = vidmarl.load_victim(f"{family}/{name}", "random", spec={"frames": frames, "size": (height, width)})
     check_victim(victim, drawn_clips(2, frames, height, width))
 

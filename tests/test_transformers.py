@@ -22,6 +22,7 @@ import vidmarl
 from vidmarl.benchmark import Benchmark, run_benchmark
 from vidmarl.data.encode import write_lossless
 from vidmarl.errors import CheckpointError, SettingsError
+from vidmarl.testing import check_victim, drawn_clips
 from vidmarl.victims import ships
 from vidmarl.victims import transformers as family
 from vidmarl.victims.cards import find_snapshot
@@ -63,6 +64,14 @@ def folder(tmp_path: Path) -> Path:
     """A folder with a small VideoMAE."""
     save(tmp_path / "mine")
     return tmp_path / "mine"
+
+
+@pytest.mark.thorough
+def test_a_small_one_keeps_the_promises_of_victims(folder: Path) -> None:
+    victim = vidmarl.load_victim(str(folder))
+    assert victim.spec is not None
+    assert victim.spec.frames is not None
+    check_victim(victim, drawn_clips(2, victim.spec.frames, *victim.spec.size))
 
 
 @pytest.fixture(autouse=True)

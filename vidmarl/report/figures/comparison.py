@@ -82,8 +82,11 @@ def budget_curves(results: Mapping[str, metrics.Outcome], budgets: Sequence[int]
             break
         scale = np.log10 if row == 2 and logarithmic else np.asarray
         values = np.concatenate(drawn_at[row])
-        values = values[values > 0] if scale is np.log10 else values
-        lowest, highest = (float(scale(end(values))) for end in (np.nanmin, np.nanmax))
+        values = values[np.isfinite(values) & ((values > 0) | (scale is not np.log10))]
+        drawn = [curve for curve in drawn if np.isfinite(curve.y[-1])]
+        if not drawn:  # clips without a size
+            continue
+        lowest, highest = (float(scale(end(values))) for end in (np.min, np.max))
         heights = [float(scale(curve.y[-1])) for curve in drawn]
         room = 0.09 * (highest - lowest or 1)
         for curve, y in zip(drawn, _apart(heights, room, highest), strict=True):
