@@ -79,7 +79,7 @@ def test_any_setting_of_any_attack(setting: tuple[str, str], value: Any) -> None
         attack.budget = 100
     try:
         attack(make_victim(), CLIPS)
-    except ValueError as error:
+    except (SettingsError, ValueError) as error:
         assert_clear(error, field, "donor")
 
 

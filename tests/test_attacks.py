@@ -31,7 +31,7 @@ from vidmarl.attacks.search.linf_ball import BallAttack
 from vidmarl.attacks.search.restarts import RESTART_SLACK, Find, RestartAttack
 from vidmarl.attacks.square_tubes import SquareTubes, set_box
 from vidmarl.distortions.gaussian_blur import GaussianBlur
-from vidmarl.errors import ClipError, SettingsError, UnknownNameError, VictimError, VidmarlError
+from vidmarl.errors import ClipError, SettingsError, UnknownNameError, VictimError
 from vidmarl.metrics import visible_difference
 from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.clip import ClipView
@@ -268,7 +268,7 @@ def test_a_quality_that_cannot_be_measured_or_reached_is_refused_before_any_quer
 ) -> None:
     victim = Victim(Linear())
     monkeypatch.setattr(visible_difference, "jod", lambda *_: None)
-    with pytest.raises(VidmarlError, match=r"pip install 'vidmarl\[perceptual\]'"):
+    with pytest.raises(SettingsError, match=r"pip install 'vidmarl\[perceptual\]'"):
         make("grow_and_reduce", stop_at_jod=9.0)(victim, clips)
     assert victim.queries == 0
     with pytest.raises(ValueError, match=r"stop_at_jod must be at most 10, .* got 11"):

@@ -506,7 +506,7 @@ def test_names_are_remembered_until_a_file_changes(here: Here, tmp_path: Path, m
     ("words", "offered"),
     [
         ("attack --vi", "--victim"),
-        ("attack --victim movi", "movinet_a0"),
+        ("attack --victim convlstm_ucf50_3", "convlstm_ucf50_31"),
         ("attack clip.mp4 --attack r", "random_cells rl"),
         ("attack --skip", "--skip_bad"),
         ("benchmark --max", "--max_clips"),

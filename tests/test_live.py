@@ -294,7 +294,7 @@ class TestInJupyterLab:
 
     @staticmethod
     def until(browser: Any, script: str, *arguments: Any) -> Any:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while not (value := browser.execute_script(script, *arguments)):
             assert time.monotonic() < deadline, f"never came true: {script}"
             time.sleep(0.1)

@@ -25,7 +25,7 @@ from vidmarl.attacks.settings import Settings
 from vidmarl.data.spec import validate_clips
 from vidmarl.distortions import as_distortion
 from vidmarl.distortions.base import Distortion
-from vidmarl.errors import SettingsError, VidmarlError
+from vidmarl.errors import SettingsError
 from vidmarl.metrics import visible_difference
 from vidmarl.perturbations.grid import GridLike, TubeletGrid, as_grid
 from vidmarl.perturbations.noise import Coherence
@@ -218,7 +218,7 @@ class Attack(Settings):
         self.check_victim(victim)
         validate_clips(clips, f"attacking with {type(self).__name__}")
         if self.stop_at_jod is not None and visible_difference.jod(clips[:1], clips[:1]) is None:
-            raise VidmarlError("Attacking: stop_at_jod needs ColorVideoVDP: pip install 'vidmarl[perceptual]'.")
+            raise SettingsError("Attacking: stop_at_jod needs ColorVideoVDP: pip install 'vidmarl[perceptual]'.")
         return clips.detach(), None if goal is None else as_goal(goal, victim, len(clips))
 
     def check_victim(self, victim: Victim) -> None:

@@ -275,7 +275,8 @@ class Session:
         """
         candidates = candidates.clamp(0, 1)
         response, column, score = self._answer(candidates, rows)
-        self.history["score"][rows, column] = score
+        self._due = [(self.history["score"], (rows, column), score), self._acting(rows, column, score)]
+        self.settle()
         return response
 
     def _answer(self, candidates: Tensor, rows: Tensor) -> tuple[Response, Tensor, Tensor]:
@@ -288,8 +289,6 @@ class Session:
         self.last = on_cpu, column
         self._make_room(int(column.max()) + 1)  # more, where attempts have failed
         silent = log_probs.isnan().any(1)
-        acting = self.phase[on_cpu].to(log_probs)
-        self.history["phase"][rows, column.to(rows.device)] = acting.masked_fill(silent, torch.nan)
         log_probs = torch.where(silent[:, None], self.clean[rows], log_probs)  # nothing new, and the budget is spent
         response = Response(
             margin=self.margin(log_probs, rows),
@@ -299,6 +298,11 @@ class Session:
         )
         score = log_probs.gather(1, self.goal.classes.to(rows.device)[rows][:, None]).squeeze(1)
         return response, column.to(rows.device), score.masked_fill(silent, torch.nan)
+
+    def _acting(self, rows: Tensor, column: Tensor, score: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """Who has asked, as an entry of the history."""
+        acting = self.phase[rows.cpu()].to(score)
+        return self.history["phase"], (rows, column), acting.masked_fill(score.isnan(), torch.nan)
 
     def _make_room(self, columns: int) -> None:
         """Lets the history have so many columns, within the budget."""
@@ -334,6 +338,7 @@ class Session:
             (self.history["score"], (rows, column), score),
             (self.history["margin"], (rows, column), response.margin.where(~score.isnan(), torch.nan)),
             (self.history["l2"], (rows, column), response.l2.where(~score.isnan(), torch.nan)),
+            self._acting(rows, column, score),
             (self.first_success, rows[first], column[first] + 1),
             (self.fooled, kept, fooled[better] | response.success[better]),
             (self.best, kept, candidates[better]),
