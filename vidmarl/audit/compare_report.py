@@ -23,7 +23,6 @@ def write_comparison_report(path: Path, comparison: AuditComparison) -> Path:
         path: the file; it appears whole or not at all.
         comparison: of two audits.
     """
-    from vidmarl.report import pictures
     from vidmarl.report.page import write_page
 
     results, table = comparison.results, comparison.table
@@ -45,9 +44,8 @@ def write_comparison_report(path: Path, comparison: AuditComparison) -> Path:
         title=f"{first} and {second}",
         data={
             "fps": 5.0,
-            "colours": [pictures.MORE, pictures.LESS],
-            "curves": [json.loads(figure.to_json()) for figure in curves],
-            "sizes": [json.loads(figure.to_json()) for figure in sizes],
+            "curves": curves,
+            "sizes": sizes,
             "clips": {},
             "files": {"compare.csv": to_csv(table)},
         },

@@ -33,7 +33,6 @@ def write_audit_report(path: str | Path, result: AuditResult) -> Path:
         path: the file; it appears whole or not at all.
         result: the audit.
     """
-    from vidmarl.report import pictures
     from vidmarl.report.page import write_page
 
     table = result.corruptions
@@ -57,9 +56,8 @@ def write_audit_report(path: str | Path, result: AuditResult) -> Path:
         title=f"Audit of {result.victim}",
         data={
             "fps": 5.0,
-            "colours": [pictures.MORE, pictures.LESS],
-            "curves": [json.loads(figure.to_json()) for figure in curves],
-            "sizes": [json.loads(figure.to_json()) for figure in (*sizes, *maps)],
+            "curves": curves,
+            "sizes": [*sizes, *maps],
             "clips": shown.pop("data"),
             "files": {"corruptions.csv": to_csv(table), "corruptions.tex": to_latex(wide(table))} if len(table) else {},
         },

@@ -3,7 +3,6 @@ kept, curves and tables."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +49,7 @@ def write_benchmark_report(
     Returns:
         The path.
     """
-    from vidmarl.report import figures, pictures, verdict
+    from vidmarl.report import figures, verdict
     from vidmarl.report.clips import articles, attacked_clips, clip_data, typical_clips
     from vidmarl.report.page import in_words, setting_rows, summary_rows, write_page
 
@@ -97,12 +96,8 @@ def write_benchmark_report(
         title=title,
         data={
             "fps": fps,
-            "colours": [pictures.MORE, pictures.LESS],
-            "curves": [json.loads(figures.budget_curves(attacks).to_json()) for attacks in trials.values()],
-            "sizes": [
-                json.loads(figure.to_json())
-                for figure in (*(figures.sizes(attacks, names_of[key]) for key, attacks in trials.items()), *learnt)
-            ],
+            "curves": [figures.budget_curves(attacks) for attacks in trials.values()],
+            "sizes": [*(figures.sizes(attacks, names_of[key]) for key, attacks in trials.items()), *learnt],
             "clips": clips,
             "files": files,
         },

@@ -124,6 +124,15 @@ class ClipData(lightning.LightningDataModule):
             )
         return self._datasets[part]
 
+    def setup(self, stage: str) -> None:
+        """Finds out before a training begins whether its clips fill a batch.
+
+        Raises:
+            ClipError: see `train_dataloader`.
+        """
+        if stage == "fit" and "train" in self.sources and self.trainer is not None:
+            self._check_batches(self.dataset("train"), self.trainer.world_size)
+
     def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
         """Shuffled batches float32[b 3 t h w] in [0, 1], all of one size; this rank's share of
         them.
@@ -133,11 +142,7 @@ class ClipData(lightning.LightningDataModule):
         """
         dataset = self.dataset("train")
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        if len(dataset) // ranks < self.batch_size:
-            raise ClipError(
-                f"ClipData: {len(dataset)} training clips an epoch on {ranks} ranks do not fill one batch of"
-                f" {self.batch_size} each. Lower batch_size or raise repeats (now {self.repeats})."
-            )
+        self._check_batches(dataset, ranks)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -168,6 +173,13 @@ class ClipData(lightning.LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=clips_and_index,
         )
+
+    def _check_batches(self, dataset: ClipDataset | DrawnClips, ranks: int) -> None:
+        if len(dataset) // ranks < self.batch_size:
+            raise ClipError(
+                f"ClipData: {len(dataset)} training clips an epoch on {ranks} ranks do not fill one batch of"
+                f" {self.batch_size} each. Lower batch_size or raise repeats (now {self.repeats})."
+            )
 
     def _spec(self) -> ClipSpec:
         if self.spec is not None:

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -158,17 +158,19 @@ def _train_agents(out: Path, seed: int, progress: bool) -> Agents:
 
 def _training_clips(seed: int) -> DataLoader[Tensor]:
     """Batches float32[b 3 t h w] of synthetic clips, drawn once."""
-    source = Synthetic(TRAIN_CLIPS, split_seed(seed, "train"))
-    clips = torch.stack([source[i][0] for i in range(TRAIN_CLIPS)])
-    return DataLoader(clips, BATCH, collate_fn=lambda batch: as_floats(torch.stack(batch)))  # type: ignore[arg-type]
+    return DataLoader(_drawn(TRAIN_CLIPS, seed, "train"), BATCH, collate_fn=lambda batch: as_floats(torch.stack(batch)))  # type: ignore[arg-type]
 
 
 def _validation_clips(seed: int) -> DataLoader[Any]:
     """One batch (float32[b 3 t h w], indices) of synthetic clips."""
-    source = Synthetic(VAL_CLIPS, split_seed(seed, "val"))
-    clips = torch.stack([source[i][0] for i in range(VAL_CLIPS)])
-    numbers = torch.arange(VAL_CLIPS)
+    clips, numbers = _drawn(VAL_CLIPS, seed, "val"), torch.arange(VAL_CLIPS)
     return DataLoader(clips, VAL_CLIPS, collate_fn=lambda batch: (as_floats(torch.stack(batch)), numbers))  # type: ignore[arg-type]
+
+
+def _drawn(count: int, seed: int, split: Literal["train", "val"]) -> Tensor:
+    """Synthetic clips uint8[count 3 t h w], drawn once."""
+    source = Synthetic(count, split_seed(seed, split))
+    return torch.stack([source[i][0] for i in range(count)])
 
 
 def _write_videos(folder: Path, result: AttackResult) -> Path:

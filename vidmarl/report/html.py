@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from vidmarl import metrics
 from vidmarl.metrics import ClipOutcome, Column
 from vidmarl.metrics.attack import own_budget
 from vidmarl.metrics.column import percent
-from vidmarl.report import figures, pictures, verdict
+from vidmarl.report import figures, verdict
 from vidmarl.report.clips import articles, attacked_clips, clip_data, typical_clips
 from vidmarl.report.page import FOLDER, in_words, setting_rows, summary_rows, write_page
 from vidmarl.utils.tables import to_csv, to_latex
@@ -89,9 +88,8 @@ def write_report(
         title=title,
         data={
             "fps": fps,
-            "colours": [pictures.MORE, pictures.LESS],
-            "curves": [json.loads(figures.budget_curves(results).to_json())],
-            "sizes": [json.loads(figures.sizes(results, names).to_json())],
+            "curves": [figures.budget_curves(results)],
+            "sizes": [figures.sizes(results, names)],
             "clips": clip_data(pictured, keys) if shown else {},
             "files": _files(tables, summaries, names),
         },

@@ -19,6 +19,7 @@ import pandas as pd
 
 from vidmarl._version import __version__
 from vidmarl.metrics import FIGURES, INTERVALS, Column, Outcome, shown_metrics
+from vidmarl.report import pictures
 from vidmarl.utils.files import write_atomically
 
 FOLDER = Path(__file__).parent
@@ -31,8 +32,8 @@ def write_page(path: str | Path, template: Path, *, title: str, data: Mapping[st
         path: the file; it appears whole or not at all.
         template: the page's own template, which extends `base.html.j2`.
         title: of the page.
-        data: for the scripts of the page: "curves" and "sizes", lists of figures; "files", texts
-            to download by their name; "clips", "fps" and "colours" where it shows clips.
+        data: for the scripts of the page: "curves" and "sizes", lists of figures of plotly;
+            "files", texts to download by their name; "clips" and "fps".
         **parts: what the template asks for besides.
 
     Returns:
@@ -50,12 +51,13 @@ def write_page(path: str | Path, template: Path, *, title: str, data: Mapping[st
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    charts = {kind: [json.loads(figure.to_json()) for figure in data[kind]] for kind in ("curves", "sizes")}
     text = environment.get_template(template.name).render(
         title=title,
         version=__version__,
         notes=notes,
         intervals=INTERVALS,
-        data=script_json(data),
+        data=script_json({**data, **charts, "colours": [pictures.MORE, pictures.LESS]}),
         style=(FOLDER / "report.css").read_text(encoding="utf-8"),
         script="".join((FOLDER / name).read_text(encoding="utf-8") for name in ("charts.js", "report.js")),
         plotly=packed_plotly(),
