@@ -215,7 +215,7 @@ def test_a_distortion_that_a_file_names_is_not_imported_by_a_command(mark, train
     poison(trained, "train.ckpt", distortion={"class_path": "evil.Evil"})
     victim = "victim: demo\n  weights: random\n  spec: {frames: 4, size: 32}\n"
     folder = "{class_path: vidmarl.data.folder.Folder, init_args: {root: .}}"
-    data = f"train: {folder}" if command == "fit" else f"test: {folder}, val: {folder}"
+    data = f"train: {folder}, batch_size: 1" if command == "fit" else f"test: {folder}, val: {folder}"
     Path("a.yaml").write_text(f"model:\n  {victim}data: {{{data}}}\ntrainer: {{logger: false}}\n")
     words = {
         "attack": "clip.mp4 --victim demo --weights random --out out --agents train.ckpt",
