@@ -17,7 +17,7 @@ import torch
 from einops import rearrange, reduce
 from jaxtyping import Float, Int64
 from tensordict import TensorDict
-from tensordict.nn import InteractionType, TensorDictModule
+from tensordict.nn import InteractionType, TensorDictModule, TensorDictSequential
 from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
@@ -187,6 +187,16 @@ def _start_flat(*heads: nn.Module) -> None:
         nn.init.zeros_(head.bias)  # type: ignore[arg-type]
 
 
+def _joint(
+    frame: Float[Tensor, "n 1 t"], width: Float[Tensor, "n 1 w"], cell: Float[Tensor, "n 1 t c"]
+) -> Float[Tensor, "n t c v"]:
+    """The log-probability of each tubelet that fits, by what both agents say of it."""
+    fits = sum(length <= frame.shape[-1] for length in WIDTHS)
+    frame, width, cell = frame.log_softmax(-1), width[..., :fits].log_softmax(-1), cell.log_softmax(-1)
+    both = frame[..., None, None] + cell[..., None] + width[..., None, None, :]
+    return rearrange(both, "n 1 t c w -> n t c w")
+
+
 class Agents(nn.Module):
     """The team: temporal actor, spatial actor (which sees what the temporal one has drawn), critic.
 
@@ -245,14 +255,15 @@ class Agents(nn.Module):
         Args:
             td: observations of n clips.
         """
-        when, where = self.temporal[0](td.clone()), self.spatial[0](td.clone())
-        frame = when["temporal", "frame_logits"].log_softmax(-1)
-        fits = sum(width <= frame.shape[-1] for width in WIDTHS)
-        width = when["temporal", "width_logits"][..., :fits].log_softmax(-1)
-        cell = where["spatial", "cell_logits"].log_softmax(-1)
-        both = frame[..., None, None] + cell[..., None] + width[..., None, None, :]
-        ranked: Tensor = rearrange(both, "n 1 t c w -> n t c w")
+        ranked: Tensor = self.ranking()(td.clone())["ranking"]
         return ranked
+
+    def ranking(self) -> TensorDictSequential:
+        """Both actors' nets as one, which writes what `rank` gives as "ranking"."""
+        logits = [("temporal", "frame_logits"), ("temporal", "width_logits"), ("spatial", "cell_logits")]
+        return TensorDictSequential(
+            self.temporal[0], self.spatial[0], TensorDictModule(_joint, in_keys=logits, out_keys=["ranking"])
+        )
 
     def __repr__(self) -> str:
         distortion = self.trained.get("distortion", {})

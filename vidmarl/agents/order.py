@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from tensordict import TensorDict
 from torch import Tensor
+from torch.distributions import Distribution, constraints
 
 from vidmarl.agents.actions import lasting
 from vidmarl.agents.episodes import Episodes
@@ -24,6 +25,42 @@ from vidmarl.agents.networks import Agents
 from vidmarl.queries.scheduler import Request
 from vidmarl.queries.session import Response, Session
 from vidmarl.utils.randomness import gumbel
+
+
+class OrderDistribution(Distribution):
+    """Orders of all tubelets: each place goes to one of those that are left, in proportion to its
+    probability to come first (Plackett 1975).
+
+    An action is int64[... k], the flat indices in their order. Its log-probability comes place by
+    place, because learning goes by the first places alone.
+
+    Args:
+        ranking: float[... t c w], log-probability of each tubelet to come first.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own class attribute)
+    has_rsample = False
+
+    def __init__(self, ranking: Float[Tensor, "*n t c w"]) -> None:
+        self.logits = ranking.flatten(-3)
+        super().__init__(self.logits.shape[:-1], self.logits.shape[-1:], validate_args=False)
+
+    def draw(self, uniform: Float[Tensor, "... k"]) -> Int64[Tensor, "... k"]:
+        """The order that these uniform numbers in [0, 1) stand for."""
+        return (self.logits + gumbel(uniform)).argsort(dim=-1, descending=True)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        shape = torch.Size(sample_shape) + self.logits.shape
+        return self.draw(torch.rand(shape, device=self.logits.device))
+
+    def log_prob(self, value: Int64[Tensor, "... o k"]) -> Float[Tensor, "... o k"]:
+        """Of each place of some orders, given the places before it.
+
+        Args:
+            value: `o` orders by each ranking.
+        """
+        chosen = self.logits[..., None, :].expand(value.shape).gather(-1, value)
+        return chosen - chosen.flip(-1).logcumsumexp(-1).flip(-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,21 +92,20 @@ class Order:
             shape: `(t, y, x)`, the search cells.
             low: the smallest strength: with -1 every tubelet has a random direction.
         """
-        keys = log_prob.flatten() + gumbel(chance[0])
         signs = torch.where((chance[1] < 0.5) & (low < 0), -1.0, 1.0)
-        return cls(keys.argsort(descending=True), signs, log_prob.logsumexp(2).view(shape), low < 0)
+        return cls(OrderDistribution(log_prob).draw(chance[0]), signs, log_prob.logsumexp(2).view(shape), low < 0)
 
     def first(self, count: int) -> Float[Tensor, "t y x"]:
         """The strength map of the first tubelets; where two of them meet, the earlier one holds."""
         t, y, x = self.ranking.shape
         widths = len(self.tubelets) // (t * y * x)
-        chosen, signs = self.tubelets[:count].flip(0), self.signs[:count].flip(0)
+        chosen, signs = self.tubelets[:count], self.signs[:count]
         centre, place = chosen // (widths * y * x), chosen // widths % (y * x)
         course = signs[:, None] * lasting(centre, chosen % widths, t, alternate=self.alternate)
-        out = torch.zeros(t, y * x)
-        for where, along in zip(place.tolist(), course, strict=True):
-            out[:, where] = torch.where(along != 0, along, out[:, where])
-        return out.view(t, y, x)
+        turn = torch.where(course != 0, torch.arange(len(chosen))[:, None], len(chosen)).T
+        first = torch.full((t, y * x), len(chosen)).scatter_reduce(1, place.expand(t, -1), turn, "amin")
+        course = torch.cat([course, torch.zeros(1, t)])  # of cells that none of them touches
+        return course.T.gather(1, first).view(t, y, x)
 
 
 class Grow(Request):

@@ -2,7 +2,8 @@
 
 A training step takes a batch of clips from the data module, rolls both agents out on it (the
 collector), and makes some epochs of PPO over the rollout: one `MAPPOLoss` per agent, one
-centralised critic (Yu et al. 2022). Lightning shares the clips out between ranks and resumes the
+centralised critic (Yu et al. 2022). Agents that rank tubelets play whole orders instead
+(`vidmarl.training.orders`). Lightning shares the clips out between ranks and resumes the
 epoch; every rollout starts from fresh episodes and from a seed of its own, so nothing outside the
 checkpoint is needed to go on exactly.
 """
@@ -23,7 +24,7 @@ from tensordict.nn import TensorDictSequential
 from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.modules import PopArtValueNorm
-from torchrl.objectives import MAPPOLoss
+from torchrl.objectives import ClipPPOLoss, MAPPOLoss
 from torchrl.objectives.value import MultiAgentGAE
 
 from vidmarl import metrics
@@ -45,6 +46,7 @@ from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.session import Session
 from vidmarl.training.behaviour_cloning import Cloning, Probes, cloning_loss, probe
 from vidmarl.training.checkpoints import SETTINGS, CheckpointFiles, read_checkpoint
+from vidmarl.training.orders import MOST_SETS, order_loss, play
 from vidmarl.training.settings import ATTACKED_WITH, TRAINED_WITH, arguments_from, differences, settings_of
 from vidmarl.training.settings import PPO as PPO
 from vidmarl.utils.files import PathLike, readable
@@ -71,6 +73,7 @@ class Learner:
 
     losses: dict[str, MAPPOLoss]
     gae: MultiAgentGAE
+    orders: ClipPPOLoss
 
 
 class TwoAgentPPO(L.LightningModule):
@@ -84,8 +87,7 @@ class TwoAgentPPO(L.LightningModule):
         grid: the tubelets.
         search_cell: width and height of the agents' cells, in tubelets.
         coherence: how random patterns go on in time.
-        acts: how the agents act, see `vidmarl.RLAttack`. For "order" they learn in every epoch as
-            in those of behaviour cloning: the value of each tubelet, from every query so far.
+        acts: how the agents act, see `vidmarl.RLAttack`.
         budget: queries per clip in training episodes; the agents see the fraction that is left.
         steps: steps per rollout, at most `budget - 1` of one episode; rows that end sooner take the
             next clip.
@@ -261,13 +263,17 @@ class TwoAgentPPO(L.LightningModule):
         for group, loss in zip(ACTORS, (spatial, temporal), strict=True):
             loss.set_keys(action=(group, "action"), sample_log_prob=(group, "log_prob"), value="state_value")
         gae = MultiAgentGAE(gamma=self.ppo.gamma, lmbda=self.ppo.lmbda, value_network=None, device=self.device)
-        self._learner = Learner({"spatial": spatial, "temporal": temporal}, gae)
+        orders = order_loss(agents, self.ppo.clip)
+        self._learner = Learner({"spatial": spatial, "temporal": temporal}, gae, orders)
 
     def training_step(self, clips: Tensor, batch_idx: int) -> None:
         """Rolls out on `clips`, float32[b 3 t h w], and learns from it."""
         before = self.victim.queries
-        if self.acts == "order" or self.current_epoch < self.cloning.epochs:
+        if self.current_epoch < self.cloning.epochs:
             frames, log = 0, self._clone(clips)
+        elif self.acts == "order":
+            self._probes = []
+            frames, log = len(clips) * self.ppo.orders, self._play(clips)
         else:
             self._probes = []
             rollout = self._roll_out(clips)
@@ -329,6 +335,31 @@ class TwoAgentPPO(L.LightningModule):
         self.manual_backward(loss)
         self.clip_gradients(optimizer, gradient_clip_val=self.ppo.max_grad_norm, gradient_clip_algorithm="norm")
         optimizer.step()
+
+    def _play(self, clips: Tensor) -> dict[str, Tensor]:
+        """Plays some orders of each clip, and learns from what they have led to."""
+        seed, count = self._rank_seed(), self.ppo.orders
+        generator = torch.Generator().manual_seed(seed)
+        with torch.autocast(self.device.type, enabled=False):
+            played = play(self._session(clips, 1 + count * MOST_SETS, seed), self.agents, count, generator)
+        optimizer = cast("torch.optim.Optimizer", self.optimizers())
+        logged: list[dict[str, Tensor]] = []
+        for _ in range(self.ppo.epochs):
+            shuffled = torch.randperm(len(played), generator=generator).to(self.device)
+            for index in shuffled.split(max(1, self.ppo.minibatch // count)):
+                said = self._learner.orders(played[index])
+                # DDP waits for a gradient of every parameter, the critic's included
+                loss = said["loss_objective"] + 0 * sum(p.sum() for p in self.agents.parameters())
+                self._descend(optimizer, loss)
+                logged.append(
+                    {
+                        "losses/approx_kl": said["kl_approx"].detach(),
+                        "losses/clipfrac": said["clip_fraction"].detach(),
+                        "losses/policy_loss": said["loss_objective"].detach(),
+                    }
+                )
+        log = {key: torch.stack([entry[key] for entry in logged]).mean() for key in logged[0]}
+        return log | {"train/l2": played["size"].mean(), "train/fooling_rate": played["fooled"].float().mean()}
 
     @torch.no_grad()
     def _roll_out(self, clips: Tensor) -> TensorDict:

@@ -39,7 +39,7 @@ class PPO:
 
     Attributes:
         epochs: passes over a rollout.
-        minibatch: frames per gradient step.
+        minibatch: frames, or orders, per gradient step.
         lr: learning rate of Adam.
         gamma: discount.
         lmbda: lambda of GAE.
@@ -48,6 +48,7 @@ class PPO:
         critic: weight of the critic's loss.
         max_grad_norm: of the gradient, all nets together.
         target_kl: a rollout's passes end when the approximate KL exceeds this; None: never.
+        orders: where the agents rank tubelets, so many orders are drawn of each clip, at least 2.
     """
 
     epochs: int = 3
@@ -60,6 +61,11 @@ class PPO:
     critic: float = 1.0
     max_grad_norm: float = 1.0
     target_kl: float | None = 0.03
+    orders: int = 4
+
+    def __post_init__(self) -> None:
+        if self.orders < 2:  # one has no others to be compared with
+            raise ValueError(f"PPO: orders must be at least 2, got {self.orders}.")
 
 
 PARTS = {"grid": TubeletGrid, "reward": Reward, "ppo": PPO, "cloning": Cloning}
