@@ -11,12 +11,13 @@ clip is painted, until the first chart is drawn once one scrolls to it.
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from browser import chromium
 
 
 def make_report(path: Path, clips: int, frames: int, size: int) -> None:
@@ -57,9 +58,6 @@ def _moment(browser: Any, condition: str) -> float:
 
 
 def main() -> None:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {"clips": 100, "size": 112, "frames": 16, "repeats": 5}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -69,11 +67,7 @@ def main() -> None:
         report = (asked.keep or Path(folder) / "report.html").resolve()
         if not report.exists():
             make_report(report, asked.clips, asked.frames, asked.size)
-        options = webdriver.ChromeOptions()
-        options.binary_location = shutil.which("chromium") or ""
-        for argument in ("--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,900"):
-            options.add_argument(argument)
-        browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+        browser = chromium(Path(folder) / "profile")
         try:
             times = zip(*(open_in(browser, report) for _ in range(asked.repeats)), strict=True)
         finally:

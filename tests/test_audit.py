@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from browser import chromium, needs_chromium
 from conftest import Brightness, MakeVideo
 from known_victims import Counted
 from torch import Tensor
@@ -449,23 +449,12 @@ def test_the_command_audits_and_compares(
     assert "--data is needed" in capsys.readouterr().err
 
 
-CHROMIUM, CHROMEDRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-
-
 @pytest.mark.browser
 @pytest.mark.slow
-@pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="there is no chromium and chromedriver on this machine")
+@needs_chromium
 @pytest.mark.parametrize("width", [400, 1280])
-def test_the_page_shows_pictures_and_charts(done: tuple[AuditResult, Counted], width: int) -> None:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+def test_the_page_shows_pictures_and_charts(done: tuple[AuditResult, Counted], width: int, tmp_path: Path) -> None:
+    browser = chromium(tmp_path, (width, 900))
     try:
         browser.get((done[0].folder / "report.html").as_uri())
         browser.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")

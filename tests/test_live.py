@@ -7,7 +7,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from browser import chromium, needs_chromium
 from known_victims import GREY, GRID, SHAPE, SIGNED, Linear
 
 from vidmarl import GrowAndReduce, Misclassify, Target, Victim
@@ -187,8 +187,6 @@ class TestWithoutAKernel:
         assert repr(LiveView(victim, CLIPS[0])) == "LiveView: 1 clips, nothing asked yet"
 
 
-CHROMIUM, CHROMEDRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"checkForUpdates": False, "fetchNews": "false"},
 }
@@ -211,7 +209,7 @@ def notebook() -> nbformat.NotebookNode:
 
 @pytest.mark.browser
 @pytest.mark.slow
-@pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="there is no chromium and chromedriver on this machine")
+@needs_chromium
 class TestInJupyterLab:
     @pytest.fixture(scope="class")
     def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -271,24 +269,7 @@ class TestInJupyterLab:
 
     @pytest.fixture(scope="class")
     def browser(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-        from selenium import webdriver
-        from selenium.webdriver.chrome.service import Service
-
-        options = webdriver.ChromeOptions()
-        options.binary_location = CHROMIUM or ""
-        for argument in (
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--disable-background-networking",
-            "--no-first-run",
-            f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-            "--window-size=1280,1400",
-        ):
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+        driver = chromium(tmp_path_factory.mktemp("profile"), (1280, 1400))
         yield driver
         driver.quit()
 

@@ -8,7 +8,6 @@ import gzip
 import io
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -19,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from browser import chromium, needs_chromium
 from conftest import Brightness
 from PIL import Image
 from torch import Tensor
@@ -445,34 +445,12 @@ class TestPage:
         assert write_report(tmp_path / "w.html", worst).stat().st_size < 16e6
 
 
-CHROMIUM, CHROMEDRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-
-
 @pytest.mark.browser
-@pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="there is no chromium and chromedriver on this machine")
+@needs_chromium
 class TestInABrowser:
     @pytest.fixture(scope="class")
     def browser(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-        from selenium import webdriver
-        from selenium.webdriver.chrome.service import Service
-
-        options = webdriver.ChromeOptions()
-        options.binary_location = CHROMIUM or ""
-        for argument in (
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--no-first-run",
-            f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-            "--window-size=1280,900",
-        ):
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+        driver = chromium(tmp_path_factory.mktemp("profile"), logs=("browser", "performance"))
         yield driver
         driver.quit()
 
