@@ -349,24 +349,26 @@ DDP = """
             def on_train_end(self, trainer, module):
                 say("PARAMS", trainer.global_rank, float(t.state(module.agents).double().square().sum()),
                     *module.counts.tolist())
-        team = t.module(out={out!r})
-        run = t.trainer({out!r}, 1, strategy="ddp", devices=2, callbacks=[Seen()])
+        cloning = t.Cloning(epochs=int({acts!r} == "order"), probes=4, n_known=2)
+        team = t.module(out={out!r}, acts={acts!r}, cloning=cloning)
+        run = t.trainer({out!r}, 2, strategy="ddp", devices=2, callbacks=[Seen()])
         run.fit(team, DataLoader(t.clips(), batch_size=4))
 """
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_clips_and_agree_on_the_parameters(tmp_path):
+@pytest.mark.parametrize("acts", ["proposals", "order"])
+def test_two_processes_share_the_clips_and_agree_on_the_parameters(tmp_path, acts):
     script = tmp_path / "ddp.py"
-    script.write_text(textwrap.dedent(DDP.format(tests=str(Path(__file__).parent), out=str(tmp_path))))
+    script.write_text(textwrap.dedent(DDP.format(tests=str(Path(__file__).parent), out=str(tmp_path), acts=acts)))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line.split() for line in done.stdout.splitlines()]
-    shares = {rank: set() for rank in "01"}
+    shares = {rank: [] for rank in "01"}
     for _, rank, *rows in (line for line in lines if line[:1] == ["CLIPS"]):
-        shares[rank] |= set(rows)
-    assert len(shares["0"]) == len(shares["1"]) == 8
-    assert not shares["0"] & shares["1"]
+        shares[rank] += rows
+    for epoch in (slice(8), slice(8, 16)):
+        assert len({*shares["0"][epoch], *shares["1"][epoch]}) == 16
     params = [line[2:] for line in lines if line[:1] == ["PARAMS"]]
     assert len(params) == 2
     assert params[0] == params[1]
