@@ -26,6 +26,12 @@ FIGURES = DOCS / "figures"
 
 NATURAL = {"gaussian_noise": "Gaussian noise", "dead_pixels": "Dead pixels", "gaussian_blur": "Blur"}
 
+ORDER_TEAMS = ("agents", "untrained", "spatial untrained", "temporal untrained")
+"""The teams of `measure_order.py`; its other attacks are controls."""
+
+SHORT = {"grow_and_reduce": "GR", "signed_blocks": "SB", "square_tubes": "ST"}
+"""Controls in the cells of a table."""
+
 LABELS = {
     "rl": "agents",
     "rl_untrained": "untrained agents",
@@ -323,6 +329,34 @@ def files() -> str:
         budgets = ", ".join(str(budget) for budget in data.index.unique("budget"))
         rows.append([f"[{path.stem}](results/{path.name})", *(str(value) for value in values), budgets])
     return markdown(["file", "victim", "distortion", "clips", "queries"], rows)
+
+
+@table
+def order() -> str:
+    """Agents that rank tubelets on real clips: sizes, and ratios with their intervals and p."""
+    data = pd.read_csv(DOCS / "results" / "order.csv")
+    budgets = sorted(data["budget"].unique())
+    rows = []
+    for (distortion, seed), part in data.groupby(["distortion", "seed"], sort=False):
+        name = NATURAL[distortion] + (f", seed {seed}" if seed else "")
+        found = part.set_index(["attack", "budget"])
+        for attack in ("agents", "untrained"):
+            cells = (found.loc[attack, budget] for budget in budgets)
+            rows.append([f"{name}: {attack}", *(f"{row['median L2']:.2f} ({row['fooled']:.0%})" for row in cells)])
+        controls = found.drop(index=[each for each in found.index if each[0] in ORDER_TEAMS])
+        for other in ORDER_TEAMS[1:]:
+            if other in found.index:
+                rows.append([f"agents / {other}", *(order_ratio(found.loc[other, budget]) for budget in budgets)])
+        if len(controls):
+            best = [controls.xs(budget, level="budget")["geometric mean L2"].idxmin() for budget in budgets]
+            cells = [f"{order_ratio(found.loc[each])} {SHORT[each[0]]}" for each in zip(best, budgets, strict=True)]
+            rows.append(["agents / best control", *cells])
+    return markdown(["Median L2 (fooled), ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
+
+
+def order_ratio(row: pd.Series) -> str:
+    """A ratio with its interval and its p-value."""
+    return f"**{row['ratio']:.2f}** [{row['ratio low']:.2f}, {row['ratio high']:.2f}], {row['p']:.2g}"
 
 
 def with_tables(text: str) -> str:

@@ -1,5 +1,5 @@
-"""Reinforcement from orders: places are paid by what their order came to, and the agents get
-better by it."""
+"""Reinforcement from orders: places are paid by what their order came to, and the tubelet that
+matters rises."""
 
 from __future__ import annotations
 
@@ -44,10 +44,22 @@ def test_orders_are_drawn_as_often_as_their_probability_says() -> None:
     ranking = torch.tensor([0.5, 0.3, 0.2]).log().view(1, 1, 3)
     torch.manual_seed(0)
     drawn = OrderDistribution(ranking).sample((20_000,))
+    assert torch.equal(OrderDistribution(ranking).mode, torch.arange(3))
     for order in itertools.permutations(range(3)):
         share = (drawn == torch.tensor(order)).all(-1).float().mean()
         expected = OrderDistribution(ranking).log_prob(torch.tensor([order])).sum().exp()
         assert share == pytest.approx(float(expected), abs=0.015)
+
+
+def test_what_is_sampled_has_a_probability_by_its_own_ranking() -> None:
+    ranking = torch.randn(3, 2, 2, 2, generator=generator()).flatten(1).log_softmax(1).view(3, 2, 2, 2)
+    together = OrderDistribution(ranking)
+    for shape in ((), (5,), (3,)):
+        drawn = together.sample(shape)
+        assert drawn.shape == (*shape, 3, 8)
+        for i in range(3):
+            alone = OrderDistribution(ranking[i], places=4)
+            assert torch.allclose(together.log_prob(drawn)[..., i, :4], alone.log_prob(drawn[..., i, :]))
 
 
 # --- playing
@@ -74,10 +86,10 @@ def test_an_order_is_paid_by_how_much_smaller_it_ended_than_the_others_of_its_cl
         if abs(expected) > 1e-5:
             assert float(place.mean()) == pytest.approx(expected, abs=1e-4)  # however many were asked about
             assert (place[:asked] == place[0]).all()
+            assert len(place) == min(PAID, TUBELETS)
 
 
-def test_the_loss_is_the_policy_gradient() -> None:
-    """Before the first step the ratio is 1, and the gradient that of REINFORCE."""
+def test_before_the_first_step_the_loss_has_the_gradient_of_the_paid_log_probabilities() -> None:
     team = agents()
     books = session(n=4, budget=1 + 3 * MOST_SETS)
     found = play(books, team, 3, generator())
@@ -88,7 +100,7 @@ def test_the_loss_is_the_policy_gradient() -> None:
     actors = [*team.temporal.parameters(), *team.spatial.parameters()]
     by_loss = [parameter.grad.clone() for parameter in actors if parameter.grad is not None]
     team.zero_grad()
-    log_prob = OrderDistribution(team.rank(found)).log_prob(found["action"])
+    log_prob = OrderDistribution(team.rank(found)[:, None], PAID).log_prob(found["action"])
     (-(log_prob * found["advantage"][..., 0]).mean()).backward()
     by_hand = [parameter.grad for parameter in actors if parameter.grad is not None]
     assert by_hand
@@ -129,6 +141,7 @@ def test_orders_are_played_after_cloning_and_their_queries_count(tmp_path, preci
     trainer(tmp_path, epochs=2, callbacks=[seen], precision=precision).fit(learner, batches())
     assert learner.victim.model.seen == int(learner.counts[2]) == learner.agents.trained["training_queries"]
     assert [("cloning/loss" in row, "train/l2" in row) for row in seen.rows] == [(True, False)] * 2 + [(True, True)] * 2
+    assert all(row["losses/first_ratio"] == pytest.approx(1, abs=1e-5) for row in seen.rows[2:])
     assert int(learner.counts[1]) == 16 * PPO().orders
 
 

@@ -255,10 +255,10 @@ class Agents(nn.Module):
         Args:
             td: observations of n clips.
         """
-        ranked: Tensor = self.ranking()(td.clone())["ranking"]
+        ranked: Tensor = self.ranking_net()(td.copy())["ranking"]
         return ranked
 
-    def ranking(self) -> TensorDictSequential:
+    def ranking_net(self) -> TensorDictSequential:
         """Both actors' nets as one, which writes what `rank` gives as "ranking"."""
         logits = [("temporal", "frame_logits"), ("temporal", "width_logits"), ("spatial", "cell_logits")]
         return TensorDictSequential(

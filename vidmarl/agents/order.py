@@ -36,14 +36,21 @@ class OrderDistribution(Distribution):
 
     Args:
         ranking: float[... t c w], log-probability of each tubelet to come first.
+        places: of how many first places `log_prob` tells; None: of all.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own class attribute)
     has_rsample = False
 
-    def __init__(self, ranking: Float[Tensor, "*n t c w"]) -> None:
+    def __init__(self, ranking: Float[Tensor, "*n t c w"], places: int | None = None) -> None:
         self.logits = ranking.flatten(-3)
+        self.places = places
         super().__init__(self.logits.shape[:-1], self.logits.shape[-1:], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Non-negative integers."""
+        return constraints.nonnegative_integer
 
     def draw(self, uniform: Float[Tensor, "... k"]) -> Int64[Tensor, "... k"]:
         """The order that these uniform numbers in [0, 1) stand for."""
@@ -53,14 +60,17 @@ class OrderDistribution(Distribution):
         shape = torch.Size(sample_shape) + self.logits.shape
         return self.draw(torch.rand(shape, device=self.logits.device))
 
-    def log_prob(self, value: Int64[Tensor, "... o k"]) -> Float[Tensor, "... o k"]:
-        """Of each place of some orders, given the places before it.
+    @property
+    def mode(self) -> Tensor:
+        """The likely ones first."""
+        return self.logits.argsort(dim=-1, descending=True)
 
-        Args:
-            value: `o` orders by each ranking.
-        """
-        chosen = self.logits[..., None, :].expand(value.shape).gather(-1, value)
-        return chosen - chosen.flip(-1).logcumsumexp(-1).flip(-1)
+    deterministic_sample = mode
+
+    def log_prob(self, value: Int64[Tensor, "... k"]) -> Float[Tensor, "... p"]:
+        """Of each of the first places, given the places before it."""
+        chosen = self.logits.expand(value.shape).gather(-1, value)
+        return (chosen - chosen.flip(-1).logcumsumexp(-1).flip(-1))[..., : self.places]
 
 
 @dataclasses.dataclass(frozen=True)

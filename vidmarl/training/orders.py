@@ -1,18 +1,24 @@
 """Reinforcement of agents that rank tubelets: each order is paid by the size of what it led to.
 
-Some orders of each clip are drawn, and from each a success is grown as an attack would
-(`vidmarl.agents.order`). An order is better or worse than the others of the same clip: the mean of
-those is its baseline (leave-one-out: Kool, van Hoof and Welling, "Buy 4 REINFORCE Samples, Get a
-Baseline for Free!", 2019), so that no critic is needed. What is paid are the places of the order
-that were asked about, each for itself, with PPO's clipped ratio.
+Some orders of each clip are drawn, and from each a success is grown as in the first round of an
+attack (`vidmarl.agents.order`). An order is better or worse than the others of the same clip: the
+mean of those is its baseline (leave-one-out: Kool, van Hoof and Welling, "Buy 4 REINFORCE Samples,
+Get a Baseline for Free!", 2019), so that no critic is needed. Only the places of an order that were
+asked about are paid, each for itself, with PPO's clipped ratio.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int64
+from einops import rearrange
+from jaxtyping import Bool, Float, Int64
 from tensordict import TensorDict
-from tensordict.nn import InteractionType, ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
+from tensordict.nn import (
+    InteractionType,
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+)
 from torch import Tensor
 from torchrl.objectives import ClipPPOLoss
 
@@ -25,7 +31,7 @@ PAID = 64
 """How many of an order's first places are paid: sets of more say little of any one of them."""
 
 MOST_SETS = 32
-"""How many sets one order can have: each is twice the one before."""
+"""More sets than an order of any length has, each being twice the one before."""
 
 
 def order_loss(agents: Agents, clip: float) -> ClipPPOLoss:
@@ -36,17 +42,24 @@ def order_loss(agents: Agents, clip: float) -> ClipPPOLoss:
         clip: of the probability ratio.
     """
     actor = ProbabilisticTensorDictSequential(
-        agents.ranking(),
+        agents.ranking_net(),
+        TensorDictModule(_for_several, in_keys=["ranking"], out_keys=["ranking"]),
         ProbabilisticTensorDictModule(
             in_keys=["ranking"],
             out_keys=["action"],
             distribution_class=OrderDistribution,
+            distribution_kwargs={"places": PAID},
             default_interaction_type=InteractionType.RANDOM,
         ),
     )
     loss = ClipPPOLoss(actor, None, clip_epsilon=clip, entropy_bonus=False, normalize_advantage=False)
     loss.set_keys(sample_log_prob="log_prob")
     return loss
+
+
+def _for_several(ranking: Float[Tensor, "n t c w"]) -> Float[Tensor, "n 1 t c w"]:
+    """One ranking for all orders of a clip."""
+    return ranking[:, None]
 
 
 @torch.no_grad()
@@ -60,9 +73,9 @@ def play(session: Session, agents: Agents, count: int, generator: torch.Generato
         generator: of the orders.
 
     Returns:
-        Of n clips: their observations; "action" int64[n o k], the orders; "log_prob" float[n o k],
-        of each place; "advantage" float[n o k 1]; "size" float[n o], the L2 norm that each order
-        came to, a failure having that of the full distortion; "fooled" bool[n o].
+        Of n clips: their observations; "action" int64[n o k], the orders; "log_prob" float[n o p],
+        of the first places; "advantage" float[n o p 1]; "size" float[n o], the L2 norm that each
+        order came to, a failure having that of the full distortion; "fooled" bool[n o].
     """
     rows, shape, low = session.rows, session.renderer.coarse_shape, session.renderer.min_strength
     seen = Episodes(session, classes=agents.config.classes).begin(rows)
@@ -70,25 +83,30 @@ def play(session: Session, agents: Agents, count: int, generator: torch.Generato
     ranking = agents.rank(td)
     chance = torch.rand(len(rows), count, 2, ranking[0].numel(), generator=generator)
     orders = [
-        [Order.draw(own, numbers, shape, low) for numbers in of_clip]
+        Order.draw(own, numbers, shape, low)
         for own, of_clip in zip(ranking.cpu(), chance, strict=True)
+        for numbers in of_clip
     ]
-    grown = [_grow(session, rows, [of_clip[i] for of_clip in orders]) for i in range(count)]
-    size, fooled, asked = (torch.stack(each, 1) for each in zip(*grown, strict=True))
-    action = torch.stack([torch.stack([order.tubelets for order in of_clip]) for of_clip in orders]).to(rows.device)
+    grown = _grow(session, rows.repeat_interleave(count), orders)
+    size, fooled, asked = (rearrange(each, "(n o) -> n o", o=count) for each in grown)
+    action = torch.stack([order.tubelets for order in orders]).to(rows.device)
+    action = rearrange(action, "(n o) k -> n o k", o=count)
+    log_prob = OrderDistribution(_for_several(ranking), PAID).log_prob(action)
     found = {
         "action": action,
-        "log_prob": OrderDistribution(ranking).log_prob(action),
-        "advantage": _advantages(size, asked, action.shape[-1])[..., None],
+        "log_prob": log_prob,
+        "advantage": _advantages(size, asked, log_prob.shape[-1])[..., None],
         "size": size,
         "fooled": fooled,
     }
     return td.update(found)
 
 
-def _grow(session: Session, rows: Int64[Tensor, " n"], orders: list[Order]) -> tuple[Tensor, Tensor, Tensor]:
-    """Asks about ever larger sets of one order of each clip until it is fooled: the norm of the
-    last one, whether it has fooled, and how many tubelets it had."""
+def _grow(
+    session: Session, rows: Int64[Tensor, " m"], orders: list[Order]
+) -> tuple[Float[Tensor, " m"], Bool[Tensor, " m"], Int64[Tensor, " m"]]:
+    """Asks about ever larger sets of each order until one fools its clip: the norm of the last set,
+    whether it has fooled, and how many tubelets it had."""
     size, fooled = session.full_l2[rows].clone(), torch.zeros_like(rows, dtype=torch.bool)
     asked, left, count = torch.zeros_like(rows), torch.arange(len(rows)), 1
     while len(left):
@@ -101,10 +119,15 @@ def _grow(session: Session, rows: Int64[Tensor, " n"], orders: list[Order]) -> t
     return size, fooled, asked
 
 
-def _advantages(size: Float[Tensor, "n o"], asked: Int64[Tensor, "n o"], places: int) -> Float[Tensor, "n o k"]:
+def _advantages(size: Float[Tensor, "n o"], asked: Int64[Tensor, "n o"], places: int) -> Float[Tensor, "n o p"]:
     """By how much smaller, in natural logarithms, an order's success is than the others' of its
-    clip, for each place that was asked about. All orders weigh the same, however long."""
+    clip, for each of its first places that was asked about.
+
+    All orders weigh the same, however many places of them are paid. So a place of a short order
+    weighs more than one of a long order, which favours orders that succeed early: the mean over
+    places in place of REINFORCE's sum, as in GRPO (Shao et al. 2024, equation 3).
+    """
     gained = -size.clamp_min(1e-3).log()
     others = (gained.sum(1, keepdim=True) - gained) / (gained.shape[1] - 1)
-    paid = torch.arange(places, device=size.device) < asked.clamp_max(PAID)[..., None]
+    paid = torch.arange(places, device=size.device) < asked[..., None]
     return (gained - others)[..., None] * paid * places / paid.sum(-1, keepdim=True)

@@ -87,7 +87,8 @@ class TwoAgentPPO(L.LightningModule):
         grid: the tubelets.
         search_cell: width and height of the agents' cells, in tubelets.
         coherence: how random patterns go on in time.
-        acts: how the agents act, see `vidmarl.RLAttack`.
+        acts: how the agents act, see `vidmarl.RLAttack`. For "order" the settings of episodes
+            (`budget`, `steps`, `proposal_size`, `reward`) are of no account.
         budget: queries per clip in training episodes; the agents see the fraction that is left.
         steps: steps per rollout, at most `budget - 1` of one episode; rows that end sooner take the
             next clip.
@@ -154,7 +155,9 @@ class TwoAgentPPO(L.LightningModule):
         with seeded(seed):
             self.agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), width, depth, classes))
         self.value_norm = PopArtValueNorm(shape=1, beta=0.999)
-        self.register_buffer("counts", torch.zeros(3, dtype=torch.int64))  # rollouts, frames, queries, all ranks
+        self.register_buffer(
+            "counts", torch.zeros(3, dtype=torch.int64)
+        )  # rollouts, frames or orders, queries, all ranks
         self._note(self.counts)
         self._learner: Learner
         self._probes: list[Probes] = []
@@ -318,8 +321,6 @@ class TwoAgentPPO(L.LightningModule):
             for _ in range(settings.updates):
                 index = torch.randint(len(known), (settings.minibatch,), generator=generator).to(self.device)
                 loss, correlation = cloning_loss(self.agents, known[index], settings, generator)
-                # DDP waits for a gradient of every parameter, the critic's included
-                loss = loss + 0 * sum(p.sum() for p in self.agents.parameters())
                 self._descend(optimizer, loss)
             for group in optimizer.param_groups:
                 group["lr"] = self.ppo.lr
@@ -332,7 +333,8 @@ class TwoAgentPPO(L.LightningModule):
     def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         """One gradient step."""
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        # DDP waits for a gradient of every parameter, where the critic has no part in the loss too
+        self.manual_backward(loss + 0 * sum(p.sum() for p in self.agents.parameters()))
         self.clip_gradients(optimizer, gradient_clip_val=self.ppo.max_grad_norm, gradient_clip_algorithm="norm")
         optimizer.step()
 
@@ -340,26 +342,40 @@ class TwoAgentPPO(L.LightningModule):
         """Plays some orders of each clip, and learns from what they have led to."""
         seed, count = self._rank_seed(), self.ppo.orders
         generator = torch.Generator().manual_seed(seed)
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False):  # or the first ratio would not be 1
             played = play(self._session(clips, 1 + count * MOST_SETS, seed), self.agents, count, generator)
+            log = self._learn_orders(played, generator)
+        log["train/fooling_rate"] = played["fooled"].float().mean()
+        if played["fooled"].any():
+            log["train/l2"] = played["size"][played["fooled"]].mean()
+        return log
+
+    def _learn_orders(self, played: TensorDict, generator: torch.Generator) -> dict[str, Tensor]:
+        """Some epochs of PPO over the orders of some clips; the mean of every logged value."""
         optimizer = cast("torch.optim.Optimizer", self.optimizers())
         logged: list[dict[str, Tensor]] = []
         for _ in range(self.ppo.epochs):
             shuffled = torch.randperm(len(played), generator=generator).to(self.device)
-            for index in shuffled.split(max(1, self.ppo.minibatch // count)):
+            for index in shuffled.split(max(1, self.ppo.minibatch // self.ppo.orders)):
                 said = self._learner.orders(played[index])
-                # DDP waits for a gradient of every parameter, the critic's included
-                loss = said["loss_objective"] + 0 * sum(p.sum() for p in self.agents.parameters())
-                self._descend(optimizer, loss)
-                logged.append(
-                    {
-                        "losses/approx_kl": said["kl_approx"].detach(),
-                        "losses/clipfrac": said["clip_fraction"].detach(),
-                        "losses/policy_loss": said["loss_objective"].detach(),
-                    }
-                )
-        log = {key: torch.stack([entry[key] for entry in logged]).mean() for key in logged[0]}
-        return log | {"train/l2": played["size"].mean(), "train/fooling_rate": played["fooled"].float().mean()}
+                self._descend(optimizer, said["loss_objective"])
+                keys = {"approx_kl": "kl_approx", "clipfrac": "clip_fraction", "ratio": "mean_ratio"}
+                keys |= {"policy_loss": "loss_objective"}
+                logged.append({f"losses/{name}": said[key].detach() for name, key in keys.items()})
+            if self._strayed(logged[-1]["losses/approx_kl"]):
+                break
+        return self._summary(logged)
+
+    def _strayed(self, kl: Tensor) -> bool:
+        """Whether the agents are too far from those that have played: on the value that all ranks
+        agree on, because a rank that stopped alone would hang the others."""
+        return self.ppo.target_kl is not None and bool(self.trainer.strategy.reduce(kl) > self.ppo.target_kl)
+
+    @staticmethod
+    def _summary(logged: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The mean of every logged value, and the first probability ratio, which has to be 1."""
+        mean = {key: torch.stack([entry[key] for entry in logged]).mean() for key in logged[0]}
+        return mean | {"losses/first_ratio": logged[0]["losses/ratio"]}
 
     @torch.no_grad()
     def _roll_out(self, clips: Tensor) -> TensorDict:
@@ -415,12 +431,9 @@ class TwoAgentPPO(L.LightningModule):
                 loss = sum(v for values in said.values() for k, v in values.items() if k.startswith("loss_"))
                 self._descend(optimizer, loss)
                 logged.append(self._logged(said))
-            kl = logged[-1]["losses/approx_kl"]
-            if self.ppo.target_kl is not None and self.trainer.strategy.reduce(kl) > self.ppo.target_kl:
-                break  # on the value that all ranks agree on: a rank that stopped alone would hang the others
-        return {key: torch.stack([entry[key] for entry in logged]).mean() for key in logged[0]} | {
-            "losses/first_ratio": logged[0]["losses/ratio"]
-        }
+            if self._strayed(logged[-1]["losses/approx_kl"]):
+                break
+        return self._summary(logged)
 
     @staticmethod
     def _logged(said: dict[str, TensorDict]) -> dict[str, Tensor]:
@@ -499,7 +512,7 @@ class TwoAgentPPO(L.LightningModule):
             "val/queries": result.queries[tried].float().mean(),
             "val/l2": size[tried].mean(),
         }
-        if (self.acts == "order" or self.cloning.epochs) and self.trainer.state.fn == "fit":
+        if self.cloning.epochs and self.trainer.state.fn == "fit":
             log["val/correlation"] = self._held_out_correlation(clips, batch_idx)
         self.log_dict(log, on_epoch=True, sync_dist=True, batch_size=int(tried.sum()), prog_bar=True)
 
@@ -508,7 +521,7 @@ class TwoAgentPPO(L.LightningModule):
         of them.
 
         The probes are asked once, and again when a run is resumed. They count as training queries,
-        because they choose the checkpoint.
+        because they may choose the checkpoint.
         """
         settings = self.cloning
         with torch.autocast(self.device.type, enabled=False):

@@ -35,7 +35,8 @@ NUMBERS = ("search_cell", "coherence", "acts", "proposal_size", "budget", "steps
 
 @dataclasses.dataclass(frozen=True)
 class PPO:
-    """The settings of PPO.
+    """The settings of PPO. Orders have no critic: for them there are only `epochs`, `minibatch`,
+    `lr`, `clip`, `max_grad_norm`, `target_kl` and `orders`.
 
     Attributes:
         epochs: passes over a rollout.
@@ -48,7 +49,7 @@ class PPO:
         critic: weight of the critic's loss.
         max_grad_norm: of the gradient, all nets together.
         target_kl: a rollout's passes end when the approximate KL exceeds this; None: never.
-        orders: where the agents rank tubelets, so many orders are drawn of each clip, at least 2.
+        orders: drawn of each clip by agents that rank tubelets, at least 2.
     """
 
     epochs: int = 3

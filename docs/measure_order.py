@@ -1,0 +1,246 @@
+"""Measures agents that rank tubelets on real clips: docs/results/order.csv, order_unseen.csv.
+
+    VIDMARL_DATA=... python docs/measure_order.py [--distortion gaussian_blur] [--seed 1]
+
+The victim is MoViNet-A0 in its cheap setting, 8 frames of 112 px at 5 frames a second; tubelets are
+of one frame and 4 px, search cells of 16 px. The agents are trained on the videos of
+manifest_various.tsv that are in its training part, by scene: probes of each first, then orders.
+They are tested on up to three windows of each UCF-101 video whose label has a name in Kinetics-600,
+those that the victim gets right. Every attack has equally many queries of each window.
+
+Ratios are geometric means over the videos, and over the windows of each, of the size by the agents
+over that by the other attack; a failure counts with the full distortion. Their 95 % intervals
+(bootstrap) and the p of Wilcoxon's signed-rank test are over videos, because windows of one video
+are alike. What is there already is not measured
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+import vidmarl
+from vidmarl import metrics
+from vidmarl.agents.checkpoint import fresh, load_agents, save_agents
+from vidmarl.agents.networks import Agents
+from vidmarl.attacks import Attack, as_attack
+from vidmarl.data.listed import ListedClips
+from vidmarl.data.paths import data_root
+from vidmarl.data.spec import ClipSpec
+from vidmarl.data.video import as_floats, decode, decode_views
+from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.training.behaviour_cloning import Cloning
+from vidmarl.training.ppo import PPO, TwoAgentPPO
+from vidmarl.utils.files import write_atomically
+from vidmarl.utils.quiet import quiet
+
+RESULTS = Path(__file__).resolve().parent / "results"
+OUT = Path("outputs/measure_order")
+SPEC = ClipSpec(frames=8, size=(112, 112), sampling="fps", fps=5, short="hold")
+GRID, CELL, WINDOWS = TubeletGrid(1, 4, 4), 4, 3
+DISTORTIONS: dict[str, Any] = {
+    "gaussian_noise": {"class_path": "GaussianNoise", "init_args": {"std": 0.1}},
+    "gaussian_blur": "gaussian_blur",
+    "dead_pixels": "dead_pixels",
+}
+BATCH, EPOCHS = 32, 4
+PROBING = Cloning(epochs=1, probes=24, updates=40, minibatch=32, lr=3e-3, n_known=12)
+PLAYING = PPO(epochs=2, lr=1e-3, max_grad_norm=0.5)
+BUDGETS = (10, 25, 50, 100)
+CONTROLS: dict[str, dict[str, Any]] = {
+    "grow_and_reduce": {},
+    "signed_blocks": {},
+    "square_tubes": {},
+    "random_cells": {},
+}
+UNSEEN = ("lrcn_ucf50_50", "convlstm_ucf50_31", "r2plus1d_light")
+
+
+def main() -> None:
+    """Trains, attacks and writes the tables, one distortion and seed at a time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--distortion", choices=DISTORTIONS, default="gaussian_noise")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--unseen", action="store_true", help="attack the victims that were never trained against")
+    args = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+    victim = vidmarl.load_victim("movinet_a0", spec=SPEC, device="cpu")
+    agents = trained(victim, args.distortion, args.seed)
+    attacks = attacks_of(agents, args.distortion, args.seed)
+    if args.unseen:
+        for name in UNSEEN:
+            other = vidmarl.load_victim(name, device="cpu")
+            compare("order_unseen", other, {"victim": name}, attacks, args, own_clips(other))
+    else:
+        compare("order", victim, {}, attacks, args, kinetics_clips(victim))
+
+
+def trained(victim: vidmarl.Victim, distortion: str, seed: int) -> Agents:
+    """The agents of a distortion and a seed."""
+    path = OUT / f"{distortion}_{seed}.pt"
+    if path.is_file():
+        return load_agents(path)
+    module = TwoAgentPPO(
+        victim,
+        distortion=DISTORTIONS[distortion],
+        grid=GRID,
+        search_cell=CELL,
+        acts="order",
+        cloning=PROBING,
+        ppo=PLAYING,
+        seed=seed,
+        out=str(OUT),
+    )
+    begun = time.perf_counter()
+    with quiet():
+        lightning.seed_everything(seed)
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            max_epochs=EPOCHS,
+            logger=lightning.pytorch.loggers.CSVLogger(OUT, name=f"{distortion}_{seed}", version=""),
+            log_every_n_steps=1,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            default_root_dir=OUT,
+        )
+        clips: Any = training_clips()
+        trainer.fit(module, DataLoader(clips, BATCH, shuffle=True, drop_last=True, collate_fn=batch))
+    agents = module.agents.cpu()
+    agents.trained |= {"minutes": round((time.perf_counter() - begun) / 60, 1)}
+    save_agents(path, agents)
+    return agents
+
+
+def batch(clips: list[Tensor]) -> Tensor:
+    """float32[b 3 t h w]."""
+    return as_floats(torch.stack(clips))
+
+
+def training_clips() -> Tensor:
+    """uint8[n 3 t h w], the centre of each training video."""
+    path = OUT / "training.pt"
+    if not path.is_file():
+        source = ListedClips("manifest_various.tsv", part="train", together="scene")
+        torch.save(torch.stack([decode(file.path, SPEC) for file in source.files]), path)
+    clips: Tensor = torch.load(path, weights_only=True)
+    return clips
+
+
+def kinetics_clips(victim: vidmarl.Victim) -> tuple[Tensor, list[str]]:
+    """The windows of UCF-101 videos that the victim gets right, and the video of each."""
+    entries = [e for e in json.loads((data_root() / "predictions.json").read_text()) if "k600_labels" in e]
+    return right(victim, [(e["file"], e["k600_labels"]) for e in entries if "ucf101" in e["file"]])
+
+
+def own_clips(victim: vidmarl.Victim) -> tuple[Tensor, list[str]]:
+    """The same for a victim with classes of UCF-101: it sees each video once."""
+    files = sorted((data_root() / "clips/ucf101").glob("*/*.avi"))
+    known = [file for file in files if file.parent.name in (victim.labels or [])]
+    return right(victim, [(str(file.relative_to(data_root())), [file.parent.name]) for file in known], 1)
+
+
+def right(
+    victim: vidmarl.Victim, videos: list[tuple[str, list[str]]], windows: int = WINDOWS
+) -> tuple[Tensor, list[str]]:
+    """The windows with one of the right labels: float32[n 3 t h w]."""
+    assert victim.spec is not None
+    clips, names = [], []
+    for file, labels in videos:
+        classes = {victim.class_index(label) for label in labels}
+        for view in as_floats(decode_views(data_root() / file, victim.spec, (windows, 1))):
+            if int(victim(view[None]).argmax()) in classes:
+                clips.append(view)
+                names.append(file)
+    return torch.stack(clips), names
+
+
+def attacks_of(agents: Agents, distortion: str, seed: int) -> dict[str, Attack]:
+    """The agents, with both or one of them untrained, and the controls."""
+    common: dict[str, Any] = {"distortion": DISTORTIONS[distortion], "grid": GRID, "search_cell": CELL}
+    common |= {"budget": max(BUDGETS), "seed": seed, "progress": False}
+    teams = {
+        "agents": agents,
+        "untrained": fresh(agents),
+        "spatial untrained": fresh(agents, only=["spatial"]),
+        "temporal untrained": fresh(agents, only=["temporal"]),
+    }
+    made: dict[str, Attack] = {name: vidmarl.RLAttack(team, **common) for name, team in teams.items()}
+    return made | {name: as_attack(name, **common) for name in CONTROLS}
+
+
+def compare(
+    table: str,
+    victim: vidmarl.Victim,
+    about: dict[str, str],
+    attacks: dict[str, Attack],
+    args: argparse.Namespace,
+    test: tuple[Tensor, list[str]],
+) -> None:
+    """Attacks the windows in every way, and writes the rows of this distortion and seed."""
+    clips, videos = test
+    confidence = float(victim(clips).softmax(-1).amax(-1).median())
+    print(f"{victim.name}: right about {len(clips)} windows of {len(set(videos))} videos, {confidence:.2f} sure")
+    sizes: dict[str, Tensor] = {}
+    for name, attack in attacks.items():
+        path = OUT / f"{args.distortion}_{args.seed}_{victim.name}_{name.replace(' ', '_')}.sizes.pt"
+        if not path.is_file():
+            torch.save(anytime(attack(victim, clips)), path)
+        sizes[name] = torch.load(path, weights_only=True)
+        print(name, [f"{float(at.median()):.2f}" for at in sizes[name][0].T], flush=True)
+    trained = attacks["agents"].agents.trained  # type: ignore[attr-defined]
+    head = about | {"distortion": args.distortion, "seed": args.seed}
+    head |= {"clips": len(clips), "videos": len(set(videos)), "confidence": confidence}
+    head |= {"training queries": trained["training_queries"], "training minutes": trained["minutes"]}
+    rows = [head | row for name in sizes for row in rows_of(name, sizes, videos)]
+    path = RESULTS / f"{table}.csv"
+    known = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    keys = [*about, "distortion", "seed"]
+    if len(known):
+        known = known[~known[keys].astype(str).agg("|".join, axis=1).eq("|".join(str(head[key]) for key in keys))]
+    told = pd.concat([known, pd.DataFrame(rows)]).sort_values(keys, kind="stable")
+    write_atomically(path, told.to_csv(index=False, float_format="%.4g"))
+
+
+def anytime(result: vidmarl.AttackResult) -> tuple[Tensor, Tensor]:
+    """float[n budgets], the size of each window at each budget; and bool[n budgets], fooled."""
+    sizes, fooled = [], []
+    for budget in BUDGETS:
+        ok = result.history["margin"][:, :budget] < 0
+        best = torch.where(ok, result.history["l2"][:, :budget], torch.inf).amin(1)
+        sizes.append(torch.minimum(best, result.full_l2))
+        fooled.append(ok.any(1))
+    return torch.stack(sizes, 1), torch.stack(fooled, 1)
+
+
+def rows_of(name: str, sizes: dict[str, Any], videos: list[str]) -> Iterator[dict[str, Any]]:
+    """The row of an attack for each budget."""
+    own, fooled = sizes[name]
+    for i, budget in enumerate(BUDGETS):
+        row = {"attack": name, "budget": budget, "fooled": float(fooled[:, i].float().mean())}
+        low, high = metrics.wilson(np.array(int(fooled[:, i].sum())), len(fooled))
+        row |= {"fooled low": float(low), "fooled high": float(high), "median L2": float(own[:, i].median())}
+        row["geometric mean L2"] = float(own[:, i].log().mean().exp())
+        if name != "agents":
+            ratio = (sizes["agents"][0][:, i] / own[:, i]).log()
+            by_video = pd.Series(ratio.tolist()).groupby(videos).mean().to_numpy()
+            interval = metrics.bootstrap(by_video, np.mean, resamples=10_000)
+            for key, value in zip(("ratio", "ratio low", "ratio high"), (by_video.mean(), *interval), strict=True):
+                row[key] = float(np.exp(value))
+            row["p"] = metrics.wilcoxon(by_video)
+        yield row
+
+
+if __name__ == "__main__":
+    main()
