@@ -146,6 +146,14 @@ def test_orders_are_played_after_cloning_and_their_queries_count(tmp_path, preci
 
 
 @pytest.mark.thorough
+def test_play_does_not_begin_with_the_moments_of_cloning(tmp_path) -> None:
+    run = trainer(tmp_path, epochs=2)
+    run.fit(module(**ORDER), batches())
+    steps = {int(moments["step"]) for moments in run.optimizers[0].state.values()}
+    assert steps == {4}  # two batches, two passes over each
+
+
+@pytest.mark.thorough
 def test_a_resumed_run_of_orders_goes_on_exactly(tmp_path) -> None:
     whole = module(**ORDER)
     trainer(tmp_path / "whole", epochs=3).fit(whole, batches())

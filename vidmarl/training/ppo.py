@@ -269,6 +269,12 @@ class TwoAgentPPO(L.LightningModule):
         orders = order_loss(agents, self.ppo.clip)
         self._learner = Learner({"spatial": spatial, "temporal": temporal}, gae, orders)
 
+    def on_train_epoch_start(self) -> None:
+        """Where play begins, forgets the moments of cloning's gradients: these are larger, and
+        would hold back Adam's steps for a thousand updates."""
+        if self.current_epoch == self.cloning.epochs:
+            cast("torch.optim.Optimizer", self.optimizers(use_pl_optimizer=False)).state.clear()
+
     def training_step(self, clips: Tensor, batch_idx: int) -> None:
         """Rolls out on `clips`, float32[b 3 t h w], and learns from it."""
         before = self.victim.queries
