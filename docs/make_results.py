@@ -348,7 +348,7 @@ def order() -> str:
             if other in found.index:
                 rows.append([f"agents / {other}", *(order_ratio(found.loc[other, budget]) for budget in budgets)])
         if len(controls):
-            best = [controls.xs(budget, level="budget")["geometric mean L2"].idxmin() for budget in budgets]
+            best = [controls.xs(budget, level="budget")["mean L2"].idxmin() for budget in budgets]
             cells = [f"{order_ratio(found.loc[each])} {SHORT[each[0]]}" for each in zip(best, budgets, strict=True)]
             rows.append(["agents / best control", *cells])
     return markdown(["Median L2 (fooled), ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
