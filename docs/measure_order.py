@@ -132,13 +132,13 @@ def training_clips() -> Tensor:
     return clips
 
 
-def kinetics_clips(victim: vidmarl.Victim) -> tuple[Tensor, list[str]]:
-    """The windows of UCF-101 videos that the victim gets right, and the group of each."""
+def kinetics_clips(victim: vidmarl.Victim) -> tuple[Tensor, list[str], float]:
+    """The windows of UCF-101 videos that the victim gets right, see `right`."""
     entries = [e for e in json.loads((data_root() / "predictions.json").read_text()) if "k600_labels" in e]
     return right(victim, [(e["file"], e["k600_labels"]) for e in entries if "ucf101" in e["file"]])
 
 
-def own_clips(victim: vidmarl.Victim) -> tuple[Tensor, list[str]]:
+def own_clips(victim: vidmarl.Victim) -> tuple[Tensor, list[str], float]:
     """The same for a victim with classes of UCF-101: it sees each video once."""
     files = sorted((data_root() / "clips/ucf101").glob("*/*.avi"))
     known = [file for file in files if file.parent.name in (victim.labels or [])]
@@ -147,17 +147,20 @@ def own_clips(victim: vidmarl.Victim) -> tuple[Tensor, list[str]]:
 
 def right(
     victim: vidmarl.Victim, videos: list[tuple[str, list[str]]], windows: int = WINDOWS
-) -> tuple[Tensor, list[str]]:
-    """The windows with one of the right labels: float32[n 3 t h w]."""
+) -> tuple[Tensor, list[str], float]:
+    """The windows with one of the right labels, float32[n 3 t h w], the group of each, and the
+    median of the victim's confidence."""
     assert victim.spec is not None
-    clips, groups = [], []
+    clips, groups, sure = [], [], []
     for file, labels in videos:
         classes = {victim.class_index(label) for label in labels}
         for view in as_floats(decode_views(data_root() / file, victim.spec, (windows, 1))):
-            if int(victim(view[None]).argmax()) in classes:
+            confidence, answer = victim(view[None]).softmax(-1).max(-1)
+            if int(answer) in classes:
                 clips.append(view)
+                sure.append(float(confidence))
                 groups.append(file.rsplit("_", 1)[0])  # v_Punch_g01_c03.avi
-    return torch.stack(clips), groups
+    return torch.stack(clips), groups, float(torch.tensor(sure).median())
 
 
 def attacks_of(agents: Agents, distortion: str, seed: int) -> dict[str, Attack]:
@@ -181,17 +184,17 @@ def compare(
     about: dict[str, str],
     attacks: dict[str, Attack],
     args: argparse.Namespace,
-    test: tuple[Tensor, list[str]],
+    test: tuple[Tensor, list[str], float],
 ) -> None:
     """Attacks the windows in every way, and writes the rows of this distortion and seed."""
-    clips, groups = test
-    confidence = float(victim(clips).softmax(-1).amax(-1).median())
+    clips, groups, confidence = test
     print(f"{victim.name}: right about {len(clips)} windows of {len(set(groups))} groups, {confidence:.2f} sure")
-    sizes: dict[str, Tensor] = {}
+    sizes: dict[str, tuple[Tensor, Tensor]] = {}
     for name, attack in attacks.items():
         path = OUT / f"{args.distortion}_{args.seed}_{victim.name}_{name.replace(' ', '_')}.sizes.pt"
         if not path.is_file():
-            torch.save(anytime(attack(victim, clips)), path)
+            result = attack(victim, clips)
+            torch.save((metrics.best_l2_at(result, BUDGETS), metrics.success_at(result, BUDGETS)), path)
         sizes[name] = torch.load(path, weights_only=True)
         print(name, [f"{float(at.median()):.2f}" for at in sizes[name][0].T], flush=True)
     head = about | {"distortion": args.distortion, "seed": args.seed}
@@ -207,18 +210,7 @@ def compare(
     write_atomically(path, told.to_csv(index=False, float_format="%.4g"))
 
 
-def anytime(result: vidmarl.AttackResult) -> tuple[Tensor, Tensor]:
-    """float[n budgets], the size of each window at each budget; and bool[n budgets], fooled."""
-    sizes, fooled = [], []
-    for budget in BUDGETS:
-        ok = result.history["margin"][:, :budget] < 0
-        best = torch.where(ok, result.history["l2"][:, :budget], torch.inf).amin(1)
-        sizes.append(torch.minimum(best, result.full_l2))
-        fooled.append(ok.any(1))
-    return torch.stack(sizes, 1), torch.stack(fooled, 1)
-
-
-def rows_of(name: str, sizes: dict[str, Any], groups: list[str]) -> Iterator[dict[str, Any]]:
+def rows_of(name: str, sizes: dict[str, tuple[Tensor, Tensor]], groups: list[str]) -> Iterator[dict[str, Any]]:
     """The row of an attack for each budget."""
     own, fooled = sizes[name]
     for i, budget in enumerate(BUDGETS):

@@ -5,8 +5,7 @@
 Written are docs/results/victims_accuracy.csv: top-1 and top-5 of those whose weights are in the
 data folder, on its UCF-101 clips; and with --every docs/results/victims.csv: a forward pass of
 every name at its native input and an attack of ten queries, with the weights that are there and
-else random ones. Rows that are there already are kept, so that a run that was cut
-short goes on.
+else random ones. Rows that are there already are kept, so that a run that was cut short goes on.
 
 Victims with the classes of Kinetics are right about a clip where predictions.json of the data
 folder counts their answer as right; "reference" is the top-1 of the same clips that is told there.

@@ -155,9 +155,8 @@ class TwoAgentPPO(L.LightningModule):
         with seeded(seed):
             self.agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), width, depth, classes))
         self.value_norm = PopArtValueNorm(shape=1, beta=0.999)
-        self.register_buffer(
-            "counts", torch.zeros(3, dtype=torch.int64)
-        )  # rollouts, frames or orders, queries, all ranks
+        # of all ranks: rollouts; frames, or orders; queries
+        self.register_buffer("counts", torch.zeros(3, dtype=torch.int64))
         self._note(self.counts)
         self._learner: Learner
         self._probes: list[Probes] = []
@@ -280,16 +279,9 @@ class TwoAgentPPO(L.LightningModule):
         before = self.victim.queries
         if self.current_epoch < self.cloning.epochs:
             frames, log = 0, self._clone(clips)
-        elif self.acts == "order":
-            self._probes = []
-            frames, log = len(clips) * self.ppo.orders, self._play(clips)
         else:
             self._probes = []
-            rollout = self._roll_out(clips)
-            with torch.autocast(self.device.type, enabled=False):
-                rollout = self._advantages(rollout)
-            losses = self._learn(rollout.reshape(-1))
-            frames, log = rollout.numel(), losses | self._outcome(rollout)
+            frames, log = self._play_orders(clips) if self.acts == "order" else self._play(clips)
         spent = torch.tensor([1, frames, self.victim.queries - before], device=self.device)
         world = self.trainer.world_size
         self.counts += self.trainer.strategy.reduce(spent, reduce_op="sum") // torch.tensor([world, 1, 1]).to(spent)
@@ -344,8 +336,17 @@ class TwoAgentPPO(L.LightningModule):
         self.clip_gradients(optimizer, gradient_clip_val=self.ppo.max_grad_norm, gradient_clip_algorithm="norm")
         optimizer.step()
 
-    def _play(self, clips: Tensor) -> dict[str, Tensor]:
-        """Plays some orders of each clip, and learns from what they have led to."""
+    def _play(self, clips: Tensor) -> tuple[int, dict[str, Tensor]]:
+        """Rolls out on the clips, and learns from it; how many frames it was, and what to log."""
+        rollout = self._roll_out(clips)
+        with torch.autocast(self.device.type, enabled=False):
+            rollout = self._advantages(rollout)
+        losses = self._learn(rollout.reshape(-1))
+        return rollout.numel(), losses | self._outcome(rollout)
+
+    def _play_orders(self, clips: Tensor) -> tuple[int, dict[str, Tensor]]:
+        """Plays some orders of each clip, and learns from what they have led to; how many they
+        were, and what to log."""
         seed, count = self._rank_seed(), self.ppo.orders
         generator = torch.Generator().manual_seed(seed)
         with torch.autocast(self.device.type, enabled=False):  # or the first ratio would not be 1
@@ -354,7 +355,7 @@ class TwoAgentPPO(L.LightningModule):
         log["train/fooling_rate"] = played["fooled"].float().mean()
         if played["fooled"].any():
             log["train/l2"] = played["size"][played["fooled"]].mean()
-        return log
+        return played["size"].numel(), log
 
     def _learn_orders(self, played: TensorDict, generator: torch.Generator) -> dict[str, Tensor]:
         """Some epochs of PPO over the orders of some clips; the mean of every logged value."""
