@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 import vidmarl
-from vidmarl import AttackResult
+from vidmarl import AttackResult, metrics
 from vidmarl.attacks import STDE, Attack
 from vidmarl.data.synthetic import make_clips, split_seed
 from vidmarl.demo.run import DISTORTION, GRID
@@ -45,15 +45,12 @@ def attacks(agents: str, **settings: Any) -> dict[str, Callable[[], Attack]]:
 def row(result: AttackResult, budget: int) -> dict[str, float]:
     """What had come of an attack after so many queries of each clip."""
     attacked = ~result.skipped
-    margin, size = (result.history[key][attacked][:, :budget] for key in ("margin", "l2"))
-    sizes = torch.where(margin < 0, size, torch.inf).amin(1)
-    fooled = sizes.isfinite()
-    full = result.full_l2[attacked]
-    first = torch.where(margin < 0, torch.arange(1, margin.shape[1] + 1), budget).amin(1).float()
+    fooled = metrics.success_at(result, [budget])[attacked, 0]
+    first = torch.where(fooled, metrics.first_success(result)[attacked], budget)
     return {
         "fooled": float(fooled.float().mean()),
-        "first success": float(first.mean()),
-        "median L2": float(torch.where(fooled, sizes, full).quantile(0.5)),
+        "first success": float(first.float().mean()),
+        "median L2": float(metrics.best_l2_at(result, [budget])[attacked, 0].quantile(0.5)),
     }
 
 
