@@ -7,8 +7,10 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import IPython
 import pytest
 import torch
 from known_victims import GRID, SHAPE, SIGNED, Linear
@@ -106,9 +108,20 @@ def test_the_bar_of_an_attack_says_how_it_stands(
     assert "fooled" in str(seen[-1])
 
 
-def test_a_short_attack_leaves_nothing_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_attack_leaves_nothing_in_a_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))  # as where widgets are imported
     make(progress=True)(Victim(Linear()), CLIPS)
     assert capsys.readouterr().err == ""
+
+
+def test_a_notebook_shows_a_bar_in_motion(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(progress_bar(), progress.Lines)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=None))
+    assert not isinstance(progress_bar(), progress.Lines)
+    monkeypatch.setattr(IPython, "get_ipython", SimpleNamespace)  # IPython at a pipe
+    assert isinstance(progress_bar(), progress.Lines)
 
 
 @pytest.mark.thorough

@@ -29,6 +29,12 @@ class Lines(tqdm):  # type: ignore[misc]
         super().close()
 
 
+def _in_a_notebook() -> bool:
+    """Whether a notebook's kernel runs this; importing widgets imports ipykernel, which says nothing."""
+    ipython = sys.modules.get("IPython")
+    return hasattr(ipython and ipython.get_ipython(), "kernel")
+
+
 def progress_bar(things: Iterable[Any] | None = None, *, show: bool = True, leave: bool = True, **how: Any) -> tqdm:
     """A progress bar of tqdm.
 
@@ -38,7 +44,7 @@ def progress_bar(things: Iterable[Any] | None = None, *, show: bool = True, leav
         leave: whether it stays when all is done; one that does not is in no log.
         **how: what else tqdm is told, such as `total`, `unit` and `desc`.
     """
-    if sys.stderr.isatty() or "ipykernel" in sys.modules:  # within the kernel of a notebook
+    if sys.stderr.isatty() or _in_a_notebook():
         return auto.tqdm(things, disable=not show, leave=leave, dynamic_ncols=True, **how)
     form = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} to go{postfix}"
     slow = {"mininterval": SECONDS_A_LINE, "maxinterval": 2 * SECONDS_A_LINE, "delay": SECONDS_A_LINE}
