@@ -14,7 +14,9 @@ Ratios are geometric means of the size by the agents over that by the other atta
 windows of a group of videos, then over the groups; a failure counts with the full distortion.
 UCF-101's videos of a group share people and place. So groups are what the 95 % intervals
 (bootstrap) and the p of Wilcoxon's signed-rank test are over; p is not corrected for the number of
-tests. What lies in outputs/measure_order is not measured again.
+tests. How visible the successes are after the last query (JOD, flicker, warping error) is a median
+over those that have fooled; JOD needs the extra `perceptual`. What lies in outputs/measure_order is
+not measured again.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ BATCH, EPOCHS = 32, 4
 PROBING = Cloning(epochs=1, probes=24, updates=40, minibatch=32, lr=3e-3, n_known=12)
 PLAYING = PPO(epochs=2, lr=1e-3, max_grad_norm=0.5)
 BUDGETS = (10, 25, 50, 100)
+VISIBLE = ("jod", "flicker", "warping")
 CONTROLS = ("grow_and_reduce", "signed_blocks", "square_tubes")
 UNSEEN = ("lrcn_ucf50_50", "convlstm_ucf50_31")
 
@@ -189,12 +192,13 @@ def compare(
     """Attacks the windows in every way, and writes the rows of this distortion and seed."""
     clips, groups, confidence = test
     print(f"{victim.name}: right about {len(clips)} windows of {len(set(groups))} groups, {confidence:.2f} sure")
-    sizes: dict[str, tuple[Tensor, Tensor]] = {}
+    sizes: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     for name, attack in attacks.items():
         path = OUT / f"{args.distortion}_{args.seed}_{victim.name}_{name.replace(' ', '_')}.sizes.pt"
         if not path.is_file():
             result = attack(victim, clips)
-            torch.save((metrics.best_l2_at(result, BUDGETS), metrics.success_at(result, BUDGETS)), path)
+            found = metrics.best_l2_at(result, BUDGETS), metrics.success_at(result, BUDGETS), visible(result)
+            torch.save(found, path)
         sizes[name] = torch.load(path, weights_only=True)
         print(name, [f"{float(at.median()):.2f}" for at in sizes[name][0].T], flush=True)
     head = about | {"distortion": args.distortion, "seed": args.seed}
@@ -210,9 +214,15 @@ def compare(
     write_atomically(path, told.to_csv(index=False, float_format="%.4g"))
 
 
-def rows_of(name: str, sizes: dict[str, tuple[Tensor, Tensor]], groups: list[str]) -> Iterator[dict[str, Any]]:
+def visible(result: vidmarl.AttackResult) -> Tensor:
+    """How visible each success is, float[n 3]; NaN where there is none."""
+    measured = metrics.clip_table(result, slow=True)[list(VISIBLE)].to_numpy(float)
+    return torch.tensor(measured).masked_fill(~result.success[:, None], torch.nan)
+
+
+def rows_of(name: str, sizes: dict[str, tuple[Tensor, Tensor, Tensor]], groups: list[str]) -> Iterator[dict[str, Any]]:
     """The row of an attack for each budget."""
-    own, fooled = sizes[name]
+    own, fooled, seen = sizes[name]
     for i, budget in enumerate(BUDGETS):
         row = {"attack": name, "budget": budget, "fooled": float(fooled[:, i].float().mean())}
         row |= {"median L2": float(own[:, i].median()), "mean L2": float(np.exp(by_group(own[:, i], groups).mean()))}
@@ -222,6 +232,8 @@ def rows_of(name: str, sizes: dict[str, tuple[Tensor, Tensor]], groups: list[str
             for key, value in zip(("ratio", "ratio low", "ratio high"), (ratios.mean(), *interval), strict=True):
                 row[key] = float(np.exp(value))
             row["p"] = metrics.wilcoxon(ratios)
+        if budget == max(BUDGETS):
+            row |= dict(zip(VISIBLE, seen.nanmedian(0).values.tolist(), strict=True))
         yield row
 
 

@@ -30,7 +30,8 @@ class Lines(tqdm):  # type: ignore[misc]
 
 
 def _in_a_notebook() -> bool:
-    """Whether a notebook's kernel runs this; importing widgets imports ipykernel, which says nothing."""
+    """Whether a notebook's kernel runs this. That ipykernel is imported says nothing: widgets import
+    it."""
     ipython = sys.modules.get("IPython")
     return hasattr(ipython and ipython.get_ipython(), "kernel")
 
