@@ -207,7 +207,9 @@ class Agents(nn.Module):
     Attributes:
         trained: settings that an attack takes over unless it is given others ("distortion", "grid"
             as three integers, "search_cell", "coherence", "proposal_size"), how they act ("acts"),
-            and what else describes the training ("victim", "training_queries", ...).
+            and what else describes the training ("victim", "training_queries", ...). "distortion"
+            and "victim" are lists where there were several; an attack is then to be told which
+            distortion.
     """
 
     def __init__(self, config: AgentsConfig, trained: dict[str, Any] | None = None) -> None:
@@ -265,10 +267,17 @@ class Agents(nn.Module):
             self.temporal[0], self.spatial[0], TensorDictModule(_joint, in_keys=logits, out_keys=["ranking"])
         )
 
+    def names_of(self, what: Literal["victim", "distortion"]) -> list[str]:
+        """The victims, or the classes of the distortions, that the team was trained for."""
+        told = self.trained.get(what) or []
+        each = told if isinstance(told, list) else [told]
+        names = [
+            str(one.get("class_path", "")).rpartition(".")[2] if isinstance(one, dict) else str(one) for one in each
+        ]
+        return [name for name in names if name]
+
     def __repr__(self) -> str:
-        distortion = self.trained.get("distortion", {})
-        what = distortion.get("class_path", "").rpartition(".")[2] if isinstance(distortion, dict) else distortion
-        trained = f"trained for {what or 'nothing yet'}"
-        if "victim" in self.trained:
-            trained += f" against {self.trained['victim']}"
+        trained = f"trained for {', '.join(self.names_of('distortion')) or 'nothing yet'}"
+        if victims := self.names_of("victim"):
+            trained += f" against {', '.join(victims)}"
         return f"Agents({trained}, {sum(p.numel() for p in self.parameters()):,} parameters)"

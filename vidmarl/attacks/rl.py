@@ -21,6 +21,7 @@ from vidmarl.attacks.base import Attack, DistortionLike
 from vidmarl.attacks.search.minimize import minimize, refine
 from vidmarl.attacks.search.restarts import RESTART_SLACK
 from vidmarl.distortions import DISTORTIONS
+from vidmarl.errors import SettingsError
 from vidmarl.perturbations.grid import GridLike, TubeletGrid, as_grid
 from vidmarl.perturbations.noise import Coherence
 from vidmarl.queries.clip import ClipView
@@ -51,7 +52,8 @@ class RLAttack(Attack):
         agents: the trained team: the name of one that ships with vidmarl (`vidmarl.list_agents()`),
             the path of a training checkpoint or of a file of `vidmarl export`, or `Agents`.
         distortion: see `Attack`; None: what the agents were trained with, if it is one of vidmarl's
-            own. Any other is to be given here: nothing that a file names is imported.
+            own. Any other is to be given here: nothing that a file names is imported. So is one of
+            several that they were trained with.
         grid, coherence: see `Attack`; None: what the agents were trained with.
         search_cell: see `Attack`; None: what the agents were trained with. On another grid their
             cells keep their size in pixels, as nearly as the grid allows.
@@ -68,6 +70,7 @@ class RLAttack(Attack):
         UnknownNameError: no agents of that name ship with vidmarl.
         FileNotFoundError: there is no file at the path.
         CheckpointError: the file holds no agents that this version can read.
+        SettingsError: they were trained with several distortions, and none is given.
         ValueError: a setting is out of its range.
     """
 
@@ -91,9 +94,13 @@ class RLAttack(Attack):
         self.coherence = self.coherence or trained.get("coherence", "static")
         if self.distortion is None:
             what = "its agents" if self._name is None else f"the agents {self._name!r}"
-            self.distortion = DISTORTIONS.restore(
-                trained.get("distortion", "gaussian_noise"), f"RLAttack, taking over what {what} were trained with"
-            )
+            doing = f"RLAttack, taking over what {what} were trained with"
+            if len(several := self.agents.names_of("distortion")) > 1:
+                raise SettingsError(
+                    f"{doing}: expected one distortion, got {len(several)}: {', '.join(several)}. Say which one to"
+                    f" attack with: distortion={several[0]!r}."
+                )
+            self.distortion = DISTORTIONS.restore(trained.get("distortion", "gaussian_noise"), doing)
         super().__post_init__()
         if self.fallback_after is not None and self.fallback_after < 1:
             raise ValueError(f"RLAttack: fallback_after must be at least 1, or None, got {self.fallback_after}.")

@@ -61,16 +61,16 @@ def run(words: list[str]) -> None:
             f"Testing the agents {config.ckpt_path}: they were trained with {'; '.join(other)}. Give the settings that"
             " they were trained with, or attack something else with them by `vidmarl benchmark`."
         )
-    victim = module.victim
-    victim.to(cli.trainer.strategy.root_device)
-    if data.spec is not None:
-        victim.spec = data.spec
+    for victim in module.victims:
+        victim.to(cli.trainer.strategy.root_device)
+    if data.spec is not None and len(module.victims) == 1:  # each of several has clips of its own
+        module.victim.spec = data.spec
     run_and_tell(
         Benchmark(
-            victims=[victim],
+            victims=[*module.victims],
             attacks=agents_and_controls(config.ckpt_path),
             data=data.sources["test"],
-            distortions=[module.distortion],
+            distortions=[*module.distortions],
             max_clips=config.max_clips,
             seed=module.seed,
             budget=config.budget,

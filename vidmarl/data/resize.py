@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import UInt8
+from einops import rearrange
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vidmarl.data.limits import check_pixels
@@ -77,3 +78,12 @@ def resize(
         across = across.repeat(1, 1, 1, 2)  # torch (2.14) scales a single column wrongly
     scaled = F.interpolate(across, (size[0], across.shape[-1]), mode="bilinear", antialias=antialias)[0, :, rows, :kept]
     return scaled if antialias else (scaled + _TIE).round().to(torch.uint8)
+
+
+def resize_clips(clips: Float[Tensor, "b 3 t h w"], spec: ClipSpec) -> Float[Tensor, "b 3 t H W"]:
+    """Clips at `spec.size`, squashed; untouched where they have that size already."""
+    if tuple(clips.shape[-2:]) == spec.size:
+        return clips
+    frames = rearrange(clips, "b c t h w -> (b t) c h w")
+    frames = F.interpolate(frames, spec.size, mode="bilinear", align_corners=False, antialias=spec.antialias)
+    return rearrange(frames, "(b t) c h w -> b c t h w", b=len(clips))

@@ -84,6 +84,14 @@ class Probes:
             return first
         return Probes(*(torch.cat([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(first)))
 
+    @staticmethod
+    def pools(parts: list[Probes]) -> list[Probes]:
+        """All clips of some, those of one shape together."""
+        of_shape: dict[torch.Size, list[Probes]] = {}
+        for part in parts:
+            of_shape.setdefault(part.maps.shape[1:], []).append(part)
+        return [Probes.cat(alike) for alike in of_shape.values()]
+
 
 def probe(session: Session, count: int, generator: torch.Generator, classes: int = 0) -> Probes:
     """Asks about `count` random tubelets of every active clip of a fresh session, each by

@@ -3,9 +3,10 @@
 A training step takes a batch of clips from the data module, rolls both agents out on it (the
 collector), and makes some epochs of PPO over the rollout: one `MAPPOLoss` per agent, one
 centralised critic (Yu et al. 2022). Agents that rank tubelets play whole orders instead
-(`vidmarl.training.orders`). Lightning shares the clips out between ranks and resumes the
-epoch; every rollout starts from fresh episodes and from a seed of its own, so nothing outside the
-checkpoint is needed to go on exactly.
+(`vidmarl.training.orders`). Against several victims and with several distortions each step plays
+another pair (`vidmarl.training.pairs`). Lightning shares the clips out between ranks and resumes
+the epoch; every rollout starts from fresh episodes and from a seed of its own, so nothing outside
+the checkpoint is needed to go on exactly.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from vidmarl.queries.session import Session
 from vidmarl.training.behaviour_cloning import Cloning, Probes, cloning_loss, probe
 from vidmarl.training.checkpoints import SETTINGS, CheckpointFiles, read_checkpoint
 from vidmarl.training.orders import MOST_SETS, order_loss, play
+from vidmarl.training.pairs import DistortionLike, Pair, VictimLike, listed, make_pairs, one_or_all, victim_arguments
 from vidmarl.training.settings import ATTACKED_WITH, TRAINED_WITH, arguments_from, differences, settings_of
 from vidmarl.training.settings import PPO as PPO
 from vidmarl.utils.files import PathLike, readable
@@ -57,6 +59,9 @@ from vidmarl.victims.victim import Victim
 HELD_OUT_PROBES = 4
 """How many times as many probes a held-out clip gets: there are few of these, and they are asked
 once."""
+
+OF_A_PAIR = ("train/", "cloning/correlation_before")
+"""What is logged of a step that tells of its victim and its distortion."""
 
 HELD_OUT_DRAWS = 7
 """How many numbers of known probes, from none to `Cloning.n_known`, the correlation on held-out
@@ -80,10 +85,14 @@ class TwoAgentPPO(L.LightningModule):
     """The trainer of the team.
 
     Args:
-        victim: a name, a path or a description for `vidmarl.load_victim`, or a `Victim`.
-        weights: of a named victim: a file, "random", or None for its default.
-        spec: how clips are made for a named victim; None: its default.
-        distortion: a `Distortion`, its name, or class_path and init_args.
+        victim: a name, a path or a description for `vidmarl.load_victim`, or a `Victim`; or a list
+            of these, to train against all of them in turn. Clips are made as the first one wants
+            them, and brought to the frames and the size of the one that is asked.
+        weights: of a named victim: a file, "random", or None for its default. Several have their
+            own in their descriptions.
+        spec: how clips are made for a named victim; None: its default. Several have their own in
+            their descriptions.
+        distortion: a `Distortion`, its name, or class_path and init_args; or a list of these.
         grid: the tubelets.
         search_cell: width and height of the agents' cells, in tubelets.
         coherence: how random patterns go on in time.
@@ -109,10 +118,10 @@ class TwoAgentPPO(L.LightningModule):
 
     def __init__(
         self,
-        victim: str | dict[str, Any] | Victim = "movinet_a0",
+        victim: VictimLike | list[VictimLike] = "movinet_a0",
         weights: str | None = None,
         spec: ClipSpec | None = None,
-        distortion: Distortion | str | dict[str, Any] = "gaussian_noise",
+        distortion: DistortionLike | list[DistortionLike] = "gaussian_noise",
         grid: TubeletGrid = TubeletGrid(),  # noqa: B008 (frozen)
         search_cell: int = 1,
         coherence: Coherence = "static",
@@ -132,10 +141,17 @@ class TwoAgentPPO(L.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.named = None if isinstance(victim, Victim) else {"victim": victim, "weights": weights}
+        self.distortions = [as_distortion(one) for one in listed("distortion", distortion)]
+        wanted = victim_arguments(victim, weights, spec)
+        self.named = one_or_all([arguments.named for arguments in wanted])
         # on the CPU, until the Trainer has said where the training is
-        self.victim = victim if isinstance(victim, Victim) else load_victim(victim, weights, spec=spec, device="cpu")
-        self.distortion = as_distortion(distortion)
+        self.victims = [
+            one if isinstance(one, Victim) else load_victim(one, weights, spec=spec, device="cpu")
+            for one, weights, spec in wanted
+        ]
+        self.pairs = make_pairs(self.victims, self.distortions)
+        self.victim = self.victims[0]  # says how clips are made
+        self.distortion = self.distortions[0]
         self.grid = grid
         self.search_cell = search_cell
         self.coherence: Coherence = coherence
@@ -160,15 +176,15 @@ class TwoAgentPPO(L.LightningModule):
         self._note(self.counts)
         self._learner: Learner
         self._probes: list[Probes] = []
-        self._held_out: dict[int, Probes] = {}
+        self._held_out: dict[tuple[str, int], Probes] = {}
         self._held_out_queries = 0
 
     def _note(self, counts: Tensor) -> None:
         """Keeps with the agents what they are trained for, as plain data."""
         _, frames, queries = counts.tolist()
         self.agents.trained = {
-            "victim": self.victim.name,
-            "distortion": self.distortion.to_record(),
+            "victim": one_or_all([victim.name for victim in self.victims]),
+            "distortion": one_or_all([distortion.to_record() for distortion in self.distortions]),
             "grid": [self.grid.frames, self.grid.height, self.grid.width],
             "search_cell": self.search_cell,
             "coherence": self.coherence,
@@ -275,31 +291,33 @@ class TwoAgentPPO(L.LightningModule):
             cast("torch.optim.Optimizer", self.optimizers(use_pl_optimizer=False)).state.clear()
 
     def training_step(self, clips: Tensor, batch_idx: int) -> None:
-        """Rolls out on `clips`, float32[b 3 t h w], and learns from it."""
-        before = self.victim.queries
+        """Rolls out on `clips`, float32[b 3 t h w], with the pair whose turn it is, and learns from
+        it."""
+        pair = self.pairs[int(self.counts[0]) % len(self.pairs)]
+        clips, before = pair.fit(clips), pair.victim.queries
         if self.current_epoch < self.cloning.epochs:
-            frames, log = 0, self._clone(clips)
+            frames, log = 0, self._clone(pair, clips)
         else:
             self._probes = []
-            frames, log = self._play_orders(clips) if self.acts == "order" else self._play(clips)
-        spent = torch.tensor([1, frames, self.victim.queries - before], device=self.device)
+            frames, log = self._play_orders(pair, clips) if self.acts == "order" else self._play(pair, clips)
+        spent = torch.tensor([1, frames, pair.victim.queries - before], device=self.device)
         world = self.trainer.world_size
         self.counts += self.trainer.strategy.reduce(spent, reduce_op="sum") // torch.tensor([world, 1, 1]).to(spent)
         self._note(self.counts)
-        self._log_step(log)
+        self._log_step(log | pair.labelled({key: value for key, value in log.items() if key.startswith(OF_A_PAIR)}))
 
     def _rank_seed(self) -> int:
         return hash((self.seed, int(self.counts[0]), self.global_rank)) & 0x7FFFFFFF
 
-    def _session(self, clips: Tensor, budget: int, seed: int) -> Session:
+    def _session(self, pair: Pair, clips: Tensor, budget: int, seed: int) -> Session:
         """A session on some clips; opening it asks for their clean predictions."""
-        self.victim.to(self.device)
-        renderer = Renderer(clips, self.distortion, self.grid, self.coherence, seed, self.search_cell)
-        return Session(self.victim, renderer, budget=budget, seed=seed)
+        pair.to(self.device)
+        renderer = Renderer(clips, pair.distortion, self.grid, self.coherence, seed, self.search_cell)
+        return Session(pair.victim, renderer, budget=budget, seed=seed)
 
-    def _clone(self, clips: Tensor) -> dict[str, Tensor]:
+    def _clone(self, pair: Pair, clips: Tensor) -> dict[str, Tensor]:
         """Probes the clips and clones the attacker who knows what the probes of all clips so far
-        have shown.
+        have shown, those of one shape after those of another.
 
         An epoch that is cut off starts again when the run is resumed, so the probes need not be in
         the checkpoint.
@@ -308,15 +326,15 @@ class TwoAgentPPO(L.LightningModule):
         generator = torch.Generator().manual_seed(seed)
         log = {}
         with torch.autocast(self.device.type, enabled=False):
-            fresh = self._ask_probes(clips, settings.probes, seed, generator)
+            fresh = self._ask_probes(pair, clips, settings.probes, seed, generator)
             with torch.no_grad():  # on clips that no update has seen yet
                 log["cloning/correlation_before"] = cloning_loss(self.agents, fresh, settings, generator)[1]
             self._probes.append(fresh)
-            known = Probes.cat(self._probes)
+            pools = Probes.pools(self._probes)
             optimizer = cast("torch.optim.Optimizer", self.optimizers())
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr
-            for _ in range(settings.updates):
+            for known in itertools.islice(itertools.cycle(pools), settings.updates):
                 index = torch.randint(len(known), (settings.minibatch,), generator=generator).to(self.device)
                 loss, correlation = cloning_loss(self.agents, known[index], settings, generator)
                 self._descend(optimizer, loss)
@@ -324,9 +342,9 @@ class TwoAgentPPO(L.LightningModule):
                 group["lr"] = self.ppo.lr
         return log | {"cloning/loss": loss.detach(), "cloning/correlation": correlation.detach()}
 
-    def _ask_probes(self, clips: Tensor, count: int, seed: int, generator: torch.Generator) -> Probes:
+    def _ask_probes(self, pair: Pair, clips: Tensor, count: int, seed: int, generator: torch.Generator) -> Probes:
         """Opens a session on the clips for nothing but probes."""
-        return probe(self._session(clips, count + 1, seed), count, generator, self.agents.config.classes)
+        return probe(self._session(pair, clips, count + 1, seed), count, generator, self.agents.config.classes)
 
     def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         """One gradient step."""
@@ -336,21 +354,21 @@ class TwoAgentPPO(L.LightningModule):
         self.clip_gradients(optimizer, gradient_clip_val=self.ppo.max_grad_norm, gradient_clip_algorithm="norm")
         optimizer.step()
 
-    def _play(self, clips: Tensor) -> tuple[int, dict[str, Tensor]]:
+    def _play(self, pair: Pair, clips: Tensor) -> tuple[int, dict[str, Tensor]]:
         """Rolls out on the clips, and learns from it; how many frames it was, and what to log."""
-        rollout = self._roll_out(clips)
+        rollout = self._roll_out(pair, clips)
         with torch.autocast(self.device.type, enabled=False):
             rollout = self._advantages(rollout)
         losses = self._learn(rollout.reshape(-1))
         return rollout.numel(), losses | self._outcome(rollout)
 
-    def _play_orders(self, clips: Tensor) -> tuple[int, dict[str, Tensor]]:
+    def _play_orders(self, pair: Pair, clips: Tensor) -> tuple[int, dict[str, Tensor]]:
         """Plays some orders of each clip, and learns from what they have led to; how many they
         were, and what to log."""
         seed, count = self._rank_seed(), self.ppo.orders
         generator = torch.Generator().manual_seed(seed)
         with torch.autocast(self.device.type, enabled=False):  # or the first ratio would not be 1
-            played = play(self._session(clips, 1 + count * MOST_SETS, seed), self.agents, count, generator)
+            played = play(self._session(pair, clips, 1 + count * MOST_SETS, seed), self.agents, count, generator)
             log = self._learn_orders(played, generator)
         log["train/fooling_rate"] = played["fooled"].float().mean()
         if played["fooled"].any():
@@ -385,12 +403,12 @@ class TwoAgentPPO(L.LightningModule):
         return mean | {"losses/first_ratio": logged[0]["losses/ratio"]}
 
     @torch.no_grad()
-    def _roll_out(self, clips: Tensor) -> TensorDict:
+    def _roll_out(self, pair: Pair, clips: Tensor) -> TensorDict:
         """One rollout [b steps] on a batch of clips, under the Trainer's autocast like everything
         in a step."""
         seed, following = self._rank_seed(), itertools.cycle(clips)
         env = VideoAttackEnv(
-            self._session(clips, self.budget, seed),
+            self._session(pair, clips, self.budget, seed),
             lambda n: torch.stack(list(itertools.islice(following, n))),
             reward=self.reward,
             proposal_size=self.proposal_size,
@@ -484,34 +502,40 @@ class TwoAgentPPO(L.LightningModule):
 
     # -- evaluation
 
-    def attack(self, budget: int | None = None) -> RLAttack:
+    def attack(self, budget: int | None = None, distortion: Distortion | None = None) -> RLAttack:
         """The attack with the agents as they are now.
 
         Args:
             budget: queries per clip; None: `eval_budget`.
+            distortion: what is done to the clips; None: the first that they are trained with.
         """
         return RLAttack(
             self.agents,
-            distortion=self.distortion,
+            distortion=distortion or self.distortion,
             budget=budget or self.eval_budget,
             seed=self.seed,
             progress=False,
         )
 
-    def _evaluate(self, clips: Tensor) -> AttackResult:
-        self.victim.to(self.device)
+    def _evaluate(self, pair: Pair, clips: Tensor) -> AttackResult:
+        pair.to(self.device)
         with torch.autocast(self.device.type, enabled=False):  # figures that are reported do not depend on precision
-            return self.attack()(self.victim, clips)
+            return self.attack(distortion=pair.distortion)(pair.victim, clips)
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Attacks held-out clips with the agents as they are: `val/fooling_rate`, `val/queries`,
         `val/l2`.
 
         With behaviour cloning also `val/correlation`, of the agents' logits with what probes of
-        these clips have shown.
+        these clips have shown. Where there are several pairs of a victim and a distortion, each
+        has its own, such as `val/l2/lrcn_ucf50_50/gaussian_blur`, and these are the means of all.
         """
         clips, _ = batch
-        result = self._evaluate(clips)
+        for pair in self.pairs:
+            self._validate(pair, pair.fit(clips), batch_idx)
+
+    def _validate(self, pair: Pair, clips: Tensor, batch_idx: int) -> None:
+        result = self._evaluate(pair, clips)
         tried = ~result.skipped
         size = torch.where(result.success, metrics.l2(result.clean, result.adversarial), result.full_l2)
         log = {
@@ -520,10 +544,11 @@ class TwoAgentPPO(L.LightningModule):
             "val/l2": size[tried].mean(),
         }
         if self.cloning.epochs and self.trainer.state.fn == "fit":
-            log["val/correlation"] = self._held_out_correlation(clips, batch_idx)
-        self.log_dict(log, on_epoch=True, sync_dist=True, batch_size=int(tried.sum()), prog_bar=True)
+            log["val/correlation"] = self._held_out_correlation(pair, clips, batch_idx)
+        for name, value in pair.labelled(log).items():  # what is logged again by one name becomes part of its mean
+            self.log(name, value, on_epoch=True, sync_dist=True, batch_size=int(tried.sum()), prog_bar=name in log)
 
-    def _held_out_correlation(self, clips: Tensor, batch_idx: int) -> Tensor:
+    def _held_out_correlation(self, pair: Pair, clips: Tensor, batch_idx: int) -> Tensor:
         """How well the agents foretell what probes of held-out clips have shown, given none to many
         of them.
 
@@ -532,16 +557,17 @@ class TwoAgentPPO(L.LightningModule):
         """
         settings = self.cloning
         with torch.autocast(self.device.type, enabled=False):
-            if batch_idx not in self._held_out:
-                before = self.victim.queries
+            asked = pair.name, batch_idx
+            if asked not in self._held_out:
+                before = pair.victim.queries
                 count, generator = HELD_OUT_PROBES * settings.probes, torch.Generator().manual_seed(self.seed)
-                self._held_out[batch_idx] = self._ask_probes(clips, count, self.seed, generator)
-                self._held_out_queries += self.victim.queries - before
+                self._held_out[asked] = self._ask_probes(pair, clips, count, self.seed, generator)
+                self._held_out_queries += pair.victim.queries - before
             found = []
             for share in torch.linspace(0, 1, HELD_OUT_DRAWS).tolist():
                 generator = torch.Generator().manual_seed(self.seed)
                 known = round(share * settings.n_known)
-                found.append(cloning_loss(self.agents, self._held_out[batch_idx], settings, generator, known)[1])
+                found.append(cloning_loss(self.agents, self._held_out[asked], settings, generator, known)[1])
         return torch.stack(found).mean()
 
     def on_validation_epoch_end(self) -> None:
@@ -551,9 +577,12 @@ class TwoAgentPPO(L.LightningModule):
         self._held_out_queries = 0
         self._note(self.counts)
 
-    def predict_step(self, batch: Sequence[Tensor], batch_idx: int) -> str:
-        """Attacks a batch; gives the folder that its `AttackResult` is saved in."""
+    def predict_step(self, batch: Sequence[Tensor], batch_idx: int) -> str | list[str]:
+        """Attacks a batch; gives the folder that its `AttackResult` is saved in, or of several
+        pairs all folders."""
         clips, index = batch
-        result = self._evaluate(clips)
-        folder = Path(self.out or self.trainer.default_root_dir) / "predict" / f"{int(index[0]):06d}"
-        return str(result.save(folder, overwrite=True))
+        root, saved = Path(self.out or self.trainer.default_root_dir) / "predict", []
+        for pair in self.pairs:
+            name = "_".join(filter(None, [f"{int(index[0]):06d}", *pair.name.split("/")]))
+            saved.append(str(self._evaluate(pair, pair.fit(clips)).save(root / name, overwrite=True)))
+        return one_or_all(saved)

@@ -15,8 +15,10 @@ from vidmarl.distortions import DISTORTIONS
 from vidmarl.errors import CheckpointError
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.training.behaviour_cloning import Cloning
+from vidmarl.training.pairs import listed, one_or_all
 from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.victims import ships
+from vidmarl.victims.victim import Victim
 
 if TYPE_CHECKING:
     from vidmarl.training.ppo import TwoAgentPPO
@@ -74,17 +76,22 @@ PARTS = {"grid": TubeletGrid, "reward": Reward, "ppo": PPO, "cloning": Cloning}
 
 def settings_of(module: TwoAgentPPO) -> dict[str, Any]:
     """What the agents are trained against, with and how, as plain data."""
-    model, spec, config = module.victim.model, module.victim.spec, module.agents.config
-    victim = {
-        "name": module.victim.name,
-        "sha256": fingerprint(model) if isinstance(model, nn.Module) else None,
-        "spec": None if spec is None else dataclasses.asdict(spec),
-    }
     settings = {name: getattr(module, name) for name in NUMBERS}
     settings |= {name: dataclasses.asdict(getattr(module, name)) for name in PARTS}
-    settings |= {"victim": victim, "named": module.named, "distortion": module.distortion.to_record()}
-    settings |= {name: getattr(config, name) for name in NETS}
+    settings["victim"] = one_or_all([_victim_record(victim) for victim in module.victims])
+    settings["named"] = module.named
+    settings["distortion"] = one_or_all([distortion.to_record() for distortion in module.distortions])
+    settings |= {name: getattr(module.agents.config, name) for name in NETS}
     return {name: _plain(value) for name, value in settings.items()}
+
+
+def _victim_record(victim: Victim) -> dict[str, Any]:
+    """Who a victim is, and how its clips are made."""
+    return {
+        "name": victim.name,
+        "sha256": fingerprint(victim.model) if isinstance(victim.model, nn.Module) else None,
+        "spec": None if victim.spec is None else dataclasses.asdict(victim.spec),
+    }
 
 
 def arguments_from(settings: Mapping[str, Any], given: Mapping[str, Any], doing: str) -> dict[str, Any]:
@@ -103,18 +110,30 @@ def arguments_from(settings: Mapping[str, Any], given: Mapping[str, Any], doing:
         told = {name: settings[name] for name in (*NUMBERS, *NETS)}
         told |= {name: make(**settings[name]) for name, make in PARTS.items()}
         if "distortion" not in given:
-            told["distortion"] = DISTORTIONS.restore(settings["distortion"], doing)
+            records = listed("distortion", settings["distortion"])
+            told["distortion"] = one_or_all([DISTORTIONS.restore(record, doing) for record in records])
         if "victim" not in given:
-            named, victim = settings["named"], settings["victim"]
-            if named is None or not ships(named["victim"]):
-                raise CheckpointError(
-                    f"{doing}: the victim {victim['name']!r} is not one of vidmarl's own, and nothing that a file names"
-                    " is imported. Give it yourself: victim=..."
-                )
-            told |= named | {"spec": victim["spec"] and ClipSpec(**victim["spec"])}
+            told |= _victims_from(settings, doing)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{doing}: its settings do not fit together ({error}).") from error
     return told | dict(given)
+
+
+def _victims_from(settings: Mapping[str, Any], doing: str) -> dict[str, Any]:
+    """The arguments that make the victims of a checkpoint."""
+    found = []
+    for named, victim in zip(listed("victim", settings["named"]), listed("victim", settings["victim"]), strict=True):
+        if named is None or not ships(named["victim"]):
+            raise CheckpointError(
+                f"{doing}: the victim {victim['name']!r} is not one of vidmarl's own, and nothing that a file names is"
+                " imported. Give it yourself: victim=..."
+            )
+        found.append(named | {"spec": victim["spec"] and ClipSpec(**victim["spec"])})
+    if len(found) == 1:
+        return dict(found[0])
+    own = [{name: value for name, value in each.items() if name != "victim"} for each in found]
+    described = zip(found, own, strict=True)
+    return {"victim": [{"class_path": each["victim"], "init_args": init_args} for each, init_args in described]}
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], names: Collection[str]) -> list[str]:
@@ -141,6 +160,8 @@ def _plain(settings: Any) -> Any:
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
+        if isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
+            value = {str(number): each for number, each in enumerate(value, start=1)}
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:

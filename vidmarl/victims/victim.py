@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from vidmarl.data.resize import resize_clips
 from vidmarl.data.spec import ClipSpec, validate_clips
 from vidmarl.errors import UnknownNameError, VictimError
 from vidmarl.registry import explain_settings
@@ -381,12 +381,8 @@ class Victim:
         """A journal has answered in place of the model: what a query leaves behind is left."""
 
     def _preprocess(self, clips: Tensor) -> Tensor:
-        if self.spec is not None and tuple(clips.shape[-2:]) != self.spec.size:
-            frames = rearrange(clips, "b c t h w -> (b t) c h w")
-            frames = F.interpolate(
-                frames, self.spec.size, mode="bilinear", align_corners=False, antialias=self.spec.antialias
-            )
-            clips = rearrange(frames, "(b t) c h w -> b c t h w", b=len(clips))
+        if self.spec is not None:
+            clips = resize_clips(clips, self.spec)
         if self.mean is not None:
             clips = clips - clips.new_tensor(self.mean).view(3, 1, 1, 1)
         if self.std is not None:
