@@ -97,8 +97,8 @@ class RLAttack(Attack):
             doing = f"RLAttack, taking over what {what} were trained with"
             if len(several := self.agents.names_of("distortion")) > 1:
                 raise SettingsError(
-                    f"{doing}: expected one distortion, got {len(several)}: {', '.join(several)}. Say which one to"
-                    f" attack with: distortion={several[0]!r}."
+                    f"{doing}: expected one distortion, got {len(several)}: {', '.join(several)}. Give one,"
+                    f" distortion={several[0]!r}, or with its settings, distortion=agents.trained['distortion'][0]."
                 )
             self.distortion = DISTORTIONS.restore(trained.get("distortion", "gaussian_noise"), doing)
         super().__post_init__()

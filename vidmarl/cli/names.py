@@ -112,7 +112,11 @@ def _agents() -> dict[str, Any]:
     from vidmarl.agents.checkpoint import list_agents, load_agents
 
     told = "trained on {victim} with {training_queries:,} queries, {budget} a clip, coherence {coherence}"
-    return {name: told.format_map(load_agents(name).trained) for name in list_agents()}
+    teams = {name: load_agents(name) for name in list_agents()}
+    return {
+        name: told.format_map(team.trained | {"victim": ", ".join(team.names_of("victim"))})
+        for name, team in teams.items()
+    }
 
 
 def _configs() -> dict[str, Any]:

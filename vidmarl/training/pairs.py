@@ -11,6 +11,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -23,6 +24,7 @@ from vidmarl.distortions import DISTORTIONS
 from vidmarl.distortions.base import Distortion, FunctionDistortion
 from vidmarl.errors import SettingsError
 from vidmarl.perturbations.renderer import to_8bit
+from vidmarl.victims import victim_card
 from vidmarl.victims.victim import Victim
 
 T = TypeVar("T")
@@ -103,18 +105,23 @@ def victim_arguments(
 
     Raises:
         SettingsError: there is none, or `weights` or `spec` are given for several.
+        UnknownNameError: one of several has a name that nothing has; the message offers the
+            nearest.
     """
     wanted = listed("victim", victim)
     if len(wanted) == 1:
         return [VictimArguments(wanted[0], weights, spec)]
-    if given := {name: value for name, value in (("weights", weights), ("spec", spec)) if value is not None}:
+    if given := [name for name, value in (("weights", weights), ("spec", spec)) if value is not None]:
         raise SettingsError(
-            f"Training against {len(wanted)} victims: expected weights and spec within the description of each victim,"
-            f" got {' and '.join(f'{name}={value!r}' for name, value in given.items())} for all of them. Describe a"
-            " victim as {'class_path': NAME, 'init_args': {'weights': ..., 'spec': ...}}, and leave the others out"
-            " (null)."
+            f"Training against {len(wanted)} victims: expected weights and spec in the description of each, got"
+            f" {' and '.join(given)} for all of them. Describe a victim as {{'class_path': NAME, 'init_args':"
+            " {'weights': ..., 'spec': ...}}, and set these to null."
         )
-    return [_taken_apart(one) for one in wanted]
+    arguments = [_taken_apart(one) for one in wanted]
+    for name, *_ in arguments:
+        if isinstance(name, str) and name.isidentifier() and not Path(name).exists():
+            victim_card(name)  # finds a misspelling before the weights of others are downloaded
+    return arguments
 
 
 def _taken_apart(victim: VictimLike) -> VictimArguments:

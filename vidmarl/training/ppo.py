@@ -60,9 +60,6 @@ HELD_OUT_PROBES = 4
 """How many times as many probes a held-out clip gets: there are few of these, and they are asked
 once."""
 
-OF_A_PAIR = ("train/", "cloning/correlation_before")
-"""What is logged of a step that tells of its victim and its distortion."""
-
 HELD_OUT_DRAWS = 7
 """How many numbers of known probes, from none to `Cloning.n_known`, the correlation on held-out
 clips is a mean of."""
@@ -293,7 +290,8 @@ class TwoAgentPPO(L.LightningModule):
     def training_step(self, clips: Tensor, batch_idx: int) -> None:
         """Rolls out on `clips`, float32[b 3 t h w], with the pair whose turn it is, and learns from
         it."""
-        pair = self.pairs[int(self.counts[0]) % len(self.pairs)]
+        number = int(self.counts[0]) % len(self.pairs)
+        pair = self.pairs[number]
         clips, before = pair.fit(clips), pair.victim.queries
         if self.current_epoch < self.cloning.epochs:
             frames, log = 0, self._clone(pair, clips)
@@ -304,7 +302,9 @@ class TwoAgentPPO(L.LightningModule):
         world = self.trainer.world_size
         self.counts += self.trainer.strategy.reduce(spent, reduce_op="sum") // torch.tensor([world, 1, 1]).to(spent)
         self._note(self.counts)
-        self._log_step(log | pair.labelled({key: value for key, value in log.items() if key.startswith(OF_A_PAIR)}))
+        if len(self.pairs) > 1:
+            log["charts/pair"] = torch.tensor(float(number))
+        self._log_step(log)
 
     def _rank_seed(self) -> int:
         return hash((self.seed, int(self.counts[0]), self.global_rank)) & 0x7FFFFFFF

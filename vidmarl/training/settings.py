@@ -137,7 +137,8 @@ def _victims_from(settings: Mapping[str, Any], doing: str) -> dict[str, Any]:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], names: Collection[str]) -> list[str]:
-    """Where settings differ, those within others by dotted names, as "name: this and not that".
+    """Where settings differ, those within others by dotted names, as "name: this and not that". Of
+    several victims or distortions each has its number, from 1.
 
     Args:
         one: plain data.
@@ -145,6 +146,9 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], names: Collect
         names: of the settings that are compared.
     """
     ours, theirs = ({name: _plain(settings.get(name)) for name in names} for settings in (one, other))
+    for name in ours:
+        if _count(ours[name]) != _count(theirs[name]):  # there is not one for each: the names are enough
+            ours[name], theirs[name] = _names(ours[name]), _names(theirs[name])
     ours, theirs = dict(_flat(ours)), dict(_flat(theirs))
     return [
         f"{name}: {ours.get(name)!r} and not {theirs.get(name)!r}"
@@ -156,6 +160,17 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], names: Collect
 def _plain(settings: Any) -> Any:
     """Settings as JSON would give them back."""
     return json.loads(json.dumps(settings, default=repr))
+
+
+def _count(setting: Any) -> int:
+    return len(setting) if isinstance(setting, list) else 1
+
+
+def _names(setting: Any) -> Any:
+    """The names of victims or of distortions; anything else as it is."""
+    if isinstance(setting, list):
+        return [_names(each) for each in setting]
+    return (setting.get("name") or setting.get("class_path")) if isinstance(setting, Mapping) else setting
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
