@@ -221,8 +221,9 @@ def test_predictions_are_saved_for_every_pair(tmp_path) -> None:
     team = several(out=str(tmp_path), eval_budget=4)
     [folders] = trainer(tmp_path).predict(team, indexed(4))
     assert [Path(folder).name for folder in folders] == [f"000000_{pair.replace('/', '_')}" for pair in PAIRS]
-    sizes = [tuple(AttackResult.load(folder).clean.shape[2:]) for folder in folders]
-    assert sizes == [(4, 32, 32)] * 2 + [(6, 24, 24)] * 2
+    results = [AttackResult.load(folder) for folder in folders]
+    assert [tuple(result.clean.shape[2:]) for result in results] == [(4, 32, 32)] * 2 + [(6, 24, 24)] * 2
+    assert [result.settings["distortion"] for result in results] == [one.to_record() for one in team.distortions] * 2
 
 
 # -- what is kept of it
