@@ -30,8 +30,7 @@ class Lines(tqdm):  # type: ignore[misc]
 
 
 def _in_a_notebook() -> bool:
-    """Whether a notebook's kernel runs this. That ipykernel is imported says nothing: widgets import
-    it."""
+    """Whether a notebook's kernel runs this; ipykernel is also imported by widgets elsewhere."""
     ipython = sys.modules.get("IPython")
     return hasattr(ipython and ipython.get_ipython(), "kernel")
 
