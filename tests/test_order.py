@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import math
+import dataclasses
 
 import pytest
 import torch
@@ -14,6 +13,8 @@ from test_rl_attack import Unmoved, Weighed
 from torch import Tensor
 
 from vidmarl.agents.actions import WIDTHS, lasting
+from vidmarl.agents.episodes import Episodes
+from vidmarl.agents.networks import Agents
 from vidmarl.agents.order import Grow, Order
 from vidmarl.attacks.rl import RLAttack
 from vidmarl.perturbations.grid import TubeletGrid
@@ -77,6 +78,22 @@ def test_each_tubelet_comes_once_and_the_likely_ones_first() -> None:
     assert share == pytest.approx(expected, abs=0.03)
 
 
+@given(st.integers(0, 2**16), st.integers(1, 9))
+def test_blocks_take_the_order_apart(seed: int, size: int) -> None:
+    drawn = order(seed)
+    free, place, whole = torch.ones(SHAPE, dtype=torch.bool), 0, torch.zeros(SHAPE)
+    while free.any():
+        before = place
+        block, place = drawn.block(place, free, size)
+        touched = block != 0
+        assert place > before
+        assert not (touched & ~free).any()
+        assert touched.sum() >= min(size, free.sum())
+        whole, free = whole + block, free & ~touched
+    assert torch.equal(whole, drawn.first(72))
+    assert not drawn.block(72, free, size)[0].any()
+
+
 def test_a_distortion_of_one_direction_only_adds() -> None:
     assert order(low=0.0).first(72).eq(1).all()
     assert set(order(low=-1.0).first(72).unique().tolist()) == {-1.0, 1.0}
@@ -85,24 +102,53 @@ def test_a_distortion_of_one_direction_only_adds() -> None:
 # --- growing
 
 
-def test_sets_double_until_one_fools_the_clip() -> None:
-    books, asked = session(n=1), []
-    books.query = lambda strength, rows: asked.append(strength.clone()) or Session.query(books, strength, rows)
-    grow = Grow(agents())
+def built(books: Session, grow: Grow) -> tuple[list[Tensor], list[float], list[float]]:
+    """Has a success built on one clip: what was asked about, the margins, and the norms."""
+    asked, margins, norms = [], [float(books.history["margin"][0, 0])], []
 
     def search(clip):
         while not grow.over:
-            yield grow
+            response = yield grow
+            asked.append(grow.strength)
+            margins.append(float(response.margin))
+            norms.append(float(response.l2))
 
     list(run_searches(books, search))
+    return asked, margins, norms
+
+
+def test_blocks_are_kept_where_the_margin_falls_until_the_clip_is_fooled() -> None:
+    books, grow = session(n=1), Grow(agents())
+    asked, margins, norms = built(books, grow)
     assert grow.fooled
     assert books.fooled.all()
-    assert torch.equal(grow.strength, asked[-1][0])
-    assert grow.l2 == pytest.approx(float(books.best_l2))
-    for few, many in itertools.pairwise(asked):
-        assert torch.equal(few[few != 0], many[few != 0])
+    assert grow.l2 == pytest.approx(float(books.best_l2)) == norms[-1]
     assert books.queries.tolist() == [1 + len(asked)]
-    assert len(asked) <= 1 + math.ceil(math.log2(T * SIDE**2 * FITS))
+    kept, lowest = torch.zeros_like(asked[0]), margins[0]
+    for strength, margin in zip(asked, margins[1:], strict=True):
+        assert torch.equal(strength[kept != 0], kept[kept != 0])
+        assert (strength != 0).sum() > (kept != 0).sum()
+        if margin < lowest:
+            kept, lowest = strength, margin
+    assert lowest == margins[-1] < 0
+
+
+def test_where_nothing_helps_all_is_tried_and_nothing_kept() -> None:
+    grow = Grow(agents())
+    asked, _, _ = built(Session(Victim(Unmoved()), session(n=1).renderer, budget=400), grow)
+    assert grow.over
+    assert not grow.fooled
+    assert torch.stack([strength != 0 for strength in asked]).any(0).all()
+    assert not any((strength != 0).all() for strength in asked)
+
+
+def test_a_set_at_the_bound_is_no_success() -> None:
+    books, grow = session(n=1), Grow(agents())
+    grow.restart(0.0)
+    asked, _, _ = built(books, grow)
+    assert len(asked) == 1
+    assert grow.over
+    assert not grow.fooled
 
 
 def test_what_the_sets_have_shown_is_kept_for_the_next_order() -> None:
@@ -119,6 +165,19 @@ def test_what_the_sets_have_shown_is_kept_for_the_next_order() -> None:
         assert grow.over == (grow.fooled or grow.l2 >= 0.5)
 
     list(run_searches(books, search))
+
+
+@pytest.mark.parametrize(("longest", "frames"), [(1, {1}), (2, {1, 2}), (3, {1, 2})])
+def test_tubelets_last_no_longer_than_they_may(longest: int, frames: set[int]) -> None:
+    team = Agents(dataclasses.replace(agents().config, longest=longest))
+    books, grow = session(n=1), Grow(team)
+    built(books, grow)
+    assert grow.fooled
+    td = Episodes(session(n=2)).begin(torch.arange(2))
+    assert team.rank(td).shape == (2, T, SIDE**2, len(frames))
+    assert team.rank(td).flatten(1).exp().sum(1).tolist() == pytest.approx([1, 1], abs=1e-4)
+    probes = probe(session(n=2), 10, generator(), longest=longest)
+    assert set(probes.maps.count_nonzero((2, 3, 4)).flatten().tolist()) == frames
 
 
 @pytest.mark.thorough

@@ -210,6 +210,16 @@ def directions(
     return out
 
 
+def lengths(frames: int, longest: int) -> int:
+    """How many of `WIDTHS`, from the first on, tubelets may last in a clip.
+
+    Args:
+        frames: of the clip.
+        longest: frames that a tubelet lasts at most.
+    """
+    return sum(width <= min(frames, longest) for width in WIDTHS)
+
+
 def lasting(
     frame: Int64[Tensor, "*n"], width: Int64[Tensor, "*#n"], frames: int, *, alternate: bool
 ) -> Float[Tensor, "*n t"]:

@@ -194,23 +194,23 @@ class Episodes:
         self,
         td: TensorDict,
         rows: Int64[Tensor, " n"],
-        strength: Float[Tensor, "n gt gh gw"],
-        margin: Float[Tensor, " n"],
+        change: Float[Tensor, "n t gh gw"],
+        drop: Float[Tensor, " n"],
     ) -> TensorDict:
-        """What the victim's answers to some maps, each put on the clean clip, show of its cells.
+        """What the victim's answers to some changes show of the cells that they touch.
 
         Args:
-            td: the observations before.
+            td: the observations before, of the clean clip.
             rows: the clip of each row of `td`.
-            strength: the strength maps asked about, of search cells.
-            margin: the victim's margin with each.
+            change: strengths that came on top of what was there, maps of search cells.
+            drop: by how much the margin fell with each, nats.
 
         Returns:
             The observations after, still of the clean clip.
         """
         old = td["episode"]
-        drop = (old["clean_margin"] - margin) / old["clean_margin"].clamp_min(1e-2)
-        return self.observe(td["features"], old.copy().update(self._learnt(old, rows, strength, drop)), rows)
+        scaled_drop = drop / old["clean_margin"].clamp_min(1e-2)
+        return self.observe(td["features"], old.copy().update(self._learnt(old, rows, change, scaled_drop)), rows)
 
     def _learnt(self, old: TensorDict, rows: Tensor, strength: Tensor, drop: Tensor) -> dict[str, Tensor]:
         """What an answer about a map adds to what is known of the clip, by how the map differs from

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,7 @@ from tensordict.nn import InteractionType, TensorDictModule, TensorDictSequentia
 from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
-from vidmarl.agents.actions import COUNTS, WIDTHS, WhenDistribution, WhereDistribution
+from vidmarl.agents.actions import COUNTS, WIDTHS, WhenDistribution, WhereDistribution, lengths
 
 Acts = Literal["proposals", "order"]
 """How agents act: a proposal for each query (`vidmarl.agents.episodes`), or by one order of all
@@ -41,6 +42,7 @@ class AgentsConfig:
         width: hidden channels.
         depth: residual blocks per trunk.
         classes: classes of the victim that they tell apart; 0: none.
+        longest: frames that a tubelet lasts at most, of agents that rank tubelets.
 
     Raises:
         ValueError: one of them is no whole number, below 1, or beyond all use.
@@ -52,6 +54,7 @@ class AgentsConfig:
     width: int = 32
     depth: int = 2
     classes: int = 0
+    longest: int = WIDTHS[-1]
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -188,10 +191,10 @@ def _start_flat(*heads: nn.Module) -> None:
 
 
 def _joint(
-    frame: Float[Tensor, "n 1 t"], width: Float[Tensor, "n 1 w"], cell: Float[Tensor, "n 1 t c"]
+    frame: Float[Tensor, "n 1 t"], width: Float[Tensor, "n 1 w"], cell: Float[Tensor, "n 1 t c"], longest: int
 ) -> Float[Tensor, "n t c v"]:
     """The log-probability of each tubelet that fits, by what both agents say of it."""
-    fits = sum(length <= frame.shape[-1] for length in WIDTHS)
+    fits = lengths(frame.shape[-1], longest)
     frame, width, cell = frame.log_softmax(-1), width[..., :fits].log_softmax(-1), cell.log_softmax(-1)
     both = frame[..., None, None] + cell[..., None] + width[..., None, None, :]
     return rearrange(both, "n 1 t c w -> n t c w")
@@ -263,8 +266,9 @@ class Agents(nn.Module):
     def ranking_net(self) -> TensorDictSequential:
         """Both actors' nets as one, which writes what `rank` gives as "ranking"."""
         logits = [("temporal", "frame_logits"), ("temporal", "width_logits"), ("spatial", "cell_logits")]
+        joint = partial(_joint, longest=self.config.longest)
         return TensorDictSequential(
-            self.temporal[0], self.spatial[0], TensorDictModule(_joint, in_keys=logits, out_keys=["ranking"])
+            self.temporal[0], self.spatial[0], TensorDictModule(joint, in_keys=logits, out_keys=["ranking"])
         )
 
     def names_of(self, what: Literal["victim", "distortion"]) -> list[str]:

@@ -1,10 +1,11 @@
-"""What a search asks for to have a success grown from the tubelets that the agents rank first.
+"""What a search asks for to have a success built from the tubelets that the agents rank first.
 
 Both agents together rank all tubelets: the temporal agent by when they begin and how long they
 last, the spatial agent by where they are. An order is drawn by this ranking (the model of Luce 1959
-and Plackett 1975), and sets of its first 1, 2, 4, ... tubelets are asked about until one of them
-fools the victim. So few decisions matter, each query is one of about a dozen, and what is learnt is
-the ranking itself: the sensitivity of the clip over space and time.
+and Plackett 1975). Blocks of it are tried one after the other, and kept where the margin falls,
+until the victim is fooled: SimBA (Guo et al. 2019, arXiv 1905.07121) whose directions come in the
+order of what the agents expect of them. So few decisions matter, and what is learnt is the ranking
+itself: the sensitivity of the clip over space and time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -25,6 +27,9 @@ from vidmarl.agents.networks import Agents
 from vidmarl.queries.scheduler import Request
 from vidmarl.queries.session import Response, Session
 from vidmarl.utils.randomness import gumbel
+
+BLOCKS = 50
+"""A block touches a fiftieth of the search cells, as those of `SignedBlocks` do."""
 
 
 class OrderDistribution(Distribution):
@@ -107,26 +112,65 @@ class Order:
 
     def first(self, count: int) -> Float[Tensor, "t y x"]:
         """The strength map of the first tubelets; where two of them meet, the earlier one holds."""
+        return self._map(0, count, self._first_to_touch(0))
+
+    def block(self, begin: int, free: Bool[Tensor, "t y x"], size: int) -> tuple[Float[Tensor, "t y x"], int]:
+        """The strength map of the next tubelets in the free cells, and where the order goes on.
+
+        Args:
+            begin: the place of the first one.
+            free: the cells that may be touched.
+            size: as many tubelets are taken as it needs to touch so many free cells; fewer where
+                the order ends.
+        """
+        touching, left = self._first_to_touch(begin), len(self.tubelets) - begin
+        touched = touching[free.flatten(1)].bincount(minlength=left + 1)[:left].cumsum(0)
+        count = min(int((touched < size).sum()) + 1, left)
+        return self._map(begin, count, touching) * free, begin + count
+
+    def _first_to_touch(self, begin: int) -> Int64[Tensor, "t c"]:
+        """Which tubelet from a place on is the first to touch each cell, counted from there; their
+        number where none does."""
         t, y, x = self.ranking.shape
-        widths = len(self.tubelets) // (t * y * x)
-        chosen, signs = self.tubelets[:count], self.signs[:count]
-        centre, place = chosen // (widths * y * x), chosen // widths % (y * x)
-        course = signs[:, None] * lasting(centre, chosen % widths, t, alternate=self.alternate)
-        turn = torch.where(course != 0, torch.arange(len(chosen))[:, None], len(chosen)).T
-        first = torch.full((t, y * x), len(chosen)).scatter_reduce(1, place.expand(t, -1), turn, "amin")
-        course = torch.cat([course, torch.zeros(1, t)])  # of cells that none of them touches
-        return course.T.gather(1, first).view(t, y, x)
+        course, place = self._course[begin:], self._centre_and_place[1][begin:]
+        turn = torch.where(course != 0, torch.arange(len(course))[:, None], len(course)).T
+        return torch.full((t, y * x), len(course)).scatter_reduce(1, place.expand(t, -1), turn, "amin")
+
+    def _map(self, begin: int, count: int, touching: Int64[Tensor, "t c"]) -> Float[Tensor, "t y x"]:
+        """The strength map of so many tubelets."""
+        course = self._course[begin : begin + count]
+        course = torch.cat([course, torch.zeros(1, course.shape[1])])  # of cells that none of them touches
+        return course.T.gather(1, touching.clamp_max(len(course) - 1)).view(self.ranking.shape)
+
+    @cached_property
+    def _centre_and_place(self) -> tuple[Int64[Tensor, " k"], Int64[Tensor, " k"]]:
+        """Of each tubelet the frame that it is centred in, and its cell."""
+        _, y, x = self.ranking.shape
+        return self.tubelets // (self._widths * y * x), self.tubelets // self._widths % (y * x)
+
+    @cached_property
+    def _course(self) -> Float[Tensor, "k t"]:
+        """The strength of each tubelet over time."""
+        frames, widths = len(self.ranking), self.tubelets % self._widths
+        return self.signs[:, None] * lasting(self._centre_and_place[0], widths, frames, alternate=self.alternate)
+
+    @property
+    def _widths(self) -> int:
+        return len(self.tubelets) // self.ranking.numel()
 
 
 class Grow(Request):
-    """A request for the next larger set of one order of tubelets.
+    """A request for the next block of an order, on top of what was kept of those before it.
+
+    A block is kept where it lowers the margin. When all of an order has been tried and some of it
+    kept, another one is drawn for the cells that are left.
 
     Args:
         agents: the team.
 
     Attributes:
-        over: whether the order is used up: a set has fooled the clip, has reached the bound, or
-            covers the clip.
+        over: whether the search is at its end: the clip is fooled, the set has reached the bound,
+            or no block is left that lowers the margin.
         fooled: whether a set has fooled the clip.
         strength: the last set asked about, a map of search cells on the CPU.
         l2: its norm.
@@ -137,22 +181,23 @@ class Grow(Request):
     def __init__(self, agents: Agents) -> None:
         self._agents = agents
         self._td: TensorDict | None = None
+        self._ranking: Tensor | None = None
         self.restart(math.inf)
 
     @property
     def ranking(self) -> Float[Tensor, "t y x"] | None:
         """How the agents rank the search cells; None before the first set."""
-        return None if self._order is None else self._order.ranking
+        return self._ranking
 
     def restart(self, bound: float) -> None:
-        """Has another order drawn, with all that was learnt about the clip.
+        """Begins again with nothing, and with all that was learnt about the clip.
 
         Args:
-            bound: the L2 norm at which its sets are too large.
+            bound: the L2 norm at which a set is too large.
         """
         self._bound = bound
         self._order: Order | None = None
-        self._count = 1
+        self._kept, self._margin = torch.zeros(()), math.inf  # those of the clean clip, once it is known
         self.over, self.fooled, self.l2 = False, False, 0.0
 
     def answer(self, session: Session, batch: Mapping[int, Request]) -> dict[int, Response]:
@@ -165,9 +210,10 @@ class Grow(Request):
         ]
         td = torch.cat(seen)
         self._draw(asking, td, session, rows)
-        sets = torch.stack([request._grown() for request in asking]).to(rows.device)
-        response = session.query(sets, rows)
-        td = episodes.learn(td, rows, sets, response.margin)
+        changes = torch.stack([request._next() for request in asking]).to(rows.device)
+        margins = torch.tensor([request._margin for request in asking], device=rows.device)
+        response = session.query(torch.stack([request.strength for request in asking]).to(rows.device), rows)
+        td = episodes.learn(td, rows, changes, margins - response.margin)
         response = response.cpu()
         for i, (request, one) in enumerate(zip(asking, td.split(1), strict=True)):
             request._judge(one, response[i])
@@ -181,20 +227,41 @@ class Grow(Request):
         with torch.no_grad():
             log_prob = self._agents.rank(td[due]).cpu()
         chance = session.rand(rows[due], 2, log_prob[0].numel()).cpu()
+        clean = td["episode", "clean_margin"][due].tolist()
         shape, low = session.renderer.coarse_shape, session.renderer.min_strength
-        for i, own, numbers in zip(due, log_prob, chance, strict=True):
-            asking[i]._order = Order.draw(own, numbers, shape, low)
+        for i, own, numbers, margin in zip(due, log_prob, chance, clean, strict=True):
+            asking[i]._begin(Order.draw(own, numbers, shape, low), margin)
 
-    def _grown(self) -> Float[Tensor, "t y x"]:
-        """The set that is next."""
-        if self._order is None:
-            raise RuntimeError("Growing a set of tubelets: no order has been drawn yet.")
-        self.strength = self._order.first(self._count)
-        return self.strength
+    def _begin(self, order: Order, clean_margin: float) -> None:
+        """Takes up an order."""
+        if math.isinf(self._margin):
+            self._kept, self._margin = torch.zeros_like(order.ranking), clean_margin
+        self._order, self._ranking, self._gained = order, order.ranking, False
+        self._take(order, 0)
+
+    def _take(self, order: Order, begin: int) -> None:
+        """Takes the next block. Where there is none, another order is due, or nothing is left that
+        would help."""
+        free = self._kept == 0
+        self._block, self._end = order.block(begin, free, -(-free.numel() // BLOCKS))
+        if not self._block.any():
+            self._order = None
+            self.over = not (self._gained and free.any())
+
+    def _next(self) -> Float[Tensor, "t y x"]:
+        """The block that is next; `strength` becomes the set that is asked about."""
+        self.strength = self._kept + self._block
+        return self._block
 
     def _judge(self, td: TensorDict, response: Response) -> None:
         """Takes in what the victim has said of the set."""
-        self._td, self._count = td, 2 * self._count
-        self.l2, self.fooled = float(response.l2), bool(response.success)
-        covered: Bool[Tensor, ""] = (self.strength != 0).all()
-        self.over = self.fooled or self.l2 >= self._bound or bool(covered)
+        if self._order is None:
+            raise RuntimeError("Building on an order of tubelets: a reply came before any order was drawn.")
+        self._td, self.l2 = td, float(response.l2)
+        self.fooled = bool(response.success) and self.l2 < self._bound
+        self.over = self.fooled or self.l2 >= self._bound
+        if self.over:
+            return
+        if response.margin < self._margin:
+            self._kept, self._margin, self._gained = self.strength, float(response.margin), True
+        self._take(self._order, self._end)

@@ -44,9 +44,9 @@ class RLAttack(Attack):
 
     Agents act in one of two ways, as they were trained. Either each query is one joint proposal
     (`vidmarl.agents.episodes`): what to add until the goal is reached, then what to remove. Or they
-    rank all tubelets, and sets of the first ones of an order grow until the goal is reached
-    (`vidmarl.agents.order`). When they find no more, their success is minimized, and the rest of
-    the budget goes into further rounds of both.
+    rank all tubelets, and blocks of an order are tried and kept where they help, until the goal is
+    reached (`vidmarl.agents.order`). When they find no more, their success is minimized, and the
+    rest of the budget goes into further rounds of both.
 
     Args:
         agents: the trained team: the name of one that ships with vidmarl (`vidmarl.list_agents()`),
@@ -60,7 +60,7 @@ class RLAttack(Attack):
         fallback_after: a clip that is not fooled after so many queries is asked about at full
             strength, in up to three ways, and once more with other random signs whenever as many
             queries have passed again: most clips that resist are fooled by that. The agents do not
-            build on it. None: never.
+            build on it. None: never. Agents that rank tubelets do without.
         init: what the search starts from. "alternating": full strength everywhere, its sign
             alternating from frame to frame, where the fewest queries matter and not the size. The
             agents then flip tubelets, many at a time, and remove nothing.
@@ -116,23 +116,16 @@ class RLAttack(Attack):
         yield from self._by_order(clip) if ranks else self._by_proposals(clip)
 
     def _by_order(self, clip: ClipView) -> Search:
-        """Grows successes from the tubelets that the agents rank first, and minimizes each."""
+        """Builds successes from the tubelets that the agents rank first, and minimizes each."""
         grow, smallest = Grow(self._team), math.inf
         while True:
             before = clip.queries
             while not grow.over:
-                if (full := self._fallback(clip)) is not None:
-                    with clip.phase("fallback"):
-                        yield full
-                elif clip.fooled and math.isinf(smallest) and self._late(clip):
-                    break  # nothing but the fallback has fooled the clip: minimize that
-                else:
-                    with clip.phase("agents"):
-                        yield grow
-            if grow.fooled or (clip.fooled and math.isinf(smallest)):
-                found = grow if grow.fooled else clip.best
-                smallest = min(smallest, found.l2)
-                yield from minimize(clip, found.strength, found.l2, ranking=grow.ranking)
+                with clip.phase("agents"):
+                    yield grow
+            if grow.fooled:
+                smallest = min(smallest, grow.l2)
+                yield from minimize(clip, grow.strength, grow.l2, ranking=grow.ranking)
             if clip.queries == before:
                 return
             grow.restart(RESTART_SLACK * smallest)

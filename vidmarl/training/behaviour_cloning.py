@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64
 from tensordict import TensorDict
 from torch import Tensor
 
-from vidmarl.agents.actions import WIDTHS, lasting
+from vidmarl.agents.actions import WIDTHS, lasting, lengths
 from vidmarl.agents.credit import learn, scaled
 from vidmarl.agents.episodes import PROPOSAL_SIZES, STATE, Episodes
 from vidmarl.agents.networks import Agents
@@ -93,17 +93,25 @@ class Probes:
         return [Probes.cat(alike) for alike in of_shape.values()]
 
 
-def probe(session: Session, count: int, generator: torch.Generator, classes: int = 0) -> Probes:
-    """Asks about `count` random tubelets of every active clip of a fresh session, each by
-    itself."""
+def probe(
+    session: Session, count: int, generator: torch.Generator, classes: int = 0, longest: int = WIDTHS[-1]
+) -> Probes:
+    """Asks about `count` random tubelets of every active clip of a fresh session, each by itself.
+
+    Args:
+        session: on the clips.
+        count: probes of each clip.
+        generator: of the tubelets.
+        classes: see `Episodes`.
+        longest: frames that a tubelet lasts at most.
+    """
     rows, shape, low = session.rows, session.renderer.coarse_shape, session.renderer.min_strength
     seen = Episodes(session, classes=classes).begin(rows).exclude("episode")
     order = torch.stack([torch.randperm(shape[0] * shape[1] * shape[2], generator=generator) for _ in rows])
     cells = order[:, :count].to(rows.device)
     coin = torch.rand(cells.shape, generator=generator).to(rows.device) < 0.5
     signs = torch.where(coin & (low < 0), -1.0, 1.0)
-    fits = sum(width <= shape[0] for width in WIDTHS)
-    widths = torch.randint(fits, cells.shape, generator=generator).to(rows.device)
+    widths = torch.randint(lengths(shape[0], longest), cells.shape, generator=generator).to(rows.device)
     place = cells % (shape[1] * shape[2])
     course = signs[..., None] * lasting(cells // (shape[1] * shape[2]), widths, shape[0], alternate=low < 0)
     at = torch.nn.functional.one_hot(place, shape[1] * shape[2])

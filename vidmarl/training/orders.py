@@ -1,10 +1,11 @@
 """Reinforcement of agents that rank tubelets: each order is paid by the size of what it led to.
 
-Some orders of each clip are drawn, and from each a success is grown as in the first round of an
-attack (`vidmarl.agents.order`). An order is better or worse than the others of the same clip: the
-mean of those is its baseline (leave-one-out: Kool, van Hoof and Welling, "Buy 4 REINFORCE Samples,
-Get a Baseline for Free!", 2019), so that no critic is needed. Only the places of an order that were
-asked about are paid, each for itself, with PPO's clipped ratio.
+Some orders of each clip are drawn, and sets of the first 1, 2, 4, ... tubelets of each are asked
+about until one fools: unlike the blocks of an attack (`vidmarl.agents.order`), this tells in a
+handful of queries what an order is worth. An order is better or worse than the others of the same
+clip: the mean of those is its baseline (leave-one-out: Kool, van Hoof and Welling, "Buy 4 REINFORCE
+Samples, Get a Baseline for Free!", 2019), so that no critic is needed. Only the places of an order
+that were asked about are paid, each for itself, with PPO's clipped ratio.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from torchrl.objectives import ClipPPOLoss, MAPPOLoss
 from torchrl.objectives.value import MultiAgentGAE
 
 from vidmarl import metrics
+from vidmarl.agents.actions import WIDTHS
 from vidmarl.agents.checkpoint import ACTORS, pack_agents
 from vidmarl.agents.environment import VideoAttackEnv
 from vidmarl.agents.episodes import MAPS, STATE
@@ -103,6 +104,8 @@ class TwoAgentPPO(L.LightningModule):
         depth: residual blocks of the nets.
         classes: classes of the victim that the nets tell apart; 0: they do not see which class the
             goal is about. Worth having where training clips are many and classes few.
+        longest: frames that a tubelet lasts at most, of agents that rank tubelets: 1 where noise in
+            one frame has the most effect for its size.
         reward: the weights of the reward's terms.
         ppo: the settings of PPO.
         cloning: the settings of behaviour cloning, which comes before PPO.
@@ -129,6 +132,7 @@ class TwoAgentPPO(L.LightningModule):
         width: int = 32,
         depth: int = 2,
         classes: int = 0,
+        longest: int = WIDTHS[-1],
         reward: Reward = Reward(),  # noqa: B008 (frozen)
         ppo: PPO = PPO(),  # noqa: B008 (frozen)
         cloning: Cloning = Cloning(),  # noqa: B008 (frozen)
@@ -166,7 +170,7 @@ class TwoAgentPPO(L.LightningModule):
         self.seed = seed
         self.out = out
         with seeded(seed):
-            self.agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), width, depth, classes))
+            self.agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), width, depth, classes, longest))
         self.value_norm = PopArtValueNorm(shape=1, beta=0.999)
         # of all ranks: rollouts; frames, or orders; queries
         self.register_buffer("counts", torch.zeros(3, dtype=torch.int64))
@@ -344,7 +348,8 @@ class TwoAgentPPO(L.LightningModule):
 
     def _ask_probes(self, pair: Pair, clips: Tensor, count: int, seed: int, generator: torch.Generator) -> Probes:
         """Opens a session on the clips for nothing but probes."""
-        return probe(self._session(pair, clips, count + 1, seed), count, generator, self.agents.config.classes)
+        session, config = self._session(pair, clips, count + 1, seed), self.agents.config
+        return probe(session, count, generator, config.classes, config.longest)
 
     def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         """One gradient step."""

@@ -23,7 +23,7 @@ from vidmarl.victims.victim import Victim
 if TYPE_CHECKING:
     from vidmarl.training.ppo import TwoAgentPPO
 
-NETS = ("width", "depth", "classes")
+NETS = ("width", "depth", "classes", "longest")
 """The settings of the nets."""
 
 ATTACKED_WITH = ("victim", "distortion", "grid", "search_cell", "coherence", "acts", "proposal_size", *NETS)
