@@ -14,7 +14,7 @@ import hashlib
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -337,21 +337,59 @@ def order() -> str:
     data = pd.read_csv(DOCS / "results" / "order.csv")
     budgets = sorted(data["budget"].unique())
     rows = []
-    for (distortion, seed), part in data.groupby(["distortion", "seed"], sort=False):
-        name = NATURAL[distortion] + (f", seed {seed}" if seed else "")
-        found = part.set_index(["attack", "budget"])
+    for name, found in order_parts(data):
         for attack in ("agents", "untrained"):
             cells = (found.loc[attack, budget] for budget in budgets)
             rows.append([f"{name}: {attack}", *(f"{row['median L2']:.2f} ({row['fooled']:.0%})" for row in cells)])
-        controls = found.drop(index=[each for each in found.index if each[0] in ORDER_TEAMS])
         for other in ORDER_TEAMS[1:]:
             if other in found.index:
                 rows.append([f"agents / {other}", *(order_ratio(found.loc[other, budget]) for budget in budgets)])
-        if len(controls):
-            best = [controls.xs(budget, level="budget")["mean L2"].idxmin() for budget in budgets]
-            cells = [f"{order_ratio(found.loc[each])} {SHORT[each[0]]}" for each in zip(best, budgets, strict=True)]
-            rows.append(["agents / best control", *cells])
+        if controls := order_controls(found, budgets):
+            rows.append(["agents / best control", *controls])
     return markdown(["Median L2 (fooled), ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
+
+
+@table
+def order_in_short() -> str:
+    """Agents that rank tubelets beside their untrained selves and the best control."""
+    data = pd.read_csv(DOCS / "results" / "order.csv")
+    budgets = [budget for budget in sorted(data["budget"].unique()) if budget > 10]
+    rows = []
+    for name, found in order_parts(data[data["seed"] == 0]):
+        ratios = (found.loc["untrained", budget] for budget in budgets)
+        rows.append([f"{name}: agents / untrained", *(order_ratio(row).rpartition(",")[0] for row in ratios)])
+        controls = (cell.rpartition(" ")[0].rpartition(",")[0] for cell in order_controls(found, budgets))
+        rows.append([f"{name}: agents / best control", *controls])
+    return markdown(["L2, ratio [interval]", *(f"{budget} queries" for budget in budgets)], rows)
+
+
+@table
+def order_visible() -> str:
+    """How visible the successes of the agents and of the controls are after the last query."""
+    data = pd.read_csv(DOCS / "results" / "order.csv").dropna(subset="flicker")
+    rows = []
+    for name, found in order_parts(data[data["seed"] == 0]):
+        for attack, budget in found.index:
+            row = found.loc[attack, budget]
+            if attack not in ORDER_TEAMS[2:]:
+                figures = f"{row['jod']:.2f}", f"{row['flicker'] * 1e6:.3g}", f"{row['warping'] * 1e3:.3g}"
+                rows.append([f"{name}: {SHORT.get(attack, attack)}", f"{row['median L2']:.2f}", *figures])
+    return markdown(["At 100 queries", "L2", "JOD", "flicker, 1e-6", "warping error, 1e-3"], rows)
+
+
+def order_parts(data: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The attacks and budgets of each distortion and seed, and what they are called."""
+    for (distortion, seed), part in data.groupby(["distortion", "seed"], sort=False):
+        yield NATURAL[distortion] + (f", seed {seed}" if seed else ""), part.set_index(["attack", "budget"])
+
+
+def order_controls(found: pd.DataFrame, budgets: list[int]) -> list[str]:
+    """The agents' ratio to the control that is smallest at each budget, and which one that is."""
+    controls = found.drop(index=[each for each in found.index if each[0] in ORDER_TEAMS])
+    if not len(controls):
+        return []
+    best = [controls.xs(budget, level="budget")["mean L2"].idxmin() for budget in budgets]
+    return [f"{order_ratio(found.loc[each])} {SHORT[each[0]]}" for each in zip(best, budgets, strict=True)]
 
 
 def order_ratio(row: pd.Series) -> str:

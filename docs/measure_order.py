@@ -4,11 +4,11 @@
 
 The victim is MoViNet-A0 in its cheap setting, 8 frames of 112 px at 5 frames a second; tubelets are
 of one frame and 4 px, search cells of 16 px. The agents are trained on the videos of
-manifest_various.tsv that are in its training part, by scene: probes of each first, then orders.
-(Three of these videos are of UCF-101, of other groups than those tested on.) They are tested on
-three windows, the first, the middle and the last, of each UCF-101 video whose label has a name in
-Kinetics-600, those that the victim gets right. Every attack has equally many queries of each
-window; smaller budgets are read off the same attack.
+manifest_various.tsv that are in its training part, by scene, from probes of each. (Three of these
+videos are of UCF-101, of other groups than those tested on.) They are tested on three windows, the
+first, the middle and the last, of each UCF-101 video whose label has a name in Kinetics-600, those
+that the victim gets right. Every attack has equally many queries of each window; smaller budgets
+are read off the same attack.
 
 Ratios are geometric means of the size by the agents over that by the other attack, first over the
 windows of a group of videos, then over the groups; a failure counts with the full distortion.
@@ -60,7 +60,6 @@ DISTORTIONS: dict[str, Any] = {
 }
 BATCH, EPOCHS = 32, 1
 PROBING = Cloning(epochs=1, probes=40, updates=60, minibatch=32, lr=1e-3, beta=12, n_known=12)
-PLAYING = PPO(epochs=2, lr=1e-3, max_grad_norm=0.5)
 BUDGETS = (10, 25, 50, 100)
 VISIBLE = ("jod", "flicker", "warping")
 CONTROLS = ("grow_and_reduce", "signed_blocks", "square_tubes")
@@ -99,7 +98,7 @@ def trained(victim: vidmarl.Victim, distortion: str, seed: int) -> Agents:
         acts="order",
         longest=1,
         cloning=PROBING,
-        ppo=PLAYING,
+        ppo=PPO(max_grad_norm=0.5),
         seed=seed,
         out=str(OUT),
     )
