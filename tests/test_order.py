@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cloning import CELL, FRAME, SIDE, T, agents, generator, learn, session
 from test_rl_attack import Unmoved, Weighed
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidmarl.agents.actions import WIDTHS, lasting
 from vidmarl.agents.episodes import Episodes
@@ -133,13 +133,30 @@ def test_blocks_are_kept_where_the_margin_falls_until_the_clip_is_fooled() -> No
     assert lowest == margins[-1] < 0
 
 
-def test_where_nothing_helps_all_is_tried_and_nothing_kept() -> None:
+class Surer(nn.Module):
+    """The surer of its first class, the darker a clip is."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return torch.stack([2 - clips.mean((1, 2, 3, 4)), torch.zeros(len(clips))], 1)
+
+
+def test_where_everything_harms_all_is_tried_and_nothing_kept() -> None:
     grow = Grow(agents())
-    asked, _, _ = built(Session(Victim(Unmoved()), session(n=1).renderer, budget=400), grow)
+    asked, _, _ = built(Session(Victim(Surer()), session(n=1).renderer, budget=400), grow)
     assert grow.over
     assert not grow.fooled
     assert torch.stack([strength != 0 for strength in asked]).any(0).all()
     assert not any((strength != 0).all() for strength in asked)
+
+
+def test_where_the_victim_does_not_tell_blocks_add_up() -> None:
+    grow = Grow(agents())
+    asked, _, _ = built(Session(Victim(Unmoved()), session(n=1).renderer, budget=400), grow)
+    assert grow.over
+    assert (asked[-1] != 0).all()
+    touched = [int((strength != 0).sum()) for strength in asked]
+    assert touched == sorted(set(touched))
+    assert touched[0] >= asked[0].numel() / 50
 
 
 def test_a_set_at_the_bound_is_no_success() -> None:

@@ -162,15 +162,16 @@ class Order:
 class Grow(Request):
     """A request for the next block of an order, on top of what was kept of those before it.
 
-    A block is kept where it lowers the margin. When all of an order has been tried and some of it
-    kept, another one is drawn for the cells that are left.
+    A block is kept unless it raises the margin: of a victim that says its decision alone, all are.
+    When all of an order has been tried and some of it kept, another one is drawn for the cells that
+    are left.
 
     Args:
         agents: the team.
 
     Attributes:
         over: whether the search is at its end: the clip is fooled, the set has reached the bound,
-            or no block is left that lowers the margin.
+            or no block is left that would be kept.
         fooled: whether a set has fooled the clip.
         strength: the last set asked about, a map of search cells on the CPU.
         l2: its norm.
@@ -262,6 +263,6 @@ class Grow(Request):
         self.over = self.fooled or self.l2 >= self._bound
         if self.over:
             return
-        if response.margin < self._margin:
+        if response.margin <= self._margin:
             self._kept, self._margin, self._gained = self.strength, float(response.margin), True
         self._take(self._order, self._end)
