@@ -379,7 +379,8 @@ def order_visible() -> str:
 
 def order_parts(data: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The attacks and budgets of each distortion and seed, and what they are called."""
-    for (distortion, seed), part in data.groupby(["distortion", "seed"], sort=False):
+    told = data.sort_values("distortion", key=lambda names: names.map(list(NATURAL).index), kind="stable")
+    for (distortion, seed), part in told.groupby(["distortion", "seed"], sort=False):
         yield NATURAL[distortion] + (f", seed {seed}" if seed else ""), part.set_index(["attack", "budget"])
 
 
