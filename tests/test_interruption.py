@@ -162,6 +162,11 @@ WATCHED = {
 }
 
 
+HOLDS_A_LOCK = {"count"}
+"""Python lets no signal come between a `with` and the release of its lock. A tracer does: what then
+asks for the lock waits for ever."""
+
+
 @contextlib.contextmanager
 def interrupted_at(function: str, n: int) -> Iterator[Counter[str]]:
     """Lets Ctrl-C come before the `n`-th line that is run of functions of that name in these
@@ -190,7 +195,7 @@ def interrupted_at(function: str, n: int) -> Iterator[Counter[str]]:
 @given(data=st.data())
 def test_ctrl_c_at_any_line(data: st.DataObject) -> None:
     undisturbed = diary(data.draw(st.sampled_from(NAMES)))
-    function = data.draw(st.sampled_from(sorted(undisturbed.lines)))
+    function = data.draw(st.sampled_from(sorted(set(undisturbed.lines) - HOLDS_A_LOCK)))
     assert_interrupted(undisturbed, function, data.draw(st.integers(1, undisturbed.lines[function])))
 
 
@@ -202,10 +207,18 @@ def test_ctrl_c_while_an_answer_is_written() -> None:
         assert_interrupted(undisturbed, "settle", line)
 
 
+@pytest.mark.skipif(TYPES_ARE_CHECKED, reason="the lines are those of the checker")
+def test_ctrl_c_in_the_victim_leaves_gradients_on() -> None:
+    undisturbed = diary("random_cells")
+    for line in range(1, 40):
+        assert_interrupted(undisturbed, "_forward", line)
+
+
 def assert_interrupted(undisturbed: Diary, function: str, line: int) -> None:
     victim = Victim(Linear())
     with pytest.raises(KeyboardInterrupt) as caught, interrupted_at(function, line):
         undisturbed.attack(victim, CLIPS)
+    assert torch.is_grad_enabled(), "a training that comes after it in a notebook needs gradients"
     part = caught.value.result  # type: ignore[attr-defined]
     if part is not None and not part.complete:  # it may come when all is done
         undisturbed.assert_is_a_prefix(part)

@@ -155,6 +155,7 @@ class Attack(Settings):
             VictimError: the victim raised or gave unusable scores.
         """
         parts: list[AttackResult] = []
+        gradients = torch.is_grad_enabled()
         try:
             clips, goal = self._checked(victim, clips, goal)
             starts = range(0, len(clips), self.clips_at_once)
@@ -164,6 +165,7 @@ class Attack(Settings):
                 parts.append(part)
             return AttackResult.cat(parts)
         except BaseException as error:
+            torch.set_grad_enabled(gradients)  # Ctrl-C at the end of a victim's `no_grad` leaves them off
             if isinstance(of_batch := getattr(error, "result", None), AttackResult):
                 parts.append(of_batch)
             result = None
