@@ -339,13 +339,14 @@ def order() -> str:
     rows = []
     for name, found in order_parts(data):
         for attack in ("agents", "untrained"):
-            cells = (found.loc[attack, budget] for budget in budgets)
-            rows.append([f"{name}: {attack}", *(f"{row['median L2']:.2f} ({row['fooled']:.0%})" for row in cells)])
+            each = (found.loc[attack, budget] for budget in budgets)
+            rows.append([f"{name}: {attack}", *(f"{row['median L2']:.2f} ({row['fooled']:.0%})" for row in each)])
         for other in ORDER_TEAMS[1:]:
             if other in found.index:
-                rows.append([f"agents / {other}", *(order_ratio(found.loc[other, budget]) for budget in budgets)])
-        if controls := order_controls(found, budgets):
-            rows.append(["agents / best control", *controls])
+                rows.append([f"agents / {other}", *(with_p(found.loc[other, budget]) for budget in budgets)])
+        if best := order_controls(found, budgets):
+            cells = (f"{with_p(found.loc[control])} {SHORT[control[0]]}" for control in best)
+            rows.append(["agents / best control", *cells])
     return markdown(["Median L2 (fooled), ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
 
 
@@ -356,10 +357,10 @@ def order_in_short() -> str:
     budgets = [budget for budget in sorted(data["budget"].unique()) if budget > 10]
     rows = []
     for name, found in order_parts(data[data["seed"] == 0]):
-        ratios = (found.loc["untrained", budget] for budget in budgets)
-        rows.append([f"{name}: agents / untrained", *(order_ratio(row).rpartition(",")[0] for row in ratios)])
-        controls = (cell.rpartition(" ")[0].rpartition(",")[0] for cell in order_controls(found, budgets))
-        rows.append([f"{name}: agents / best control", *controls])
+        others = {"untrained": [("untrained", budget) for budget in budgets]}
+        others["best control"] = order_controls(found, budgets)
+        for other, keys in others.items():
+            rows.append([f"{name}: agents / {other}", *(order_ratio(found.loc[key]) for key in keys)])
     return markdown(["L2, ratio [interval]", *(f"{budget} queries" for budget in budgets)], rows)
 
 
@@ -384,18 +385,22 @@ def order_parts(data: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield NATURAL[distortion] + (f", seed {seed}" if seed else ""), part.set_index(["attack", "budget"])
 
 
-def order_controls(found: pd.DataFrame, budgets: list[int]) -> list[str]:
-    """The agents' ratio to the control that is smallest at each budget, and which one that is."""
+def order_controls(found: pd.DataFrame, budgets: list[int]) -> list[tuple[str, int]]:
+    """The control that is smallest at each budget, with the budget; none where there are none."""
     controls = found.drop(index=[each for each in found.index if each[0] in ORDER_TEAMS])
     if not len(controls):
         return []
-    best = [controls.xs(budget, level="budget")["mean L2"].idxmin() for budget in budgets]
-    return [f"{order_ratio(found.loc[each])} {SHORT[each[0]]}" for each in zip(best, budgets, strict=True)]
+    return [(controls.xs(budget, level="budget")["mean L2"].idxmin(), budget) for budget in budgets]
 
 
 def order_ratio(row: pd.Series) -> str:
+    """A ratio with its interval."""
+    return f"**{row['ratio']:.2f}** [{row['ratio low']:.2f}, {row['ratio high']:.2f}]"
+
+
+def with_p(row: pd.Series) -> str:
     """A ratio with its interval and its p-value."""
-    return f"**{row['ratio']:.2f}** [{row['ratio low']:.2f}, {row['ratio high']:.2f}], {row['p']:.2g}"
+    return f"{order_ratio(row)}, {row['p']:.2g}"
 
 
 def with_tables(text: str) -> str:

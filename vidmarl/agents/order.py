@@ -2,7 +2,7 @@
 
 Both agents together rank all tubelets: the temporal agent by when they begin and how long they
 last, the spatial agent by where they are. An order is drawn by this ranking (the model of Luce 1959
-and Plackett 1975). Blocks of it are tried one after the other, and kept where the margin falls,
+and Plackett 1975). Blocks of it are tried one after the other, and kept unless the margin rises,
 until the victim is fooled: SimBA (Guo et al. 2019, arXiv 1905.07121) whose directions come in the
 order of what the agents expect of them. So few decisions matter, and what is learnt is the ranking
 itself: the sensitivity of the clip over space and time.
