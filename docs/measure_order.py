@@ -1,4 +1,5 @@
-"""Measures agents that rank tubelets on real clips: docs/results/order.csv, order_unseen.csv.
+"""Measures agents that rank tubelets on real clips: docs/results/order.csv, order_unseen.csv,
+order_native.csv.
 
     VIDMARL_DATA=... python docs/measure_order.py [--distortion gaussian_blur] [--seed 1]
 
@@ -17,6 +18,9 @@ UCF-101's videos of a group share people and place. So groups are what the 95 % 
 tests. How visible the successes are after the last query (JOD, flicker, warping error) is a median
 over the first windows of the groups, where these are fooled; JOD needs the extra `perceptual`. What
 lies in outputs/measure_order is not measured again.
+
+"by cost" is the agents' search with the cheapest tubelets first: a control without learning that
+knows, as the agents do, what each tubelet adds to the squared norm.
 """
 
 from __future__ import annotations
@@ -31,12 +35,14 @@ import lightning
 import numpy as np
 import pandas as pd
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 import vidmarl
 from vidmarl import metrics
 from vidmarl.agents.checkpoint import fresh, load_agents, save_agents
+from vidmarl.agents.features import NAMES
 from vidmarl.agents.networks import Agents
 from vidmarl.attacks import Attack, as_attack
 from vidmarl.data.listed import ListedClips
@@ -59,11 +65,23 @@ DISTORTIONS: dict[str, Any] = {
     "dead_pixels": "dead_pixels",
 }
 BATCH, EPOCHS = 32, 1
-PROBING = Cloning(epochs=1, probes=40, updates=60, minibatch=32, lr=1e-3, beta=12, n_known=12)
+PROBING = Cloning(epochs=1, probes=40, updates=60, minibatch=32, lr=1e-3, beta=24, n_known=12)
 BUDGETS = (10, 25, 50, 100)
 VISIBLE = ("jod", "flicker", "warping")
 CONTROLS = ("grow_and_reduce", "signed_blocks", "square_tubes")
 UNSEEN = ("lrcn_ucf50_50", "convlstm_ucf50_31")
+
+
+class ByCost(Agents):
+    """Ranks tubelets by nothing but what they cost, the cheapest first: what is to be had from the
+    search that the agents have, without learning."""
+
+    def rank(self, td: TensorDict) -> Tensor:
+        """As `Agents.rank`; as sure, on average, as trained agents are."""
+        cost = td["features"][:, NAMES.index("cost")].exp().flatten(2)
+        deviation, spread = cost - cost.mean((1, 2), keepdim=True), cost.std((1, 2), keepdim=True)
+        logits = -6 * deviation / spread.clamp_min(1e-6)
+        return (logits - logits.logsumexp((1, 2), keepdim=True))[..., None]
 
 
 def main() -> None:
@@ -71,7 +89,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--distortion", choices=DISTORTIONS, default="gaussian_noise")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--unseen", action="store_true", help="attack the victims that were never trained against")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--unseen", action="store_true", help="attack the victims that were never trained against")
+    other.add_argument("--native", action="store_true", help="attack the victim at its own input, trained as ever")
     args = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     victim = vidmarl.load_victim("movinet_a0", spec=SPEC, device="cpu")
@@ -81,6 +101,11 @@ def main() -> None:
         for name in UNSEEN:
             other = vidmarl.load_victim(name, device="cpu")
             compare("order_unseen", other, {"victim": name}, attacks, args, own_clips(other))
+    elif args.native:
+        own = vidmarl.load_victim("movinet_a0", device="cpu")
+        for name in ("spatial untrained", "temporal untrained", "square_tubes"):
+            attacks.pop(name, None)
+        compare("order_native", own, {"spec": "native"}, attacks, args, kinetics_clips(own))
     else:
         compare("order", victim, {}, attacks, args, kinetics_clips(victim))
 
@@ -176,6 +201,8 @@ def attacks_of(agents: Agents, distortion: str, seed: int) -> dict[str, Attack]:
         "spatial untrained": fresh(agents, only=["spatial"]),
         "temporal untrained": fresh(agents, only=["temporal"]),
     }
+    if not seed:
+        teams["by cost"] = ByCost(agents.config, {"acts": "order"})
     made: dict[str, Attack] = {name: vidmarl.RLAttack(team, **common) for name, team in teams.items()}
     # another seed asks about training alone
     return made | {name: as_attack(name, **common) for name in CONTROLS if not seed}
@@ -195,7 +222,8 @@ def compare(
     first = [groups.index(group) for group in dict.fromkeys(groups)]
     sizes: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     for name, attack in attacks.items():
-        path = OUT / f"{args.distortion}_{args.seed}_{victim.name}_{name.replace(' ', '_')}.sizes.pt"
+        kept = [args.distortion, str(args.seed), victim.name, *about.values(), name.replace(" ", "_")]
+        path = OUT / f"{'_'.join(dict.fromkeys(kept))}.sizes.pt"
         if not path.is_file():
             result = attack(victim, clips)
             found = metrics.best_l2_at(result, BUDGETS), metrics.success_at(result, BUDGETS), visible(result, first)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vidmarl.agents.actions import WIDTHS
 from vidmarl.agents.episodes import MAPS, STATE, Episodes
-from vidmarl.agents.features import CHANNELS
+from vidmarl.agents.features import CHANNELS, SMALLEST_COST
 from vidmarl.agents.networks import Agents, AgentsConfig
 from vidmarl.distortions import as_distortion
 from vidmarl.perturbations.grid import TubeletGrid
@@ -108,6 +108,7 @@ def test_drops_are_those_of_the_margin_over_the_clean_margin() -> None:
     matters = it(probes)
     assert matters.any(1).all()
     assert probes.drops[~matters].abs().max() < 1e-5
+    assert torch.allclose(probes.costs, probes.maps.flatten(2).count_nonzero(2) + SMALLEST_COST, rtol=0.05)
     bright = books.renderer.clips[:, :, FRAME, 24:, 24:].mean((1, 2, 3))
     strength = torch.zeros(4, *books.renderer.coarse_shape)
     strength[:, FRAME, CELL // SIDE, CELL % SIDE] = 1
@@ -191,13 +192,21 @@ def test_the_loss_trains_both_actors_and_leaves_the_probes_alone() -> None:
 
 @pytest.mark.thorough
 def test_a_team_that_chooses_among_equals_by_chance_makes_no_error() -> None:
-    """Log-probabilities know no level, so what counts is how the drops of a clip differ, for each
-    cell that is touched."""
+    """Log-probabilities know no level, so what counts is how the drops of a clip differ for what
+    they cost."""
     probes = probe(session(), 30, generator())
-    touched = probes.maps.flatten(2).count_nonzero(2)
-    flat = dataclasses.replace(probes, drops=0.3 * touched, widths=torch.zeros_like(probes.widths))
+    flat = dataclasses.replace(probes, drops=0.3 * probes.costs, widths=torch.zeros_like(probes.widths))
     loss, _ = cloning_loss(agents(), flat, Cloning(), generator())
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)  # an untrained team is uniform, and so is the target
+
+
+def test_what_is_taken_back_is_worth_nothing_however_much_it_harms() -> None:
+    probes = probe(session(), 30, generator())
+    drops = torch.where(torch.rand(probes.drops.shape, generator=generator()) < 0.5, -1.0, 0.2)
+    harmful, useless = (dataclasses.replace(probes, drops=drops.clamp_min(low)) for low in (-torch.inf, 0.0))
+    one, other = (cloning_loss(agents(), p, Cloning(), generator(), n_known=0)[0].detach() for p in (harmful, useless))
+    assert torch.equal(one, other)
+    assert other > 0
 
 
 @pytest.fixture(scope="module")
@@ -249,5 +258,5 @@ def test_probes_of_several_batches_are_joined() -> None:
     assert len(both) == 5
     assert torch.equal(both[torch.tensor([2, 0])].cells, torch.stack([parts[1].cells[0], parts[0].cells[0]]))
     assert torch.equal(both.seen["features"], torch.cat([part.seen["features"] for part in parts]))
-    for name, (first, second) in itertools.product(("cells", "widths", "maps", "drops"), [parts]):
+    for name, (first, second) in itertools.product(("cells", "widths", "maps", "drops", "costs"), [parts]):
         assert torch.equal(getattr(both, name), torch.cat([getattr(first, name), getattr(second, name)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vidmarl.agents.features import CHANNELS, NAMES, extract
+from vidmarl.agents.features import CHANNELS, NAMES, SMALLEST_COST, extract
 from vidmarl.data import load_clips
 from vidmarl.data.spec import ClipSpec
+from vidmarl.distortions import GaussianBlur
 from vidmarl.perturbations.flow import GREY
 from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.perturbations.renderer import Renderer
 
 GRID = TubeletGrid(1, 8, 8)
 
@@ -23,8 +26,13 @@ def flat(value: float = 0.5, t: int = 4, h: int = 32, w: int = 32) -> Tensor:
     return torch.full((1, 3, t, h, w), value)
 
 
+def even(clips: Tensor, grid: TubeletGrid) -> Tensor:
+    """All tubelets cost the same."""
+    return torch.ones(len(clips), *grid.shape(clips))
+
+
 def named(clips: Tensor, grid: TubeletGrid = GRID) -> dict[str, Tensor]:
-    return dict(zip(NAMES, extract(clips, grid).unbind(1), strict=True))
+    return dict(zip(NAMES, extract(clips, grid, even(clips, grid)).unbind(1), strict=True))
 
 
 @pytest.mark.thorough
@@ -35,10 +43,11 @@ def named(clips: Tensor, grid: TubeletGrid = GRID) -> dict[str, Tensor]:
 )
 def test_any_grid_on_any_clip(grid: TubeletGrid, size: tuple[int, int, int]) -> None:
     clips = torch.rand(2, 3, *size)
-    features = extract(clips, grid)
+    energy = torch.rand(2, *grid.shape(clips))
+    features = extract(clips, grid, energy)
     assert features.shape == (2, CHANNELS, *grid.shape(clips))
     assert features.isfinite().all()
-    assert torch.allclose(extract(clips[1:], grid), features[1:], atol=1e-5)
+    assert torch.allclose(extract(clips[1:], grid, energy[1:]), features[1:], atol=1e-5)
 
 
 def test_colour_and_thumbnail_of_a_cell() -> None:
@@ -107,11 +116,24 @@ def test_places_run_from_border_to_border() -> None:
     assert torch.allclose(found["time"][0, :, 0, 0], torch.linspace(0, 1, 5))
 
 
+def test_the_cost_of_a_tubelet_is_told_beside_those_of_its_clip() -> None:
+    clips = torch.cat([flat(), flat()])
+    energy = even(clips, GRID)
+    energy[0, 1, 2, 3], energy[1] = 0, 7.0
+    found = dict(zip(NAMES, extract(clips, GRID, energy).unbind(1), strict=True))["cost"]
+    assert float(found[0, 1, 2, 3]) == pytest.approx(math.log(SMALLEST_COST))
+    assert torch.allclose(found[0].flatten().median(), torch.tensor(64 / 63 + SMALLEST_COST).log())
+    assert torch.allclose(found[1], torch.tensor(1 + SMALLEST_COST).log())
+    assert extract(clips, GRID, 0 * energy).isfinite().all()  # a distortion that leaves a clip as it is
+
+
 @pytest.mark.thorough
 def test_natural_clips_have_features_of_about_unit_range(data_root: Path) -> None:
     files = sorted((data_root / "clips" / "ucf101").glob("*/*.avi"))[:12]
     clips = load_clips(files, ClipSpec(frames=16, sampling="stride"))
-    features = extract(clips, TubeletGrid())
+    grid = TubeletGrid()
+    energy = Renderer(clips, GaussianBlur(sigma=2.0), grid).cell_energy(torch.arange(len(clips)))
+    features = extract(clips, grid, energy)
     assert features.abs().amax() < 6
     spread = features.transpose(0, 1).flatten(1).std(1)
     assert ((spread > 0.1) & (spread < 1.5)).all(), dict(zip(NAMES, spread.tolist(), strict=True))

@@ -78,20 +78,32 @@ def test_each_tubelet_comes_once_and_the_likely_ones_first() -> None:
     assert share == pytest.approx(expected, abs=0.03)
 
 
-@given(st.integers(0, 2**16), st.integers(1, 9))
-def test_blocks_take_the_order_apart(seed: int, size: int) -> None:
+@given(st.integers(0, 2**16), st.floats(0.1, 9))
+def test_blocks_take_the_order_apart(seed: int, enough: float) -> None:
     drawn = order(seed)
+    energy = torch.rand(SHAPE, generator=generator(seed))
     free, place, whole = torch.ones(SHAPE, dtype=torch.bool), 0, torch.zeros(SHAPE)
     while free.any():
         before = place
-        block, place = drawn.block(place, free, size)
+        block, place = drawn.block(place, free, energy, enough)
         touched = block != 0
         assert place > before
         assert not (touched & ~free).any()
-        assert touched.sum() >= min(size, free.sum())
+        assert energy[touched].sum() >= min(enough, float(energy[free].sum())) - 1e-4
+        last = drawn.block(before, free, energy, 0.0)
+        if last[1] < place:  # without its last tubelet it would not be enough
+            shorter = drawn.first(place - 1) != 0
+            assert energy[shorter & free].sum() < enough + 1e-4
         whole, free = whole + block, free & ~touched
     assert torch.equal(whole, drawn.first(72))
-    assert not drawn.block(72, free, size)[0].any()
+    assert not drawn.block(72, free, energy, enough)[0].any()
+
+
+def test_a_block_holds_the_more_cells_the_less_they_cost() -> None:
+    drawn, free = order(7), torch.ones(SHAPE, dtype=torch.bool)
+    energy = torch.ones(SHAPE)
+    few, many = (int(drawn.block(0, free, factor * energy, 3.0)[0].count_nonzero()) for factor in (1.0, 0.25))
+    assert 3 <= few < 12 <= many
 
 
 def test_a_distortion_of_one_direction_only_adds() -> None:

@@ -228,10 +228,15 @@ def test_a_gpu_renders_what_the_cpu_renders(name: str) -> None:
 @pytest.mark.parametrize("distortion", [GaussianNoise(std=0.3), GaussianBlur(sigma=2.0), DeadPixels(rate=0.05)])
 def test_the_energies_of_tubelets_add_up_to_the_squared_norm(distortion: Distortion) -> None:
     clips = torch.rand(2, 3, 5, 18, 20, generator=torch.Generator().manual_seed(0))
-    renderer = Renderer(clips, distortion, TubeletGrid(2, 4, 4))
+    renderer, coarse = (Renderer(clips, distortion, TubeletGrid(2, 4, 4), search_cell=cell) for cell in (1, 2))
     for row in range(2):
         energy = renderer.energy(row)
         assert energy.shape == renderer.shape
+        cells = coarse.cell_energy(torch.tensor([1 - row, row]))[1]
+        assert cells.shape == coarse.coarse_shape
+        of_tubelets = float(energy[0, :2, :2].sum())  # each in its own direction, a cell in one
+        least = 0.9 if renderer.min_strength else 1 - 1e-5
+        assert least * of_tubelets <= float(cells[0, 0, 0]) <= of_tubelets * (1 + 1e-5)
         full = [
             renderer.render(torch.full((1, *renderer.shape), end), torch.tensor([row]))
             for end in {renderer.min_strength or 1.0, 1.0}

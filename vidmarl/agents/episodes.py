@@ -119,7 +119,8 @@ class Episodes:
             batch_size=[len(rows)],
             device=rows.device,
         )
-        return self.observe(extract(clips, session.renderer.coarse), _clean(episode), rows)
+        features = extract(clips, session.renderer.coarse, session.renderer.cell_energy(rows))
+        return self.observe(features, _clean(episode), rows)
 
     def restart(self, td: TensorDict, rows: Int64[Tensor, " n"], bound: float) -> TensorDict:
         """Another episode on the same clips, from the clean clip with all that was learnt about it.

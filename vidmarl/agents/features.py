@@ -28,6 +28,7 @@ NAMES: tuple[str, ...] = (
     "x",
     "y",
     "time",
+    "cost",
 )
 CHANNELS: int = len(NAMES)
 
@@ -36,10 +37,16 @@ _EDGES = 10.0
 _CHANGE = 8.0
 """Factors that bring the spread of natural clips to about one."""
 
+SMALLEST_COST = 0.02
+"""What a tubelet costs at least, as a share of what the tubelets of its clip cost on average: what
+hardly changes a pixel is no better than that."""
+
 
 @torch.no_grad()
-def extract(clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid) -> Float[Tensor, "b c gt gh gw"]:
-    """The appearance, change and place of every tubelet; costs a few poolings and no flow.
+def extract(
+    clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid, energy: Float[Tensor, "b gt gh gw"]
+) -> Float[Tensor, "b c gt gh gw"]:
+    """The appearance, change, place and cost of every tubelet; takes a few poolings and no flow.
 
     - `red`, `green`, `blue`: mean colour, [0, 1].
     - `top_left` ... `bottom_right`: mean luminance of the quarters of the cell, [0, 1]: a thumbnail
@@ -54,12 +61,15 @@ def extract(clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid) -> Float[Tenso
     - `x`, `y`: the tubelet's centre, [-1, 1] from the left and the top border to the right and the
       bottom one.
     - `time`: [0, 1] from the first frame to the last.
+    - `cost`: the logarithm of `cost`.
 
     Contrast, gradients and changes are scaled to a spread of about one in natural clips.
 
     Args:
         clips: float[b 3 t h w] in [0, 1].
         grid: the tubelets; those at the end may be ragged.
+        energy: what each adds to the squared L2 norm at full strength
+            (`vidmarl.perturbations.renderer.Renderer.cell_energy`).
 
     Returns:
         float32[b c gt gh gw], the channels in the order of `NAMES`.
@@ -91,9 +101,21 @@ def extract(clips: Float[Tensor, "b 3 t h w"], grid: TubeletGrid) -> Float[Tenso
             _CHANGE * change,
             _CHANGE * motion,
             _place(clips, grid),
+            cost(energy, energy.flatten(1).mean(1)).log()[:, None],
         ],
         dim=1,
     )
+
+
+def cost(energy: Float[Tensor, "b ..."], mean: Float[Tensor, " b"]) -> Float[Tensor, "b ..."]:
+    """Squared norms as shares of the mean one of a clip's tubelets, and a little more: see
+    `SMALLEST_COST`.
+
+    Args:
+        energy: squared L2 norms.
+        mean: that of the clip.
+    """
+    return energy / mean.clamp_min(1e-12).view(-1, *[1] * (energy.ndim - 1)) + SMALLEST_COST
 
 
 def _quarters(

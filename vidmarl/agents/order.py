@@ -29,7 +29,8 @@ from vidmarl.queries.session import Response, Session
 from vidmarl.utils.randomness import gumbel
 
 BLOCKS = 50
-"""A block touches a fiftieth of the search cells, as those of `SignedBlocks` do."""
+"""A block has a fiftieth of the squared L2 norm of the full distortion. As a rule that is a
+fiftieth of the search cells, as in `SignedBlocks`, but more of them where they cost little."""
 
 
 class OrderDistribution(Distribution):
@@ -114,18 +115,22 @@ class Order:
         """The strength map of the first tubelets; where two of them meet, the earlier one holds."""
         return self._map(0, count, self._first_to_touch(0))
 
-    def block(self, begin: int, free: Bool[Tensor, "t y x"], size: int) -> tuple[Float[Tensor, "t y x"], int]:
+    def block(
+        self, begin: int, free: Bool[Tensor, "t y x"], energy: Float[Tensor, "t y x"], enough: float
+    ) -> tuple[Float[Tensor, "t y x"], int]:
         """The strength map of the next tubelets in the free cells, and where the order goes on.
 
         Args:
             begin: the place of the first one.
             free: the cells that may be touched.
-            size: as many tubelets are taken as it needs to touch so many free cells; fewer where
-                the order ends.
+            energy: what each cell adds to the squared norm.
+            enough: as many tubelets are taken as it needs to add so much; fewer where the order
+                ends.
         """
         touching, left = self._first_to_touch(begin), len(self.tubelets) - begin
-        touched = touching[free.flatten(1)].bincount(minlength=left + 1)[:left].cumsum(0)
-        count = min(int((touched < size).sum()) + 1, left)
+        turn, energy = touching[free.flatten(1)], energy[free].double()
+        added = turn.bincount(energy, minlength=left + 1)[:left].cumsum(0)
+        count = min(int((added < enough).sum()) + 1, left)
         return self._map(begin, count, touching) * free, begin + count
 
     def _first_to_touch(self, begin: int) -> Int64[Tensor, "t c"]:
@@ -229,14 +234,15 @@ class Grow(Request):
             log_prob = self._agents.rank(td[due]).cpu()
         chance = session.rand(rows[due], 2, log_prob[0].numel()).cpu()
         clean = td["episode", "clean_margin"][due].tolist()
+        energy = session.renderer.cell_energy(rows[due]).cpu()
         shape, low = session.renderer.coarse_shape, session.renderer.min_strength
-        for i, own, numbers, margin in zip(due, log_prob, chance, clean, strict=True):
-            asking[i]._begin(Order.draw(own, numbers, shape, low), margin)
+        for i, own, numbers, margin, cells in zip(due, log_prob, chance, clean, energy, strict=True):
+            asking[i]._begin(Order.draw(own, numbers, shape, low), margin, cells)
 
-    def _begin(self, order: Order, clean_margin: float) -> None:
+    def _begin(self, order: Order, clean_margin: float, energy: Float[Tensor, "t y x"]) -> None:
         """Takes up an order."""
         if math.isinf(self._margin):
-            self._kept, self._margin = torch.zeros_like(order.ranking), clean_margin
+            self._kept, self._margin, self._energy = torch.zeros_like(order.ranking), clean_margin, energy
         self._order, self._ranking, self._gained = order, order.ranking, False
         self._take(order, 0)
 
@@ -244,7 +250,7 @@ class Grow(Request):
         """Takes the next block. Where there is none, another order is due, or nothing is left that
         would help."""
         free = self._kept == 0
-        self._block, self._end = order.block(begin, free, -(-free.numel() // BLOCKS))
+        self._block, self._end = order.block(begin, free, self._energy, float(self._energy.sum()) / BLOCKS)
         if not self._block.any():
             self._order = None
             self.over = not (self._gained and free.any())

@@ -104,11 +104,18 @@ class Renderer:
         In the direction in which it adds more. It is 0 where the distortion leaves the tubelet
         as it is. Costs no query.
         """
-        at = torch.tensor([row], device=self.clips.device)
-        ends = self.clips.new_tensor([1.0, self.min_strength or 1.0])
-        full = self.render(ends.view(-1, 1, 1, 1).expand(2, *self.shape), at.expand(2))
-        squared = (full - self.clips[at]).square().sum(1, keepdim=True)
-        return self.grid.total(squared).amax((0, 1))
+        return self._energy(torch.tensor([row], device=self.clips.device), self.grid)[0]
+
+    def cell_energy(self, rows: Int64[Tensor, " n"]) -> Float[Tensor, "n t y x"]:
+        """The same of the search cells of some clips."""
+        return self._energy(rows, self.coarse)
+
+    def _energy(self, rows: Int64[Tensor, " n"], grid: TubeletGrid) -> Float[Tensor, "n t y x"]:
+        added = []
+        for end in {1.0, self.min_strength or 1.0}:
+            full = self.render(self.clips.new_full((len(rows), *self.shape), end), rows)
+            added.append(grid.total((full - self.clips[rows]).square().sum(1, keepdim=True))[:, 0])
+        return torch.stack(added).amax(0)
 
     def upsample(self, strength: Float[Tensor, "n gt y x"]) -> Float[Tensor, "n gt gh gw"]:
         """The strength map of a map of search cells; a strength map stays itself.

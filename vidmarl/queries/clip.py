@@ -136,3 +136,8 @@ class ClipView:
         """What each tubelet adds to the squared L2 norm at full strength; 0 where the distortion
         leaves it alone. On the CPU; costs no query."""
         return self._session.renderer.energy(self.row).cpu()
+
+    def cell_energy(self) -> Float[Tensor, "t y x"]:
+        """The same of the search cells."""
+        rows = torch.tensor([self.row], device=self.pixels.device)
+        return self._session.renderer.cell_energy(rows)[0].cpu()

@@ -1,10 +1,12 @@
-"""Behaviour cloning: before they play, the agents learn from probes what distorting each cell does.
+"""Behaviour cloning: before they play, the agents learn from probes what distorting each cell is
+worth.
 
 The expert is an attacker who knows the sensitivities. Some queries a training clip measure by how
-much the margin drops at some of its cells. Both actors together are trained towards a softmax of
-these drops, given what the clip looks like and what a few other probes of it have shown, so that
-they learn to go by both. After success they shall first remove what matters least, so there the
-target is the reverse.
+much the margin drops at some of its cells. A search keeps what does not raise the margin, and it
+pays in squared L2; so what a cell is worth to it is the drop, or nothing where there is none, over
+the squared norm. Both actors together are trained towards a softmax of that, given what the clip
+looks like and what a few other probes of it have shown, so that they learn to go by both. After
+success they shall first remove what matters least, so there the target is the reverse.
 """
 
 from __future__ import annotations
@@ -20,8 +22,12 @@ from torch import Tensor
 from vidmarl.agents.actions import WIDTHS, lasting, lengths
 from vidmarl.agents.credit import learn, scaled
 from vidmarl.agents.episodes import PROPOSAL_SIZES, STATE, Episodes
+from vidmarl.agents.features import cost
 from vidmarl.agents.networks import Agents
 from vidmarl.queries.session import Session
+
+LARGEST_WORTH = 8.0
+"""Of a cell, over the root mean square of its clip's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +41,8 @@ class Cloning:
         updates: gradient steps after each batch of clips, over all clips probed so far.
         minibatch: clips a gradient step.
         lr: learning rate of Adam.
-        beta: inverse temperature of the softmax before success: logits per root mean square drop of
-            a clip's cells.
+        beta: inverse temperature of the softmax before success: logits per root mean square worth
+            of a clip's cells.
         beta_fooled: the same after success, of what to remove.
         n_known: up to how many of a clip's probes the agents are shown.
     """
@@ -61,6 +67,8 @@ class Probes:
         widths: int64[n p], indices in `WIDTHS` of how many frames each lasts.
         maps: float[n p t gh gw], the strength maps asked about: one tubelet each, at full strength.
         drops: float[n p], of the margin, over the clean margin.
+        costs: float[n p], squared L2 norm, over the mean one of a cell of the clip, see
+            `vidmarl.agents.features.cost`.
     """
 
     seen: TensorDict
@@ -68,6 +76,7 @@ class Probes:
     widths: Int64[Tensor, "n p"]
     maps: Float[Tensor, "n p t gh gw"]
     drops: Float[Tensor, "n p"]
+    costs: Float[Tensor, "n p"]
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -117,10 +126,12 @@ def probe(
     at = torch.nn.functional.one_hot(place, shape[1] * shape[2])
     maps = rearrange(torch.einsum("npt,npg->nptg", course, at.float()), "n p t (h w) -> n p t h w", h=shape[1])
     clean = session.goal.margin(session.clean[rows], rows)
-    drops = torch.zeros_like(signs)
+    drops, energy = torch.zeros_like(signs), torch.zeros_like(signs)
     for i in range(cells.shape[1]):
-        drops[:, i] = clean - session.query(maps[:, i], rows).margin
-    return Probes(seen, cells, widths, maps, drops / clean.clamp_min(1e-2)[:, None])
+        response = session.query(maps[:, i], rows)
+        drops[:, i], energy[:, i] = clean - response.margin, response.l2.square()
+    mean = session.renderer.cell_energy(rows).flatten(1).mean(1)
+    return Probes(seen, cells, widths, maps, drops / clean.clamp_min(1e-2)[:, None], cost(energy, mean))
 
 
 def examples(probes: Probes, n_known: int, generator: torch.Generator) -> tuple[TensorDict, Tensor]:
@@ -176,7 +187,7 @@ def examples(probes: Probes, n_known: int, generator: torch.Generator) -> tuple[
 def cloning_loss(
     agents: Agents, probes: Probes, settings: Cloning, generator: torch.Generator, n_known: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """How far the team's log-probabilities of the cells are from their sensitivities, up to a
+    """How far the team's log-probabilities of the tubelets are from what these are worth, up to a
     constant per clip.
 
     Args:
@@ -193,7 +204,7 @@ def cloning_loss(
     mixed = torch.randperm(probes.cells.shape[1], generator=generator).to(probes.cells.device)
     probes = dataclasses.replace(
         probes,
-        **{name: getattr(probes, name)[:, mixed] for name in ("cells", "widths", "maps", "drops")},
+        **{name: getattr(probes, name)[:, mixed] for name in ("cells", "widths", "maps", "drops", "costs")},
     )
     most = min(settings.n_known, probes.cells.shape[1] // 2)
     if n_known is None:
@@ -203,12 +214,10 @@ def cloning_loss(
     ranked = agents.rank(td)
     asked = probes.cells * ranked.shape[3] + probes.widths
     log_prob = ranked.flatten(1).gather(1, asked[:, n_known:])
-    # Sizes add up in squares, so what counts is the drop for each cell that is touched.
-    density = probes.drops / probes.maps.flatten(2).count_nonzero(2).clamp_min(1)
-    drops = density[:, n_known:]
-    spread = density.square().mean(1, keepdim=True).sqrt().clamp_min(1e-3)
+    worth = probes.drops.clamp_min(0) / probes.costs
+    spread = worth.square().mean(1, keepdim=True).sqrt().clamp_min(1e-3)
     beta = torch.where(direction > 0, settings.beta, -settings.beta_fooled)
-    target = beta * (drops / spread).clamp(-4, 4)
+    target = beta * (worth[:, n_known:] / spread).clamp_max(LARGEST_WORTH)
     log_prob, target = (x - x.mean(1, keepdim=True) for x in (log_prob, target))
     correlation = torch.nn.functional.cosine_similarity(log_prob, target, dim=1)
     return ((log_prob - target) / beta).square().mean(), correlation.mean()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from vidmarl.agents.credit import learn
 from vidmarl.attacks.sensitivity.plan import Estimate, Plan
@@ -42,7 +41,7 @@ def posterior(clip: ClipView, most: int) -> Plan:
         clip: the clip.
         most: queries at most.
     """
-    covariance = prior(cell_energy(clip))
+    covariance = prior(clip.cell_energy())
     cells, columns = choose(covariance, most, clip.rng)
     known = covariance[:, cells].double()
     t, y, x = clip.shape
@@ -63,11 +62,6 @@ def posterior(clip: ClipView, most: int) -> Plan:
     masks = torch.zeros(len(cells), covariance.shape[0])
     masks[torch.arange(len(cells)), cells] = 1
     return Plan(masks.view(-1, *clip.shape), read)
-
-
-def cell_energy(clip: ClipView) -> Float[Tensor, "t y x"]:
-    """What each search cell adds to the squared L2 norm at full strength. Costs no query."""
-    return avg_pool2d(clip.energy(), clip.search_cell, ceil_mode=True, divisor_override=1)
 
 
 def prior(energy: Float[Tensor, "t y x"]) -> Float[Tensor, "n n"]:
