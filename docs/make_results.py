@@ -26,8 +26,8 @@ FIGURES = DOCS / "figures"
 
 NATURAL = {"gaussian_noise": "Gaussian noise", "dead_pixels": "Dead pixels", "gaussian_blur": "Blur"}
 
-ORDER_TEAMS = ("agents", "untrained", "spatial untrained", "temporal untrained")
-"""The teams of `measure_order.py`; its other attacks are controls."""
+ORDER_TEAMS = ("agents", "untrained", "spatial untrained", "temporal untrained", "by cost")
+"""What searches as the agents do in `measure_order.py`; its other attacks are controls."""
 
 SHORT = {"grow_and_reduce": "GR", "signed_blocks": "SB", "square_tubes": "ST"}
 """Controls in the cells of a table."""
@@ -358,6 +358,7 @@ def order_in_short() -> str:
     rows = []
     for name, found in order_parts(data[data["seed"] == 0]):
         others = {"untrained": [("untrained", budget) for budget in budgets]}
+        others["by cost"] = [("by cost", budget) for budget in budgets]
         others["best control"] = order_controls(found, budgets)
         for other, keys in others.items():
             rows.append([f"{name}: agents / {other}", *(order_ratio(found.loc[key]) for key in keys)])
