@@ -30,7 +30,8 @@ class VideoAttackEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
 
     Observations (all that a black-box attacker knows):
 
-    - "features" float[b c t gh gw]: what each search cell looks like (`vidmarl.agents.features`).
+    - "features" float[b c t gh gw]: what each search cell looks like, and what it costs
+      (`vidmarl.agents.features`).
     - "maps" float[b 4 t gh gw]: the strength map; two credit maps (`vidmarl.agents.credit`), what
       this episode's queries say about the drop of the margin per unit of strength, without and with
       regard to its sign; how often each cell was tried.
