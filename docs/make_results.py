@@ -352,7 +352,8 @@ def order() -> str:
 
 @table
 def order_in_short() -> str:
-    """Agents that rank tubelets beside their untrained selves and the best control."""
+    """Agents that rank tubelets beside their untrained selves, the cheapest cells first and the
+    best control."""
     data = pd.read_csv(DOCS / "results" / "order.csv")
     budgets = [budget for budget in sorted(data["budget"].unique()) if budget > 10]
     rows = []

@@ -26,6 +26,7 @@ knows, as the agents do, what each tubelet adds to the squared norm.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +80,8 @@ class ByCost(Agents):
     search that the agents have, without learning."""
 
     def rank(self, td: TensorDict) -> Tensor:
-        """As `Agents.rank`; as sure, on average, as trained agents are."""
+        """As `Agents.rank`, of tubelets of one frame: six logits for each standard deviation of a
+        clip's costs, however little these differ."""
         cost = td["features"][:, NAMES.index("cost")].exp().flatten(2)
         deviation, spread = cost - cost.mean((1, 2), keepdim=True), cost.std((1, 2), keepdim=True)
         logits = -6 * deviation / spread.clamp_min(1e-6)
@@ -91,13 +93,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--distortion", choices=DISTORTIONS, default="gaussian_noise")
     parser.add_argument("--seed", type=int, default=0)
-    other = parser.add_mutually_exclusive_group()
-    other.add_argument("--unseen", action="store_true", help="attack the victims that were never trained against")
-    other.add_argument("--native", action="store_true", help="attack the victim at its own input, trained as ever")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--unseen", action="store_true", help="attack the victims that were never trained against")
+    where.add_argument("--native", action="store_true", help="attack the victim at its own input")
     args = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     victim = vidmarl.load_victim("movinet_a0", spec=SPEC, device="cpu")
     agents = trained(victim, args.distortion, args.seed)
+    if args.native:
+        victim = vidmarl.load_victim("movinet_a0", device="cpu")
+        agents = trained(victim, args.distortion, args.seed, agents)
     attacks = attacks_of(agents, args.distortion, args.seed)
     some = {name: attack for name, attack in attacks.items() if name in ELSEWHERE}
     if args.unseen:
@@ -105,15 +110,16 @@ def main() -> None:
             other = vidmarl.load_victim(name, device="cpu")
             compare("order_unseen", other, {"victim": name}, some, args, own_clips(other))
     elif args.native:
-        own = vidmarl.load_victim("movinet_a0", device="cpu")
-        compare("order_native", own, {"spec": "native"}, some, args, kinetics_clips(own, 1))
+        compare("order_native", victim, {"spec": "native"}, some, args, kinetics_clips(victim, 1))
     else:
         compare("order", victim, {}, attacks, args, kinetics_clips(victim))
 
 
-def trained(victim: vidmarl.Victim, distortion: str, seed: int) -> Agents:
-    """The agents of a distortion and a seed."""
-    path = OUT / f"{distortion}_{seed}.pt"
+def trained(victim: vidmarl.Victim, distortion: str, seed: int, start: Agents | None = None) -> Agents:
+    """The agents of a distortion and a seed; those to start from are trained on at another input,
+    from half as many probes."""
+    name = f"{distortion}_{seed}{'_native' if start else ''}"
+    path = OUT / f"{name}.pt"
     if path.is_file():
         return load_agents(path)
     module = TwoAgentPPO(
@@ -123,25 +129,29 @@ def trained(victim: vidmarl.Victim, distortion: str, seed: int) -> Agents:
         search_cell=CELL,
         acts="order",
         longest=1,
-        cloning=PROBING,
+        cloning=dataclasses.replace(PROBING, probes=PROBING.probes // 2) if start else PROBING,
         ppo=PPO(max_grad_norm=0.5),
         seed=seed,
         out=str(OUT),
     )
+    if start:
+        module.agents.load_state_dict(start.state_dict())
     with quiet():
         lightning.seed_everything(seed)
         trainer = lightning.Trainer(
             accelerator="cpu",
             max_epochs=EPOCHS,
-            logger=lightning.pytorch.loggers.CSVLogger(OUT, name=f"{distortion}_{seed}", version=""),
+            logger=lightning.pytorch.loggers.CSVLogger(OUT, name=name, version=""),
             log_every_n_steps=1,
             enable_checkpointing=False,
             enable_model_summary=False,
             default_root_dir=OUT,
         )
-        clips: Any = training_clips()
+        clips: Any = training_clips(victim.spec)
         trainer.fit(module, DataLoader(clips, BATCH, shuffle=True, drop_last=True, collate_fn=batch))
     agents = module.agents.cpu()
+    if start:
+        agents.trained["training_queries"] += start.trained["training_queries"]
     save_agents(path, agents)
     return agents
 
@@ -151,12 +161,12 @@ def batch(clips: list[Tensor]) -> Tensor:
     return as_floats(torch.stack(clips))
 
 
-def training_clips() -> Tensor:
+def training_clips(spec: ClipSpec) -> Tensor:
     """uint8[n 3 t h w], the centre of each training video."""
-    path = OUT / "training.pt"
+    path = OUT / f"training_{spec.frames}.pt"
     if not path.is_file():
         source = ListedClips("manifest_various.tsv", part="train", together="scene")
-        torch.save(torch.stack([decode(file.path, SPEC) for file in source.files]), path)
+        torch.save(torch.stack([decode(file.path, spec) for file in source.files]), path)
     clips: Tensor = torch.load(path, weights_only=True)
     return clips
 

@@ -162,13 +162,27 @@ def test_where_everything_harms_all_is_tried_and_nothing_kept() -> None:
 
 
 def test_where_the_victim_does_not_tell_blocks_add_up() -> None:
-    grow = Grow(agents())
-    asked, _, _ = built(Session(Victim(Unmoved()), session(n=1).renderer, budget=400), grow)
+    grow, renderer = Grow(agents()), session(n=1).renderer
+    asked, _, norms = built(Session(Victim(Unmoved()), renderer, budget=400), grow)
     assert grow.over
     assert (asked[-1] != 0).all()
     touched = [int((strength != 0).sum()) for strength in asked]
     assert touched == sorted(set(touched))
-    assert touched[0] >= asked[0].numel() / 50
+    added = torch.tensor([0.0, *norms]).square().diff()[:-1]  # the last block is what is left
+    whole = float(renderer.cell_energy(torch.tensor([0])).sum())
+    assert (added >= 0.99 * whole / 50).all()
+    assert added.mean() < 3 * whole / 50
+
+
+def test_a_distortion_that_changes_nothing_is_over_at_once() -> None:
+    grow, renderer = Grow(agents()), session(n=1, distortion=lambda clips, strength, noise: clips).renderer
+    asked, margins, norms = built(Session(Victim(Unmoved()), renderer, budget=400), grow)
+    assert len(asked) == 1
+    assert (asked[0] != 0).all()
+    assert grow.over
+    assert not grow.fooled
+    assert norms == [0]
+    assert margins[0] == margins[1]
 
 
 def test_a_set_at_the_bound_is_no_success() -> None:

@@ -309,7 +309,7 @@ class Episodes:
         return self.session.queries.to(rows.device)[rows]
 
 
-def cell_energy(episode: TensorDict) -> Float[Tensor, " n"]:
+def mean_cell_energy(episode: TensorDict) -> Float[Tensor, " n"]:
     """The mean squared norm of a search cell at full strength, above 0."""
     mean: Tensor = episode["full_l2"].square() / episode["strength"][0].numel()
     return mean.clamp_min(1e-12)
@@ -356,7 +356,7 @@ def _touched(strength: Float[Tensor, "n gt gh gw"]) -> Int64[Tensor, " n"]:
 def _cells_left(episode: TensorDict) -> Float[Tensor, " n"]:
     """How many more cells of average size fit below the bound."""
     left: Tensor = episode["bound"].square() - episode["l2"].square()
-    return left / cell_energy(episode)
+    return left / mean_cell_energy(episode)
 
 
 def _like(flag: Tensor, values: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
-"""What every tubelet looks like to a black-box attacker: the input of the agents' learned
-encoders."""
+"""What every tubelet looks like to a black-box attacker, and what distorting it costs: the input of
+the agents' learned encoders."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _CHANGE = 8.0
 """Factors that bring the spread of natural clips to about one."""
 
 SMALLEST_COST = 0.02
-"""What a tubelet costs at least, as a share of what the tubelets of its clip cost on average: what
-hardly changes a pixel is no better than that."""
+"""Added to every cost, as a share of the mean of the clip's tubelets, so that what hardly changes a
+pixel is not worth more than anything."""
 
 
 @torch.no_grad()
@@ -61,7 +61,8 @@ def extract(
     - `x`, `y`: the tubelet's centre, [-1, 1] from the left and the top border to the right and the
       bottom one.
     - `time`: [0, 1] from the first frame to the last.
-    - `cost`: the logarithm of `cost`.
+    - `cost`: logarithm of what distorting it adds to the squared L2 norm, over the mean of its clip
+      (the function `cost`).
 
     Contrast, gradients and changes are scaled to a spread of about one in natural clips.
 

@@ -36,7 +36,7 @@ class AgentsConfig:
     """The shape of the nets.
 
     Attributes:
-        features: channels of what a tubelet looks like (`vidmarl.agents.features`).
+        features: channels of what a tubelet looks like and costs (`vidmarl.agents.features`).
         maps: channels of what the episode has done and found out, per tubelet.
         state: numbers that describe the episode as a whole.
         width: hidden channels.

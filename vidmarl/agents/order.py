@@ -29,8 +29,8 @@ from vidmarl.queries.session import Response, Session
 from vidmarl.utils.randomness import gumbel
 
 BLOCKS = 50
-"""A block has a fiftieth of the squared L2 norm of the full distortion. As a rule that is a
-fiftieth of the search cells, as in `SignedBlocks`, but more of them where they cost little."""
+"""A block has at least a fiftieth of the squared L2 norm of the full distortion: where all search
+cells cost the same, a fiftieth of them, as in `SignedBlocks`; the more the less they cost."""
 
 
 class OrderDistribution(Distribution):
@@ -242,15 +242,16 @@ class Grow(Request):
     def _begin(self, order: Order, clean_margin: float, energy: Float[Tensor, "t y x"]) -> None:
         """Takes up an order."""
         if math.isinf(self._margin):
-            self._kept, self._margin, self._energy = torch.zeros_like(order.ranking), clean_margin, energy
-        self._order, self._ranking, self._gained = order, order.ranking, False
+            self._kept, self._margin = torch.zeros_like(order.ranking), clean_margin
+        self._order, self._ranking, self._energy, self._gained = order, order.ranking, energy, False
         self._take(order, 0)
 
     def _take(self, order: Order, begin: int) -> None:
         """Takes the next block. Where there is none, another order is due, or nothing is left that
         would help."""
         free = self._kept == 0
-        self._block, self._end = order.block(begin, free, self._energy, float(self._energy.sum()) / BLOCKS)
+        enough = float(self._energy.sum()) / BLOCKS or math.inf  # all at once where nothing changes a pixel
+        self._block, self._end = order.block(begin, free, self._energy, enough)
         if not self._block.any():
             self._order = None
             self.over = not (self._gained and free.any())

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from tensordict import TensorDict
 from torch import Tensor
 
-from vidmarl.agents.episodes import Episodes, cell_energy
+from vidmarl.agents.episodes import Episodes, mean_cell_energy
 from vidmarl.agents.networks import Agents
 from vidmarl.queries.scheduler import Request
 from vidmarl.queries.session import Response, Session
@@ -71,7 +71,7 @@ class Propose(Request):
                 proposal[i], request._first = request._first, None
         response = session.query(proposal, rows)
         td = episodes.step(td, rows, proposal, response)
-        told = torch.stack([td["episode", "l2"], cell_energy(td["episode"]).sqrt()], 1).tolist()
+        told = torch.stack([td["episode", "l2"], mean_cell_energy(td["episode"]).sqrt()], 1).tolist()
         flags = torch.stack([td["done"][:, 0], td["episode", "fooled"]], 1).tolist()
         for request, one, numbers, truths in zip(asking, td.split(1), told, flags, strict=True):
             request._td = one

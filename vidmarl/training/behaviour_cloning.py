@@ -26,9 +26,6 @@ from vidmarl.agents.features import cost
 from vidmarl.agents.networks import Agents
 from vidmarl.queries.session import Session
 
-LARGEST_WORTH = 8.0
-"""Of a cell, over the root mean square of its clip's."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Cloning:
@@ -217,7 +214,7 @@ def cloning_loss(
     worth = probes.drops.clamp_min(0) / probes.costs
     spread = worth.square().mean(1, keepdim=True).sqrt().clamp_min(1e-3)
     beta = torch.where(direction > 0, settings.beta, -settings.beta_fooled)
-    target = beta * (worth[:, n_known:] / spread).clamp_max(LARGEST_WORTH)
+    target = beta * worth[:, n_known:] / spread
     log_prob, target = (x - x.mean(1, keepdim=True) for x in (log_prob, target))
     correlation = torch.nn.functional.cosine_similarity(log_prob, target, dim=1)
     return ((log_prob - target) / beta).square().mean(), correlation.mean()
