@@ -38,8 +38,8 @@ _CHANGE = 8.0
 """Factors that bring the spread of natural clips to about one."""
 
 SMALLEST_COST = 0.02
-"""Added to every cost, as a share of the mean of the clip's tubelets, so that what hardly changes a
-pixel is not worth more than anything."""
+"""Added to every cost, as a share of the mean of the clip's tubelets, so that the worth of what
+hardly changes a pixel has a bound."""
 
 
 @torch.no_grad()
