@@ -136,4 +136,6 @@ def test_natural_clips_have_features_of_about_unit_range(data_root: Path) -> Non
     features = extract(clips, grid, energy)
     assert features.abs().amax() < 6
     spread = features.transpose(0, 1).flatten(1).std(1)
-    assert ((spread > 0.1) & (spread < 2)).all(), dict(zip(NAMES, spread.tolist(), strict=True))
+    told = dict(zip(NAMES, spread.tolist(), strict=True))
+    assert 0.1 < told.pop("cost") < 2  # of blur
+    assert all(0.1 < each < 1.5 for each in told.values()), told

@@ -100,7 +100,7 @@ class VideoAttackEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
 
         numbers = ("margin", "label", "runner_up", "l2", "accepted", "margin_drop", "bound", "full_l2")
         clean = ("clean_margin", "clean_label", "clean_runner_up")
-        episode: dict[str, Unbounded | Binary] = {key: real(t, gh, gw) for key in ("strength", *LEARNT)}
+        episode: dict[str, Unbounded | Binary] = {key: real(t, gh, gw) for key in ("strength", "energy", *LEARNT)}
         episode |= {key: real() for key in (*numbers, *clean)}
         episode |= {key: whole() for key in ("proposal_size", "failures", "queries")} | {"fooled": flag()}
         self.observation_spec = Composite(

@@ -66,7 +66,8 @@ class Episodes:
       the goal's class and of the strongest other one, norm. "fooled" bool[n]: whether the goal
       holds.
     - "clean_margin", "clean_label", "clean_runner_up", "full_l2" float[n]: the same of the clean
-      clip, and the norm of the full distortion.
+      clip, and the norm of the full distortion. "energy" float[n gt gh gw]: what each cell adds to
+      its square.
     - "accepted", "margin_drop" float[n]: what came of the last proposal, as a fraction of the clean
       margin. "failures" int64[n]: proposals taken back since one was accepted. "proposal_size"
       int64[n]: the size of proposal that the responses suggest, in [0, `PROPOSAL_SIZES`).
@@ -104,6 +105,7 @@ class Episodes:
         session = self.session
         clips, clean = session.renderer.clips[rows], session.clean[rows]
         label, runner_up = self._probabilities(clean, rows)
+        energy = session.renderer.cell_energy(rows)
         nothing = {key: clips.new_zeros(len(rows), *session.renderer.coarse_shape) for key in LEARNT}
         episode = TensorDict(
             nothing
@@ -112,6 +114,7 @@ class Episodes:
                 "clean_label": label,
                 "clean_runner_up": runner_up,
                 "full_l2": session.full_l2[rows],
+                "energy": energy,
                 "proposal_size": torch.full_like(rows, self.proposal_size),
                 "bound": clips.new_full((len(rows),), torch.inf),
                 "queries": self._queries(rows),
@@ -119,8 +122,7 @@ class Episodes:
             batch_size=[len(rows)],
             device=rows.device,
         )
-        features = extract(clips, session.renderer.coarse, session.renderer.cell_energy(rows))
-        return self.observe(features, _clean(episode), rows)
+        return self.observe(extract(clips, session.renderer.coarse, energy), _clean(episode), rows)
 
     def restart(self, td: TensorDict, rows: Int64[Tensor, " n"], bound: float) -> TensorDict:
         """Another episode on the same clips, from the clean clip with all that was learnt about it.

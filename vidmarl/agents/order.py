@@ -234,7 +234,7 @@ class Grow(Request):
             log_prob = self._agents.rank(td[due]).cpu()
         chance = session.rand(rows[due], 2, log_prob[0].numel()).cpu()
         clean = td["episode", "clean_margin"][due].tolist()
-        energy = session.renderer.cell_energy(rows[due]).cpu()
+        energy = td["episode", "energy"][due].cpu()
         shape, low = session.renderer.coarse_shape, session.renderer.min_strength
         for i, own, numbers, margin, cells in zip(due, log_prob, chance, clean, energy, strict=True):
             asking[i]._begin(Order.draw(own, numbers, shape, low), margin, cells)

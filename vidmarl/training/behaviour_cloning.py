@@ -112,7 +112,7 @@ def probe(
         longest: frames that a tubelet lasts at most.
     """
     rows, shape, low = session.rows, session.renderer.coarse_shape, session.renderer.min_strength
-    seen = Episodes(session, classes=classes).begin(rows).exclude("episode")
+    begun = Episodes(session, classes=classes).begin(rows)
     order = torch.stack([torch.randperm(shape[0] * shape[1] * shape[2], generator=generator) for _ in rows])
     cells = order[:, :count].to(rows.device)
     coin = torch.rand(cells.shape, generator=generator).to(rows.device) < 0.5
@@ -127,8 +127,9 @@ def probe(
     for i in range(cells.shape[1]):
         response = session.query(maps[:, i], rows)
         drops[:, i], energy[:, i] = clean - response.margin, response.l2.square()
-    mean = session.renderer.cell_energy(rows).flatten(1).mean(1)
-    return Probes(seen, cells, widths, maps, drops / clean.clamp_min(1e-2)[:, None], cost(energy, mean))
+    costs = cost(energy, begun["episode", "energy"].flatten(1).mean(1))
+    seen = begun.exclude("episode")
+    return Probes(seen, cells, widths, maps, drops / clean.clamp_min(1e-2)[:, None], costs)
 
 
 def examples(probes: Probes, n_known: int, generator: torch.Generator) -> tuple[TensorDict, Tensor]:
@@ -199,10 +200,8 @@ def cloning_loss(
         The loss, and the mean correlation between both over the clips.
     """
     mixed = torch.randperm(probes.cells.shape[1], generator=generator).to(probes.cells.device)
-    probes = dataclasses.replace(
-        probes,
-        **{name: getattr(probes, name)[:, mixed] for name in ("cells", "widths", "maps", "drops", "costs")},
-    )
+    of_each = [field.name for field in dataclasses.fields(probes) if field.name != "seen"]
+    probes = dataclasses.replace(probes, **{name: getattr(probes, name)[:, mixed] for name in of_each})
     most = min(settings.n_known, probes.cells.shape[1] // 2)
     if n_known is None:
         n_known = int(torch.randint(most + 1, (), generator=generator))
