@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from vidmarl.agents.networks import Agents
 
 FOLDER = Path(__file__).with_name("pretrained")
-FORMAT, VERSION = "vidmarl-agents", 6
-ACTORS = ("spatial", "temporal")
+FORMAT, VERSION = "vidmarl-agents", 7
+AGENTS = ("spatial", "temporal")
 
 
 def list_agents() -> list[str]:
@@ -103,8 +103,8 @@ def unpack_agents(content: Any, doing: str) -> Agents:
         if _checksum(packed) != packed["sha256"]:
             raise ValueError("its checksum is another")
         as_grid(agents.trained.get("grid") or 1)
-        if any(type(agents.trained.get(name, 1)) is not int for name in ("search_cell", "proposal_size")):
-            raise TypeError("search_cell and proposal_size must be whole numbers")
+        if type(agents.trained.get("search_cell", 1)) is not int:
+            raise TypeError("search_cell must be a whole number")
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{doing}: its content does not fit together ({error}).") from error
     return agents
@@ -116,28 +116,27 @@ def _checksum(packed: dict[str, Any]) -> str:
     return hashlib.sha256(f"{plain} {fingerprint(packed['state_dict'])}".encode()).hexdigest()
 
 
-def fresh(agents: Agents, seed: int = 0, only: Collection[str] = ACTORS) -> Agents:
+def fresh(agents: Agents, seed: int = 0, only: Collection[str] = AGENTS) -> Agents:
     """A copy of a team in which some agents are untrained, as controls and ablations need.
 
     Args:
         agents: the team.
         seed: of the new weights.
-        only: the agents to start afresh, of "spatial" and "temporal". With both, the critic starts
-            afresh too, and the copy has spent no training queries.
+        only: the agents to start afresh, of "spatial" and "temporal". With both, the copy has spent
+            no training queries.
 
     Raises:
         ValueError: `only` names something else, or nothing.
     """
-    if not only or set(only) - set(ACTORS):
-        raise ValueError(f"Starting agents afresh: expected some of {ACTORS}, got {only!r}.")
+    if not only or set(only) - set(AGENTS):
+        raise ValueError(f"Starting agents afresh: expected some of {AGENTS}, got {only!r}.")
     team = copy.deepcopy(agents)
     with seeded(seed):
         new = type(agents)(agents.config)
-    everything = set(only) == set(ACTORS)
-    for name in (*only, "critic") if everything else only:
+    for name in only:
         getattr(team, name).load_state_dict(getattr(new, name).state_dict())
-    if everything:
-        team.trained |= {"training_frames": 0, "training_queries": 0}
+    if set(only) == set(AGENTS):
+        team.trained |= {"training_orders": 0, "training_queries": 0}
     return team
 
 

@@ -1,170 +1,121 @@
-"""The two agents' environment for training: one row per clip under attack, one query a step."""
+"""The agents' environment for training: an episode is one step, in which whole orders are played.
+
+Of each clip some orders of its tubelets are played, and sets of the first 1, 2, 4, ... of each are
+asked about until one fools: unlike the blocks of an attack (`vidmarl.agents.order`), this tells in
+a handful of queries what an order is worth.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-
 import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int64
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import Binary, Composite, MultiCategorical, Unbounded
+from torchrl.data import Binary, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from vidmarl.agents.actions import COUNTS, DRAWS, WIDTHS
-from vidmarl.agents.episodes import LEARNT, MAPS, STATE, Episodes
 from vidmarl.agents.features import CHANNELS
-from vidmarl.agents.reward import Reward
+from vidmarl.agents.observation import MAPS, STATE, look
+from vidmarl.agents.order import Order
+from vidmarl.agents.tubelets import lengths
 from vidmarl.queries.session import Session
 
-NextClips = Callable[[int], Tensor]
-"""Gives n fresh clips, float[n 3 t h w], for the rows whose episodes have ended."""
+MOST_SETS = 32
+"""More sets than an order of any length has, each being twice the one before."""
 
 
-class VideoAttackEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
-    """Episodes on the clips of a session, as a TorchRL environment with two groups of agents.
+class OrderEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
+    """Orders of the tubelets of the clips of a session, as a TorchRL environment.
 
-    At each step the temporal agent says how many tubelets shall change, for how long and in which
-    frames, and the spatial agent where in each of these frames. What comes of it is told in
-    `vidmarl.agents.episodes`. The environment is stateless: an episode is in its TensorDict.
+    Observations are those of `vidmarl.agents.observation`, of n clips. An action is int64[n o k]:
+    of each clip o orders of all its tubelets. The reward is float[n o 1]: by how much smaller than
+    the full distortion the success was that each order has led to, in natural logarithms; 0 where
+    it failed. Beside it the step tells "size" float[n o], its L2 norm, "fooled" bool[n o], and
+    "asked" int64[n o], how many of the first tubelets the last set had.
 
-    Observations (all that a black-box attacker knows):
-
-    - "features" float[b c t gh gw]: what each search cell looks like, and what it costs
-      (`vidmarl.agents.features`).
-    - "maps" float[b 4 t gh gw]: the strength map; two credit maps (`vidmarl.agents.credit`), what
-      this episode's queries say about the drop of the margin per unit of strength, without and with
-      regard to its sign; how often each cell was tried.
-    - "state" float[b 11 + classes]: margin over the clean margin, probabilities of the goal's class
-      and of the runner-up, fraction of the budget used, log of L2 over the full distortion's,
-      whether the last proposal was accepted, its drop of the margin, whether the clip is fooled,
-      the log of the cells touched, the size of proposal, proposals taken back since one was
-      accepted, and which class the goal is about.
-    - ("temporal", "proposal_size") int64[b 1]: the size of proposal that the last responses
-      suggest.
-    - ("temporal", "count_mask" | "frame_mask"), ("spatial", "up_mask" | "down_mask"): what would
-      change anything.
-    - "episode": the state, which the nets do not see (`vidmarl.agents.episodes.Episodes`).
-
-    Reward and done are the team's, at the root. Rows that have ended cost nothing more.
+    The environment is stateless: what is known of a clip is in its TensorDict. Nothing is known of
+    it but its clean prediction, and nothing is minimized.
 
     Args:
-        session: the attack on a batch of clips; it answers the queries and counts them.
-        next_clips: where fresh clips come from at a reset. A row that has been asked about nothing
-            but the clean clip keeps its clip. Without it every clip has one episode.
-        reward: the weights of the reward's terms.
-        step_size, proposal_size, max_failed_removals, classes: see `Episodes`.
+        session: the attack on a batch of clips, with budget for all orders; it answers the queries
+            and counts them.
+        orders: of each clip.
+        classes: see `vidmarl.agents.observation.look`.
+        longest: frames that a tubelet lasts at most.
     """
 
     batch_locked = True
-    group_map = {"spatial": ["spatial"], "temporal": ["temporal"]}  # noqa: RUF012 (torchrl's name for it)
 
-    def __init__(
-        self,
-        session: Session,
-        next_clips: NextClips | None = None,
-        *,
-        reward: Reward | None = None,
-        step_size: float = 1.0,
-        proposal_size: int = 3,
-        max_failed_removals: int = 2,
-        classes: int = 0,
-    ) -> None:
-        super().__init__(
-            device=session.renderer.clips.device,
-            batch_size=torch.Size([len(session)]),
-            allow_done_after_reset=True,  # clips that are skipped, or have a budget of one query, end where they begin
-        )
-        self.episodes = Episodes(session, step_size, proposal_size, max_failed_removals, classes)
-        self.next_clips = next_clips
-        self.reward = reward or Reward()
-        self.seeds: Iterator[int] = itertools.count(1)
-        self._make_specs()
-
-    @property
-    def session(self) -> Session:
-        """Answers the queries and counts them."""
-        return self.episodes.session
-
-    def _make_specs(self) -> None:
-        b, (t, gh, gw), device = len(self.session), self.session.renderer.coarse_shape, self.device
+    def __init__(self, session: Session, orders: int, classes: int = 0, longest: int = 1) -> None:
+        n, device = len(session), session.renderer.clips.device
+        super().__init__(device=device, batch_size=[n])
+        self.session, self.classes = session, classes
+        self.signs = torch.Generator()
+        t, y, x = session.renderer.coarse_shape
+        tubelets = t * y * x * lengths(t, longest)
 
         def real(*shape: int) -> Unbounded:
-            return Unbounded((b, *shape), device=device)
+            return Unbounded((n, *shape), device=device)
 
-        def whole(*shape: int) -> Unbounded:
-            return Unbounded((b, *shape), device=device, dtype=torch.int64)
-
-        def flag(*shape: int) -> Binary:
-            return Binary(shape=(b, *shape), device=device, dtype=torch.bool)
-
-        numbers = ("margin", "label", "runner_up", "l2", "accepted", "margin_drop", "bound", "full_l2")
-        clean = ("clean_margin", "clean_label", "clean_runner_up")
-        episode: dict[str, Unbounded | Binary] = {key: real(t, gh, gw) for key in ("strength", "energy", *LEARNT)}
-        episode |= {key: real() for key in (*numbers, *clean)}
-        episode |= {key: whole() for key in ("proposal_size", "failures", "queries")} | {"fooled": flag()}
+        known = {name: real(t, y, x) for name in (*MAPS, "energy")} | {"clean_margin": real()}
         self.observation_spec = Composite(
-            features=real(CHANNELS, t, gh, gw),
-            maps=real(MAPS, t, gh, gw),
-            state=real(len(STATE) + self.episodes.classes),
-            spatial=Composite(up_mask=flag(1, t, gh * gw), down_mask=flag(1, t, gh * gw), shape=(b, 1)),
-            temporal=Composite(
-                count_mask=flag(1, len(COUNTS)), frame_mask=flag(1, t), proposal_size=whole(1), shape=(b, 1)
-            ),
-            episode=Composite(episode, shape=(b,)),
-            shape=(b,),
+            features=real(CHANNELS, t, y, x),
+            maps=real(len(MAPS), t, y, x),
+            state=real(len(STATE) + classes),
+            known=Composite(known, shape=(n,)),
+            size=real(orders),
+            fooled=Binary(shape=(n, orders), device=device, dtype=torch.bool),
+            asked=Unbounded((n, orders), device=device, dtype=torch.int64),
+            shape=(n,),
         )
-        sizes = {
-            "temporal": torch.tensor([len(COUNTS), len(WIDTHS)] + [t] * DRAWS),
-            "spatial": torch.tensor([gh * gw] * DRAWS + [2] * DRAWS),
-        }
-        actions = {key: MultiCategorical(n, shape=(b, 1, len(n)), device=device) for key, n in sizes.items()}
-        self.full_action_spec = Composite(
-            {key: Composite(action=action, shape=(b, 1)) for key, action in actions.items()}, shape=(b,)
-        )
-        self.full_reward_spec = Composite(reward=real(1), shape=(b,))
-        self.full_done_spec = Composite(done=flag(1), terminated=flag(1), shape=(b,))
+        self.action_spec = Categorical(tubelets, shape=(n, orders, tubelets), device=device)
+        self.reward_spec = real(orders, 1)
+        self.done_spec = Binary(shape=(n, 1), device=device, dtype=torch.bool)
 
     def _set_seed(self, seed: int | None) -> None:
-        self.seeds = itertools.count(int(seed or 0) + 1)
+        self.signs.manual_seed(int(seed or 0))
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: object) -> TensorDict:
-        every = torch.arange(len(self.session), device=self.device)
-        mask = None if tensordict is None else tensordict.get("_reset", None)
-        rows = every if mask is None else every[mask.reshape(-1)]
-        self._renew(rows[(self.session.queries > 1).to(rows.device)[rows]])
+        rows = torch.arange(len(self.session), device=self.device)
         with torch.autocast(rows.device.type, enabled=False):  # observations do not depend on the precision
-            begun = self.episodes.begin(rows)
-        if len(rows) == len(every):
-            return begun
-        out = begun.new_zeros(len(every))  # torchrl takes only the rows of the mask
-        out[rows] = begun
-        return out
-
-    def _renew(self, rows: Tensor) -> None:
-        """Puts fresh clips in the place of those of `rows`."""
-        if not len(rows):
-            return
-        if self.next_clips is None:
-            raise RuntimeError(
-                f"Resetting the environment: {len(rows)} clips have had their episode, and there are no others. Give"
-                " it `next_clips`, or a new session."
-            )
-        with torch.autocast(rows.device.type, enabled=False):
-            clips = self.next_clips(len(rows)).to(rows.device)
-        self.session.renew(rows, clips, next(self.seeds))
+            seen = look(self.session, rows, self.classes)
+        nothing = {name: self.observation_spec[name].zero() for name in ("size", "fooled", "asked")}
+        return seen.update(nothing)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        before = tensordict.select(*self.observation_spec.keys(True, True))
-        rows = (~self.episodes.over(before["episode"])).nonzero().flatten()
-        after, reward = before.clone(), torch.zeros(len(before), 1, device=self.device)
-        if len(rows):
-            when, where = (tensordict[group, "action"][rows].squeeze(1) for group in ("temporal", "spatial"))
-            proposal = self.episodes.propose(before[rows], when, where)
-            response = self.session.query(proposal, rows)
-            with torch.autocast(rows.device.type, enabled=False):
-                stepped = self.episodes.step(before[rows], rows, proposal, response)
-            after[rows] = stepped.select(*before.keys())
-            reward[rows, 0] = self.reward(before["episode"][rows], stepped["episode"])
-        done = self.episodes.over(after["episode"])[:, None]
-        return after.update({"reward": reward, "done": done, "terminated": done.clone()})
+        action, session = tensordict["action"], self.session
+        n, count, tubelets = action.shape
+        shape, low = session.renderer.coarse_shape, session.renderer.min_strength
+        coins = torch.rand(n, count, tubelets, generator=self.signs)
+        signs = torch.where((coins < 0.5) & (low < 0), -1.0, 1.0)
+        flat = rearrange(action.cpu(), "n o k -> (n o) k"), rearrange(signs, "n o k -> (n o) k")
+        orders = [
+            Order(own, its_signs, torch.zeros(shape), alternate=low < 0) for own, its_signs in zip(*flat, strict=True)
+        ]
+        rows = torch.arange(n, device=self.device).repeat_interleave(count)
+        with torch.autocast(rows.device.type, enabled=False):
+            grown = _grow(session, rows, orders)
+        size, fooled, asked = (rearrange(each, "(n o) -> n o", o=count) for each in grown)
+        full = session.full_l2[:, None]
+        reward = (full.clamp_min(1e-3) / size.clamp_min(1e-3)).log()[..., None]
+        after = tensordict.select(*self.observation_spec.keys(True, True))
+        done = torch.ones(n, 1, dtype=torch.bool, device=self.device)
+        return after.update({"size": size, "fooled": fooled, "asked": asked, "reward": reward, "done": done})
+
+
+def _grow(
+    session: Session, rows: Int64[Tensor, " m"], orders: list[Order]
+) -> tuple[Float[Tensor, " m"], Bool[Tensor, " m"], Int64[Tensor, " m"]]:
+    """Asks about ever larger sets of each order until one fools its clip: the norm of the last set,
+    whether it has fooled, and how many tubelets it had. Clips that need no attack cost nothing."""
+    size, fooled = session.full_l2[rows].clone(), torch.zeros_like(rows, dtype=torch.bool)
+    asked, left, count = torch.zeros_like(rows), session.active[rows].nonzero().flatten().cpu(), 1
+    while len(left):
+        sets = torch.stack([orders[i].first(count) for i in left.tolist()]).to(rows.device)
+        response = session.query(sets, rows[left])
+        asked[left], fooled[left] = count, response.success
+        size[left] = torch.where(response.success, response.l2, size[left])
+        covered = (sets != 0).flatten(1).all(1)
+        left, count = left[~(response.success | covered).cpu()], 2 * count
+    return size, fooled, asked

@@ -1,34 +1,26 @@
-"""The two actors and their centralised critic: small convolutional nets over the tubelets, for any
-grid.
+"""The two agents: small convolutional nets over the search cells of a clip, for any grid.
 
-All three see the same observation, which holds only what a black-box attacker can know
-(`vidmarl.agents.environment`). The temporal actor says how many tubelets to change, for how long
-and in which frames; the spatial actor, which cell in each of these frames, and in which direction.
-Trunks may run in half precision; heads, log-probabilities and values are float32.
+Both see the same observation, which holds only what a black-box attacker can know
+(`vidmarl.agents.observation`). The temporal agent says in which frames a tubelet should be centred
+and how long it should last; the spatial agent, where in each of these frames. Together they rank
+all tubelets. Trunks may run in half precision; heads and log-probabilities are float32.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from einops import rearrange, reduce
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from tensordict import TensorDict
-from tensordict.nn import InteractionType, TensorDictModule, TensorDictSequential
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import Tensor, nn
-from torchrl.modules import ProbabilisticActor
 
-from vidmarl.agents.actions import COUNTS, WIDTHS, WhenDistribution, WhereDistribution, lengths
-
-Acts = Literal["proposals", "order"]
-"""How agents act: a proposal for each query (`vidmarl.agents.episodes`), or by one order of all
-tubelets (`vidmarl.agents.order`)."""
-
-OBSERVATION = ["features", "maps", "state"]
+from vidmarl.agents.observation import OBSERVATION
+from vidmarl.agents.tubelets import WIDTHS, lengths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +29,12 @@ class AgentsConfig:
 
     Attributes:
         features: channels of what a tubelet looks like and costs (`vidmarl.agents.features`).
-        maps: channels of what the episode has done and found out, per tubelet.
-        state: numbers that describe the episode as a whole.
+        maps: channels of what the victim's answers have shown of each tubelet.
+        state: numbers that describe the clip as a whole.
         width: hidden channels.
         depth: residual blocks per trunk.
         classes: classes of the victim that they tell apart; 0: none.
-        longest: frames that a tubelet lasts at most, of agents that rank tubelets.
+        longest: frames that a tubelet lasts at most.
 
     Raises:
         ValueError: one of them is no whole number, below 1, or beyond all use.
@@ -91,167 +83,91 @@ class Trunk(nn.Module):
 
     def forward(self, features: Tensor, maps: Tensor, state: Tensor) -> Float[Tensor, "n d t gh gw"]:
         x = self.enter(torch.cat([features, maps], 1))
-        # Scale and shift (Perez et al. 2018): what counts turns round once the clip is fooled.
+        # scale and shift (Perez et al. 2018): what counts differs between classes
         scale, shift = rearrange(self.condition(state), "n (k d) -> k n d 1 1 1", k=2)
         x = (1 + scale) * x + shift
         hidden: Tensor = self.blocks(nn.functional.gelu(x))
         return hidden.float()
 
 
-def pooled(x: Tensor, pattern: str) -> Tensor:
-    """Mean and maximum side by side."""
-    return torch.cat([reduce(x, pattern, "mean"), reduce(x, pattern, "max")], 1)
-
-
-class Grid(nn.Module):
-    """A net over one observation [n ...], usable with any leading dimensions; `infer` is the net
-    itself, on one."""
-
-    infer: Callable[..., Any]
-
-    def forward(self, features: Tensor, maps: Tensor, state: Tensor, *more: Tensor) -> Any:
-        lead = state.shape[:-1]
-        flat = [x.reshape(-1, *x.shape[len(lead) :]) for x in (features, maps, state, *more)]
-        out = self.infer(*flat)
-        if isinstance(out, tuple):
-            return tuple(x.reshape(*lead, *x.shape[1:]) for x in out)
-        return out.reshape(*lead, *out.shape[1:])
-
-
-class SpatialNet(Grid):
-    """Where: logits of every cell in every frame, and of its direction; with one agent axis."""
+class SpatialNet(nn.Module):
+    """Where: a logit of every cell in every frame."""
 
     def __init__(self, config: AgentsConfig) -> None:
         super().__init__()
         self.trunk = Trunk(config)
-        self.cells = nn.Conv3d(config.width, 2, 1)
+        self.cells = nn.Conv3d(config.width, 1, 1)
         _start_flat(self.cells)
 
-    def infer(self, features: Tensor, maps: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, maps: Tensor, state: Tensor) -> Float[Tensor, "n t c"]:
         x = self.trunk(features, maps, state)
         with torch.autocast(x.device.type, enabled=False):
-            cell, up = rearrange(self.cells(x), "n k t h w -> k n 1 t (h w)")
-        return cell, up
+            return rearrange(self.cells(x), "n 1 t h w -> n t (h w)")
 
 
-class TemporalNet(Grid):
-    """When: logits of how many tubelets, of how long they last, and of every frame; with one agent
-    axis.
-
-    The logits of count and width start around the size of proposal that the environment suggests.
-    """
+class TemporalNet(nn.Module):
+    """When: logits of how long a tubelet lasts, and of the frame that it is centred in."""
 
     def __init__(self, config: AgentsConfig) -> None:
         super().__init__()
         self.trunk = Trunk(config)
         self.frames = nn.Conv1d(2 * config.width, 1, 1)
-        self.sizes = nn.Linear(2 * config.width, len(COUNTS) + len(WIDTHS))
-        _start_flat(self.frames, self.sizes)
+        self.widths = nn.Linear(2 * config.width, len(WIDTHS))
+        _start_flat(self.frames, self.widths)
 
-    def infer(
-        self, features: Tensor, maps: Tensor, state: Tensor, proposal_size: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, maps: Tensor, state: Tensor
+    ) -> tuple[Float[Tensor, "n w"], Float[Tensor, "n t"]]:
         x = self.trunk(features, maps, state)
         with torch.autocast(x.device.type, enabled=False):
-            frame = self.frames(pooled(x, "n d t h w -> n d t"))
-            count, width = self.sizes(pooled(x, "n d t h w -> n d"))[:, None].split([len(COUNTS), len(WIDTHS)], -1)
-        count = count + _around(proposal_size.clamp_max(len(COUNTS) - 1), len(COUNTS))
-        width = width + _around((proposal_size - len(COUNTS) + 1).clamp_min(0), len(WIDTHS))
-        return count, width, frame
+            frames = self.frames(_pooled(x, "n d t h w -> n d t"))
+            return self.widths(_pooled(x, "n d t h w -> n d")), frames[:, 0]
 
 
-def _around(index: Int64[Tensor, "n 1"], categories: int) -> Float[Tensor, "n 1 c"]:
-    """Logits that fall off on both sides of a category."""
-    return -2.0 * (torch.arange(categories, device=index.device) - index[..., None]).abs().float()
-
-
-class ValueNet(Grid):
-    """The team's value of a state, float[n 1 1]: one agent axis, one number."""
-
-    def __init__(self, config: AgentsConfig) -> None:
-        super().__init__()
-        self.trunk = Trunk(config)
-        self.head = nn.Sequential(
-            nn.Linear(2 * config.width, 2 * config.width), nn.GELU(), nn.Linear(2 * config.width, 1)
-        )
-        nn.init.zeros_(self.head[-1].weight)  # type: ignore[arg-type]
-
-    def infer(self, features: Tensor, maps: Tensor, state: Tensor) -> Tensor:
-        x = self.trunk(features, maps, state)
-        with torch.autocast(x.device.type, enabled=False):
-            value: Tensor = self.head(pooled(x, "n d t h w -> n d"))
-        return value[:, None]
+def _pooled(x: Tensor, pattern: str) -> Tensor:
+    """Mean and maximum side by side."""
+    return torch.cat([reduce(x, pattern, "mean"), reduce(x, pattern, "max")], 1)
 
 
 def _start_flat(*heads: nn.Module) -> None:
-    """Heads that start at zero: the first policy is uniform, whatever the clip."""
+    """Heads that start at zero: the first ranking is uniform, whatever the clip."""
     for head in heads:
         nn.init.zeros_(head.weight)  # type: ignore[arg-type]
         nn.init.zeros_(head.bias)  # type: ignore[arg-type]
 
 
 def _joint(
-    frame: Float[Tensor, "n 1 t"], width: Float[Tensor, "n 1 w"], cell: Float[Tensor, "n 1 t c"], longest: int
+    width: Float[Tensor, "n w"], frame: Float[Tensor, "n t"], cell: Float[Tensor, "n t c"], longest: int
 ) -> Float[Tensor, "n t c v"]:
     """The log-probability of each tubelet that fits, by what both agents say of it."""
     fits = lengths(frame.shape[-1], longest)
-    frame, width, cell = frame.log_softmax(-1), width[..., :fits].log_softmax(-1), cell.log_softmax(-1)
-    both = frame[..., None, None] + cell[..., None] + width[..., None, None, :]
-    return rearrange(both, "n 1 t c w -> n t c w")
+    frame, width, cell = frame.log_softmax(-1), width[:, :fits].log_softmax(-1), cell.log_softmax(-1)
+    return frame[:, :, None, None] + cell[..., None] + width[:, None, None]
 
 
 class Agents(nn.Module):
-    """The team: temporal actor, spatial actor (which sees what the temporal one has drawn), critic.
+    """The team.
 
     Args:
         config: the shape of the nets.
         trained: what the team was trained for, as plain data; None: nothing yet.
 
     Attributes:
+        temporal, spatial: the two agents.
         trained: settings that an attack takes over unless it is given others ("distortion", "grid"
-            as three integers, "search_cell", "coherence", "proposal_size"), how they act ("acts"),
-            and what else describes the training ("victim", "training_queries", ...). "distortion"
-            and "victim" are lists where there were several; an attack is then to be told which
-            distortion.
+            as three integers, "search_cell", "coherence"), and what else describes the training
+            ("victim", "training_queries", ...). "distortion" and "victim" are lists where there
+            were several; an attack is then to be told which distortion.
     """
 
     def __init__(self, config: AgentsConfig, trained: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.config = config
         self.trained: dict[str, Any] = dict(trained or {})
-        common: dict[str, Any] = {
-            "return_log_prob": True,
-            "default_interaction_type": InteractionType.RANDOM,
-        }
-        self.temporal = ProbabilisticActor(
-            TensorDictModule(
-                TemporalNet(config),
-                in_keys=[*OBSERVATION, ("temporal", "proposal_size")],
-                out_keys=[("temporal", key) for key in ("count_logits", "width_logits", "frame_logits")],
-            ),
-            in_keys={
-                key: ("temporal", key)
-                for key in ("count_logits", "width_logits", "frame_logits", "count_mask", "frame_mask")
-            },
-            out_keys=[("temporal", "action")],
-            distribution_class=WhenDistribution,
-            log_prob_key=("temporal", "log_prob"),
-            **common,
-        )
-        self.spatial = ProbabilisticActor(
-            TensorDictModule(
-                SpatialNet(config),
-                in_keys=OBSERVATION,
-                out_keys=[("spatial", key) for key in ("cell_logits", "up_logits")],
-            ),
-            in_keys={key: ("spatial", key) for key in ("cell_logits", "up_logits", "up_mask", "down_mask")}
-            | {"when": ("temporal", "action")},
-            out_keys=[("spatial", "action")],
-            distribution_class=WhereDistribution,
-            log_prob_key=("spatial", "log_prob"),
-            **common,
-        )
-        self.critic = TensorDictModule(ValueNet(config), in_keys=OBSERVATION, out_keys=["state_value"])
+        when = [("temporal", "width_logits"), ("temporal", "frame_logits")]
+        where = [("spatial", "cell_logits")]
+        self.temporal = TensorDictModule(TemporalNet(config), in_keys=OBSERVATION, out_keys=when)
+        self.spatial = TensorDictModule(SpatialNet(config), in_keys=OBSERVATION, out_keys=where)
 
     def rank(self, td: TensorDict) -> Float[Tensor, "n t c w"]:
         """How likely both agents together are to choose each tubelet first: log-probabilities of
@@ -264,11 +180,11 @@ class Agents(nn.Module):
         return ranked
 
     def ranking_net(self) -> TensorDictSequential:
-        """Both actors' nets as one, which writes what `rank` gives as "ranking"."""
-        logits = [("temporal", "frame_logits"), ("temporal", "width_logits"), ("spatial", "cell_logits")]
+        """Both agents as one net, which writes what `rank` gives as "ranking"."""
         joint = partial(_joint, longest=self.config.longest)
+        logits = [*self.temporal.out_keys, *self.spatial.out_keys]
         return TensorDictSequential(
-            self.temporal[0], self.spatial[0], TensorDictModule(joint, in_keys=logits, out_keys=["ranking"])
+            self.temporal, self.spatial, TensorDictModule(joint, in_keys=logits, out_keys=["ranking"])
         )
 
     def names_of(self, what: Literal["victim", "distortion"]) -> list[str]:

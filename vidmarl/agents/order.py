@@ -21,9 +21,9 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from vidmarl.agents.actions import lasting
-from vidmarl.agents.episodes import Episodes
 from vidmarl.agents.networks import Agents
+from vidmarl.agents.observation import as_share, learn, look
+from vidmarl.agents.tubelets import lasting
 from vidmarl.queries.scheduler import Request
 from vidmarl.queries.session import Response, Session
 from vidmarl.utils.randomness import gumbel
@@ -88,7 +88,7 @@ class Order:
         signs: float[k], the direction of each.
         ranking: float[t y x], log-probability with which a tubelet centred in each search cell
             comes first.
-        alternate: see `vidmarl.agents.actions.lasting`.
+        alternate: see `vidmarl.agents.tubelets.lasting`.
     """
 
     tubelets: Int64[Tensor, " k"]
@@ -173,6 +173,8 @@ class Grow(Request):
 
     Args:
         agents: the team.
+        start: a map of search cells that is asked about first, and built on: a block then turns
+            what is there to the other end of the range of strengths. None: the clean clip.
 
     Attributes:
         over: whether the search is at its end: the clip is fooled, the set has reached the bound,
@@ -184,42 +186,48 @@ class Grow(Request):
 
     strength: Float[Tensor, "t y x"]
 
-    def __init__(self, agents: Agents) -> None:
-        self._agents = agents
+    def __init__(self, agents: Agents, start: Float[Tensor, "t y x"] | None = None) -> None:
+        self._agents, self._start = agents, start
         self._td: TensorDict | None = None
         self._ranking: Tensor | None = None
-        self.restart(math.inf)
+        self._begin(start, math.inf)
 
     @property
     def ranking(self) -> Float[Tensor, "t y x"] | None:
-        """How the agents rank the search cells; None before the first set."""
+        """How the agents rank the search cells; None before the first order."""
         return self._ranking
 
     def restart(self, bound: float) -> None:
-        """Begins again with nothing, and with all that was learnt about the clip.
+        """Begins again from the clean clip, with all that was learnt about it.
 
         Args:
             bound: the L2 norm at which a set is too large.
         """
-        self._bound = bound
+        self._begin(None, bound)
+
+    def _begin(self, start: Tensor | None, bound: float) -> None:
+        self._start, self._turns, self._bound = start, start is not None, bound
         self._order: Order | None = None
-        self._kept, self._margin = torch.zeros(()), math.inf  # those of the clean clip, once it is known
+        self._kept: Tensor | None = None
         self.over, self.fooled, self.l2 = False, False, 0.0
 
     def answer(self, session: Session, batch: Mapping[int, Request]) -> dict[int, Response]:
         rows = torch.tensor(list(batch), device=session.renderer.clips.device)
         asking = [request for request in batch.values() if isinstance(request, Grow)]
-        episodes = Episodes(session, classes=self._agents.config.classes)
         seen = [
-            episodes.begin(row) if request._td is None else request._td
+            look(session, row, self._agents.config.classes) if request._td is None else request._td
             for request, row in zip(asking, rows.split(1), strict=True)
         ]
         td = torch.cat(seen)
+        for request, clean_margin in zip(asking, td["known", "clean_margin"].tolist(), strict=True):
+            if request._kept is None:
+                request._kept, request._margin = torch.zeros(session.renderer.coarse_shape), clean_margin
+                request._free = torch.ones_like(request._kept, dtype=torch.bool)
         self._draw(asking, td, session, rows)
-        changes = torch.stack([request._next() for request in asking]).to(rows.device)
+        changes = torch.stack([request._next(session.renderer.min_strength) for request in asking]).to(rows.device)
         margins = torch.tensor([request._margin for request in asking], device=rows.device)
         response = session.query(torch.stack([request.strength for request in asking]).to(rows.device), rows)
-        td = episodes.learn(td, rows, changes, margins - response.margin)
+        td = learn(td, changes, as_share(margins - response.margin, td))
         response = response.cpu()
         for i, (request, one) in enumerate(zip(asking, td.split(1), strict=True)):
             request._judge(one, response[i])
@@ -227,49 +235,56 @@ class Grow(Request):
 
     def _draw(self, asking: list[Grow], td: TensorDict, session: Session, rows: Int64[Tensor, " n"]) -> None:
         """Draws an order where one is due, from the clip's own source of randomness."""
-        due = [i for i, request in enumerate(asking) if request._order is None]
+        due = [i for i, request in enumerate(asking) if request._order is None and request._start is None]
         if not due:
             return
         with torch.no_grad():
             log_prob = self._agents.rank(td[due]).cpu()
         chance = session.rand(rows[due], 2, log_prob[0].numel()).cpu()
-        clean = td["episode", "clean_margin"][due].tolist()
-        energy = td["episode", "energy"][due].cpu()
+        energy = td["known", "energy"][due].cpu()
         shape, low = session.renderer.coarse_shape, session.renderer.min_strength
-        for i, own, numbers, margin, cells in zip(due, log_prob, chance, clean, energy, strict=True):
-            asking[i]._begin(Order.draw(own, numbers, shape, low), margin, cells)
+        for i, own, numbers, cells in zip(due, log_prob, chance, energy, strict=True):
+            asking[i]._take_up(Order.draw(own, numbers, shape, low), cells)
 
-    def _begin(self, order: Order, clean_margin: float, energy: Float[Tensor, "t y x"]) -> None:
-        """Takes up an order."""
-        if math.isinf(self._margin):
-            self._kept, self._margin = torch.zeros_like(order.ranking), clean_margin
+    def _take_up(self, order: Order, energy: Float[Tensor, "t y x"]) -> None:
+        """Goes by another order."""
         self._order, self._ranking, self._energy, self._gained = order, order.ranking, energy, False
         self._take(order, 0)
 
     def _take(self, order: Order, begin: int) -> None:
         """Takes the next block. Where there is none, another order is due, or nothing is left that
         would help."""
-        free = self._kept == 0
         enough = float(self._energy.sum()) / BLOCKS or math.inf  # all at once where nothing changes a pixel
-        self._block, self._end = order.block(begin, free, self._energy, enough)
+        self._block, self._end = order.block(begin, self._free, self._energy, enough)
         if not self._block.any():
             self._order = None
-            self.over = not (self._gained and free.any())
+            self.over = not (self._gained and self._free.any())
 
-    def _next(self) -> Float[Tensor, "t y x"]:
-        """The block that is next; `strength` becomes the set that is asked about."""
-        self.strength = self._kept + self._block
-        return self._block
+    def _next(self, low: float) -> Float[Tensor, "t y x"]:
+        """The change that is next; `strength` becomes the set that is asked about."""
+        kept = self._kept
+        assert kept is not None
+        if self._start is not None:
+            self.strength = self._start
+        elif self._turns:
+            self.strength = torch.where(self._block != 0, low + 1 - kept, kept)
+        else:
+            self.strength = kept + self._block
+        return self.strength - kept
 
     def _judge(self, td: TensorDict, response: Response) -> None:
         """Takes in what the victim has said of the set."""
-        if self._order is None:
+        started, self._start = self._start is not None, None
+        if self._order is None and not started:
             raise RuntimeError("Building on an order of tubelets: a reply came before any order was drawn.")
         self._td, self.l2 = td, float(response.l2)
         self.fooled = bool(response.success) and self.l2 < self._bound
         self.over = self.fooled or self.l2 >= self._bound
         if self.over:
             return
-        if response.margin <= self._margin:
+        if started or response.margin <= self._margin:
             self._kept, self._margin, self._gained = self.strength, float(response.margin), True
-        self._take(self._order, self._end)
+            if not started:
+                self._free = self._free & (self._block == 0)
+        if self._order is not None:
+            self._take(self._order, self._end)

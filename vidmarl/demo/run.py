@@ -117,7 +117,6 @@ def _train_agents(out: Path, seed: int, progress: bool) -> Agents:
         load_victim("demo", out / "victim.pt"),
         distortion=DISTORTION,
         grid=GRID,
-        acts="order",
         classes=len(CLASSES),
         cloning=LEARNING,
         eval_budget=BUDGETS[1],

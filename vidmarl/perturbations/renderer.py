@@ -83,17 +83,6 @@ class Renderer:
         with torch.autocast(clips.device.type, enabled=False):  # pixels keep their precision in a half-precision run
             return prepared(self.distortion, clips, draw_noise(clips, self.coherence, seeds))
 
-    def replace(self, rows: Int64[Tensor, " n"], clips: Float[Tensor, "n 3 t h w"], seed: int) -> None:
-        """Puts other clips of the same shape in the place of `rows`."""
-        clips = to_8bit(clips.float())
-        seeds = clip_seeds(clips, seed)
-        state = self._prepare(clips, seeds)
-        self.clips[rows] = clips
-        for row, its_seed in zip(rows.tolist(), seeds, strict=True):
-            self.seeds[row] = its_seed
-        for key, value in state.items():
-            self._state[key] = _put(self._state[key], rows, value)
-
     def zeros(self) -> Float[Tensor, "b gt gh gw"]:
         """The strength map of no distortion."""
         return self.clips.new_zeros(len(self.clips), *self.shape)
@@ -191,12 +180,3 @@ def _take(value: Tensor, rows: slice | Tensor) -> Tensor:
     """`value[rows]`, which copies what is stored and leaves expanded what was: a still pattern
     stays one frame."""
     return _core(value)[rows].expand(-1, *value.shape[1:])
-
-
-def _put(target: Tensor, rows: Tensor, value: Tensor) -> Tensor:
-    """`target` with `target[rows] = value`, written in place and left expanded where both are."""
-    alike = all(value.stride(axis) == 0 for axis in range(1, target.ndim) if target.stride(axis) == 0)
-    if not alike or target.stride(0) == 0:
-        target = target.clone(memory_format=torch.contiguous_format)
-    _core(target)[rows] = _core(value)
-    return target

@@ -70,7 +70,3 @@ class QueryBudget:
             self.count = before.index_add(0, rows, spent)
             same = rows[:, None] == rows[None, :]
             self.at = before[rows] + (same.tril() * spent).sum(1)
-
-    def reopen(self, rows: Int64[Tensor, " n"]) -> None:
-        """Gives `rows` a fresh budget, because another clip has taken the place."""
-        self.count[rows.cpu()] = 0

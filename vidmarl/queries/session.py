@@ -108,7 +108,6 @@ class Session:
         rows = torch.arange(b, device=renderer.clips.device)
         self.full_l2 = self._full_l2(rows)  # before anything is asked: a distortion that fails costs no query
         self.clean = self._ask_clean(rows)
-        self._own_goal = goal is None
         self.goal = Misclassify(self.clean.argmax(1).cpu()) if goal is None else goal
         self.goal.validate(b, self.clean.shape[1])
         new = renderer.clips.new_zeros
@@ -169,18 +168,6 @@ class Session:
             # hashed: the clip's own seed has already drawn the distortion's noise, and must not
             # draw the search too
             self._generators[row].manual_seed(zlib.crc32(f"search {self.renderer.seeds[row]} {self._seed}".encode()))
-
-    def renew(self, rows: Int64[Tensor, " n"], clips: Float[Tensor, "n 3 t h w"], seed: int) -> None:
-        """Puts fresh clips in the place of `rows`, with a fresh budget: `n` queries. Not where the
-        goal was given."""
-        if not self._own_goal:
-            raise ValueError("Renewing clips: the goal was given for the old clips; open a new session instead.")
-        self.renderer.replace(rows, clips, seed)
-        self.full_l2[rows] = self._full_l2(rows)
-        self.query_budget.reopen(rows)
-        self.clean[rows] = self._ask_clean(rows)
-        self.goal.classes[rows.cpu()] = self.clean[rows].argmax(1).cpu()
-        self._begin(rows)
 
     @property
     def queries(self) -> Int64[Tensor, " b"]:

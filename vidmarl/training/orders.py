@@ -1,18 +1,15 @@
-"""Reinforcement of agents that rank tubelets: each order is paid by the size of what it led to.
+"""Reinforcement of the agents: each order is paid by the size of what it led to.
 
-Some orders of each clip are drawn, and sets of the first 1, 2, 4, ... tubelets of each are asked
-about until one fools: unlike the blocks of an attack (`vidmarl.agents.order`), this tells in a
-handful of queries what an order is worth. An order is better or worse than the others of the same
-clip: the mean of those is its baseline (leave-one-out: Kool, van Hoof and Welling, "Buy 4 REINFORCE
-Samples, Get a Baseline for Free!", 2019), so that no critic is needed. Only the places of an order
-that were asked about are paid, each for itself, with PPO's clipped ratio.
+An order is better or worse than the others of the same clip: the mean of those is its baseline
+(leave-one-out: Kool, van Hoof and Welling, "Buy 4 REINFORCE Samples, Get a Baseline for Free!",
+2019), so that no critic is needed. Only the places of an order that were asked about are paid, each
+for itself, with PPO's clipped ratio.
 """
 
 from __future__ import annotations
 
 import torch
-from einops import rearrange
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from tensordict import TensorDict
 from tensordict.nn import (
     InteractionType,
@@ -21,114 +18,110 @@ from tensordict.nn import (
     TensorDictModule,
 )
 from torch import Tensor
+from torchrl.collectors import Collector
 from torchrl.objectives import ClipPPOLoss
 
-from vidmarl.agents.episodes import Episodes
-from vidmarl.agents.networks import OBSERVATION, Agents
-from vidmarl.agents.order import Order, OrderDistribution
-from vidmarl.queries.session import Session
+from vidmarl.agents.environment import OrderEnv
+from vidmarl.agents.networks import Agents
+from vidmarl.agents.observation import OBSERVATION
+from vidmarl.agents.order import OrderDistribution
 
 PAID = 64
 """How many of an order's first places are paid: sets of more say little of any one of them."""
 
-MOST_SETS = 32
-"""More sets than an order of any length has, each being twice the one before."""
 
-
-def order_loss(agents: Agents, clip: float) -> ClipPPOLoss:
-    """PPO's loss over what `play` gives.
+def order_policy(agents: Agents, orders: int) -> ProbabilisticTensorDictSequential:
+    """The team as a policy that draws some orders of each clip; "log_prob" float[n o p] is that of
+    their first places.
 
     Args:
-        agents: the team; both actors get their share of the gradient.
-        clip: of the probability ratio.
+        agents: the team.
+        orders: of each clip.
     """
-    actor = ProbabilisticTensorDictSequential(
+
+    def for_each(ranking: Float[Tensor, "n t c w"]) -> Float[Tensor, "n o t c w"]:
+        return ranking[:, None].expand(-1, orders, -1, -1, -1)
+
+    return ProbabilisticTensorDictSequential(
         agents.ranking_net(),
-        TensorDictModule(_for_several, in_keys=["ranking"], out_keys=["ranking"]),
+        TensorDictModule(for_each, in_keys=["ranking"], out_keys=["ranking"]),
         ProbabilisticTensorDictModule(
             in_keys=["ranking"],
             out_keys=["action"],
             distribution_class=OrderDistribution,
             distribution_kwargs={"places": PAID},
             default_interaction_type=InteractionType.RANDOM,
+            return_log_prob=True,
+            log_prob_key="log_prob",
         ),
     )
-    loss = ClipPPOLoss(actor, None, clip_epsilon=clip, entropy_bonus=False, normalize_advantage=False)
+
+
+def order_loss(agents: Agents, orders: int, clip: float) -> ClipPPOLoss:
+    """PPO's loss over what `play` gives.
+
+    Args:
+        agents: the team; both get their share of the gradient.
+        orders: of each clip.
+        clip: of the probability ratio.
+    """
+    policy = order_policy(agents, orders)
+    loss = ClipPPOLoss(policy, None, clip_epsilon=clip, entropy_bonus=False, normalize_advantage=False)
     loss.set_keys(sample_log_prob="log_prob")
     return loss
 
 
-def _for_several(ranking: Float[Tensor, "n t c w"]) -> Float[Tensor, "n 1 t c w"]:
-    """One ranking for all orders of a clip."""
-    return ranking[:, None]
-
-
 @torch.no_grad()
-def play(session: Session, agents: Agents, count: int, generator: torch.Generator) -> TensorDict:
-    """Draws some orders of every active clip of a fresh session, and grows a success from each.
+def play(env: OrderEnv, agents: Agents, orders: int, seed: int) -> TensorDict:
+    """Has the team play some orders of every clip.
 
     Args:
-        session: the attack on the clips, with budget for all orders.
+        env: of the clips.
         agents: the team.
-        count: orders of each clip, at least 2.
-        generator: of the orders.
+        orders: of each clip, at least 2.
+        seed: of the orders.
 
     Returns:
-        Of n clips: their observations; "action" int64[n o k], the orders; "log_prob" float[n o p],
-        of the first places; "advantage" float[n o p 1]; "size" float[n o], the L2 norm that each
-        order came to, a failure having that of the full distortion; "fooled" bool[n o].
+        Of n clips what they look like and what was done, with "advantage" float[n o p 1], and
+        "size", "fooled" and "asked" as in `OrderEnv`.
     """
-    rows, shape, low = session.rows, session.renderer.coarse_shape, session.renderer.min_strength
-    seen = Episodes(session, classes=agents.config.classes).begin(rows)
-    td = seen.select(*OBSERVATION, ("temporal", "proposal_size"))
-    ranking = agents.rank(td)
-    chance = torch.rand(len(rows), count, 2, ranking[0].numel(), generator=generator)
-    orders = [
-        Order.draw(own, numbers, shape, low)
-        for own, of_clip in zip(ranking.cpu(), chance, strict=True)
-        for numbers in of_clip
-    ]
-    grown = _grow(session, rows.repeat_interleave(count), orders)
-    size, fooled, asked = (rearrange(each, "(n o) -> n o", o=count) for each in grown)
-    action = torch.stack([order.tubelets for order in orders]).to(rows.device)
-    action = rearrange(action, "(n o) k -> n o k", o=count)
-    log_prob = OrderDistribution(_for_several(ranking), PAID).log_prob(action)
-    found = {
-        "action": action,
-        "log_prob": log_prob,
-        "advantage": _advantages(size, asked, log_prob.shape[-1])[..., None],
-        "size": size,
-        "fooled": fooled,
-    }
-    return td.update(found)
+    torch.manual_seed(seed)
+    env.set_seed(seed)
+    n = len(env.session)
+    collector = Collector(
+        env,
+        order_policy(agents, orders),
+        frames_per_batch=n,
+        total_frames=n,
+        device=env.device,
+        storing_device=env.device,
+        trust_policy=True,
+        auto_register_policy_transforms=False,
+        use_buffers=False,
+    )
+    played: TensorDict = next(iter(collector)).squeeze(1)
+    collector.shutdown()
+    after = played["next"]
+    td = played.select(*OBSERVATION, "action", "log_prob")
+    advantage = advantages(after["reward"][..., 0], after["asked"], played["log_prob"].shape[-1])
+    return td.update({"advantage": advantage[..., None], **{key: after[key] for key in ("size", "fooled", "asked")}})
 
 
-def _grow(
-    session: Session, rows: Int64[Tensor, " m"], orders: list[Order]
-) -> tuple[Float[Tensor, " m"], Bool[Tensor, " m"], Int64[Tensor, " m"]]:
-    """Asks about ever larger sets of each order until one fools its clip: the norm of the last set,
-    whether it has fooled, and how many tubelets it had."""
-    size, fooled = session.full_l2[rows].clone(), torch.zeros_like(rows, dtype=torch.bool)
-    asked, left, count = torch.zeros_like(rows), torch.arange(len(rows)), 1
-    while len(left):
-        sets = torch.stack([orders[i].first(count) for i in left.tolist()]).to(rows.device)
-        response = session.query(sets, rows[left])
-        asked[left], fooled[left] = count, response.success
-        size[left] = torch.where(response.success, response.l2, size[left])
-        covered = (sets != 0).flatten(1).all(1)
-        left, count = left[~(response.success | covered).cpu()], 2 * count
-    return size, fooled, asked
-
-
-def _advantages(size: Float[Tensor, "n o"], asked: Int64[Tensor, "n o"], places: int) -> Float[Tensor, "n o p"]:
-    """By how much smaller, in natural logarithms, an order's success is than the others' of its
-    clip, for each of its first places that was asked about.
+def advantages(
+    reward: Float[Tensor, "n o"], asked: Int64[Tensor, "n o"], places: int
+) -> Float[Tensor, "n o p"]:
+    """By how much more an order has earned than the others of its clip, for each of its first
+    places that was asked about.
 
     All orders weigh the same, however many places of them are paid. So a place of a short order
     weighs more than one of a long order, which favours orders that succeed early: the mean over
     places in place of REINFORCE's sum, as in GRPO (Shao et al. 2024, equation 3).
+
+    Args:
+        reward: of each order of n clips.
+        asked: how many of its first tubelets were asked about.
+        places: how many of them are paid at most.
     """
-    gained = -size.clamp_min(1e-3).log()
-    others = (gained.sum(1, keepdim=True) - gained) / (gained.shape[1] - 1)
-    paid = torch.arange(places, device=size.device) < asked[..., None]
-    return (gained - others)[..., None] * paid * places / paid.sum(-1, keepdim=True)
+    others = (reward.sum(1, keepdim=True) - reward) / (reward.shape[1] - 1)
+    paid = torch.arange(places, device=reward.device) < asked[..., None]
+    return (reward - others)[..., None] * paid * places / paid.sum(-1, keepdim=True).clamp_min(1)

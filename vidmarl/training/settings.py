@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from vidmarl.agents.reward import Reward
 from vidmarl.data.spec import ClipSpec
 from vidmarl.distortions import DISTORTIONS
 from vidmarl.errors import CheckpointError
@@ -26,52 +25,43 @@ if TYPE_CHECKING:
 NETS = ("width", "depth", "classes", "longest")
 """The settings of the nets."""
 
-ATTACKED_WITH = ("victim", "distortion", "grid", "search_cell", "coherence", "acts", "proposal_size", *NETS)
+ATTACKED_WITH = ("victim", "distortion", "grid", "search_cell", "coherence", *NETS)
 """The settings of training that decide what an attack with the agents is."""
 
-TRAINED_WITH = (*ATTACKED_WITH, "budget", "steps", "reward", "ppo", "cloning", "seed")
+TRAINED_WITH = (*ATTACKED_WITH, "ppo", "cloning", "seed")
 """The settings that decide the course of training."""
 
-NUMBERS = ("search_cell", "coherence", "acts", "proposal_size", "budget", "steps", "eval_budget", "seed")
+NUMBERS = ("search_cell", "coherence", "eval_budget", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
 class PPO:
-    """The settings of PPO. Orders have no critic: for them there are only `epochs`, `minibatch`,
-    `lr`, `clip`, `max_grad_norm`, `target_kl` and `orders`.
+    """The settings of play.
 
     Attributes:
-        epochs: passes over a rollout.
-        minibatch: frames, or orders, per gradient step.
+        orders: drawn of each clip, at least 2.
+        epochs: passes over what was played on a batch of clips.
+        minibatch: orders per gradient step.
         lr: learning rate of Adam.
-        gamma: discount.
-        lmbda: lambda of GAE.
         clip: of the probability ratio.
-        entropy: weight of the entropy bonus.
-        critic: weight of the critic's loss.
-        max_grad_norm: of the gradient, all nets together.
-        target_kl: a rollout's passes end when the approximate KL exceeds this; None: never.
-        orders: drawn of each clip by agents that rank tubelets, at least 2.
+        max_grad_norm: of the gradient, both nets together; in cloning, too.
+        target_kl: the passes end when the approximate KL exceeds this; None: never.
     """
 
-    epochs: int = 3
-    minibatch: int = 256
-    lr: float = 5e-4
-    gamma: float = 0.98
-    lmbda: float = 0.95
-    clip: float = 0.2
-    entropy: float = 0.01
-    critic: float = 1.0
-    max_grad_norm: float = 1.0
-    target_kl: float | None = 0.03
     orders: int = 4
+    epochs: int = 2
+    minibatch: int = 256
+    lr: float = 1e-3
+    clip: float = 0.2
+    max_grad_norm: float = 0.5
+    target_kl: float | None = 0.03
 
     def __post_init__(self) -> None:
         if self.orders < 2:  # one has no others to be compared with
             raise ValueError(f"PPO: orders must be at least 2, got {self.orders}.")
 
 
-PARTS = {"grid": TubeletGrid, "reward": Reward, "ppo": PPO, "cloning": Cloning}
+PARTS = {"grid": TubeletGrid, "ppo": PPO, "cloning": Cloning}
 
 
 def settings_of(module: TwoAgentPPO) -> dict[str, Any]:
