@@ -3,22 +3,20 @@ to distort."""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-
 import pytest
 import torch
+from tensordict import TensorDict
 from torch import Tensor, nn
 
-from vidmarl.agents.actions import WIDTHS
-from vidmarl.agents.episodes import MAPS, STATE, Episodes
 from vidmarl.agents.features import CHANNELS, SMALLEST_COST
 from vidmarl.agents.networks import Agents, AgentsConfig
+from vidmarl.agents.observation import MAPS, STATE, look
+from vidmarl.agents.tubelets import WIDTHS, lengths
 from vidmarl.distortions import as_distortion
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.session import Session
-from vidmarl.training.behaviour_cloning import Cloning, Probes, cloning_loss, examples, probe
+from vidmarl.training.behaviour_cloning import Cloning, cloning_loss, probe, shown
 from vidmarl.victims.victim import Victim
 
 T, SIDE = 4, 4
@@ -56,10 +54,10 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def agents(seed: int = 0) -> Agents:
     torch.manual_seed(seed)
-    return Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), width=16, depth=1))
+    return Agents(AgentsConfig(CHANNELS, len(MAPS), len(STATE), width=16, depth=1))
 
 
-def learn(probes: Probes, updates: int, seed: int = 0) -> tuple[Agents, list[float]]:
+def learn(probes: TensorDict, updates: int, seed: int = 0) -> tuple[Agents, list[float]]:
     team, losses, source = agents(), [], generator(seed)
     optimizer = torch.optim.Adam(team.parameters(), lr=1e-2)
     for _ in range(updates):
@@ -71,9 +69,14 @@ def learn(probes: Probes, updates: int, seed: int = 0) -> tuple[Agents, list[flo
     return team, losses
 
 
-def it(probes: Probes) -> Tensor:
+def it(probes: TensorDict) -> Tensor:
     """Which probes touch the one tubelet that matters."""
-    return probes.maps[:, :, FRAME].flatten(2)[..., CELL] != 0
+    return probes["maps"][:, :, FRAME].flatten(2)[..., CELL] != 0
+
+
+def differing(probes: TensorDict, **entries: Tensor) -> TensorDict:
+    """The same probes, had something else come of them."""
+    return probes.copy().update(entries)
 
 
 # --- probing
@@ -88,13 +91,15 @@ def test_probes_are_counted_queries_of_one_tubelet_each(search_cell: int) -> Non
     probes = probe(books, 10, generator())
     assert model.seen - before == 3 * 10
     assert books.queries.tolist() == [1 + 10] * 3
-    assert probes.cells.shape == probes.widths.shape == probes.drops.shape == (3, 10)
-    assert all(len(set(row)) == 10 for row in probes.cells.tolist())
+    assert probes["tubelets"].shape == probes["drops"].shape == probes["costs"].shape == (3, 10)
+    fits = lengths(T, WIDTHS[-1])
+    assert all(len({index // fits for index in row}) == 10 for row in probes["tubelets"].tolist())
     for i, strength in enumerate(asked):
-        assert torch.equal(strength, probes.maps[:, i])
+        assert torch.equal(strength, probes["maps"][:, i])
         for row, cells in enumerate(strength.flatten(2).unbind()):
-            frame, place = divmod(int(probes.cells[row, i]), shape[1] * shape[2])
-            width = WIDTHS[int(probes.widths[row, i])]
+            cell, width = divmod(int(probes["tubelets"][row, i]), fits)
+            frame, place = divmod(cell, shape[1] * shape[2])
+            width = WIDTHS[width]
             lasts = [0 <= t - frame + width // 2 < width for t in range(T)]
             assert cells[:, place].ne(0).tolist() == lasts
             assert int(cells.count_nonzero()) == sum(lasts)
@@ -104,21 +109,22 @@ def test_probes_are_counted_queries_of_one_tubelet_each(search_cell: int) -> Non
 def test_drops_are_those_of_the_margin_over_the_clean_margin() -> None:
     books = session(n=4)
     probes = probe(books, T * SIDE**2, generator())
-    assert all(len(set(row)) == T * SIDE**2 for row in probes.cells.tolist())  # asked about every cell once
+    cells = probes["tubelets"] // lengths(T, WIDTHS[-1])
+    assert all(len(set(row)) == T * SIDE**2 for row in cells.tolist())  # asked about every cell once
     matters = it(probes)
     assert matters.any(1).all()
-    assert probes.drops[~matters].abs().max() < 1e-5
-    assert torch.allclose(probes.costs, probes.maps.flatten(2).count_nonzero(2) + SMALLEST_COST, rtol=0.05)
+    assert probes["drops"][~matters].abs().max() < 1e-5
+    assert torch.allclose(probes["costs"], probes["maps"].flatten(2).count_nonzero(2) + SMALLEST_COST, rtol=0.05)
     bright = books.renderer.clips[:, :, FRAME, 24:, 24:].mean((1, 2, 3))
     strength = torch.zeros(4, *books.renderer.coarse_shape)
     strength[:, FRAME, CELL // SIDE, CELL % SIDE] = 1
     dark = books.renderer.render(strength)[:, :, FRAME, 24:, 24:].mean((1, 2, 3))
-    expected = (20 * (bright - dark) / (20 * bright - 4))[:, None].expand_as(probes.drops)
-    assert torch.allclose(probes.drops[matters], expected[matters], atol=1e-4)
+    expected = (20 * (bright - dark) / (20 * bright - 4))[:, None].expand_as(probes["drops"])
+    assert torch.allclose(probes["drops"][matters], expected[matters], atol=1e-4)
 
 
 def test_directions_are_both_where_the_distortion_has_two() -> None:
-    one, two = (probe(session(n=4, distortion=name), 20, generator()).maps for name in (darken, "brightness"))
+    one, two = (probe(session(n=4, distortion=name), 20, generator())["maps"] for name in (darken, "brightness"))
     assert set(one.unique().tolist()) == {0.0, 1.0}
     assert set(two.unique().tolist()) == {-1.0, 0.0, 1.0}
     assert 0.2 < two[two != 0].eq(1).float().mean() < 0.8
@@ -128,7 +134,7 @@ def test_directions_are_both_where_the_distortion_has_two() -> None:
 
 
 def test_more_probes_than_cells_are_as_many_as_there_are_cells() -> None:
-    assert probe(session(n=2, budget=100, search_cell=4), 50, generator()).cells.shape == (2, T)
+    assert probe(session(n=2, budget=100, search_cell=4), 50, generator())["tubelets"].shape == (2, T)
 
 
 def test_clips_that_are_skipped_are_not_probed() -> None:
@@ -138,56 +144,65 @@ def test_clips_that_are_skipped_are_not_probed() -> None:
     assert books.queries.tolist() == [6, 1, 6, 6]
 
 
+@pytest.mark.parametrize("longest", [1, 2, 3])
+def test_probes_last_no_longer_than_tubelets_may(longest: int) -> None:
+    probes = probe(session(n=2), 40, generator(), longest=longest)
+    lasting = probes["maps"].flatten(2).count_nonzero(2)
+    assert set(lasting.flatten().tolist()) == {1, *WIDTHS[: lengths(T, longest)]}
+    single = torch.tensor(WIDTHS)[probes["tubelets"] % lengths(T, longest)] == 1
+    assert lasting[single].eq(1).all()
+
+
 # --- what is made of them
 
 
 @pytest.mark.thorough
-def test_an_example_knows_some_of_the_probes_and_no_others() -> None:
+def test_agents_are_shown_the_first_probes_and_no_others() -> None:
     probes = probe(session(), 30, generator())
     matters = it(probes)
-    for known in (0, 12):
-        td, direction = examples(probes, known, generator())
-        strength, credit, signed, trials = td["maps"].unbind(1)
-        assert torch.allclose(trials, probes.maps[:, :known].sum(1).log1p())
-        shown = matters[:, :known].any(1)
-        assert torch.equal(credit.flatten(1).abs().amax(1) > 1e-4, shown)
+    assert torch.equal(shown(probes, 0)["maps"], probes["seen"]["maps"])
+    for known in (1, 12):
+        td = shown(probes, known)
+        credit, signed, trials = td["maps"].unbind(1)
+        assert torch.allclose(trials, probes["maps"][:, :known].sum(1).log1p())
+        assert torch.equal(credit.flatten(1).abs().amax(1) > 1e-4, matters[:, :known].any(1))
         assert torch.equal(credit, signed)  # all probes went up
-        fooled = direction.flatten() < 0
-        assert 0 < fooled.sum() < len(probes)
-        assert torch.equal(td["state"][:, STATE.index("fooled")].bool(), fooled)
-        assert strength[~fooled].eq(0).all()
-        assert strength[fooled][probes.maps.amax(1)[fooled] > 0].eq(1).all()
-        assert td["state"].shape == (len(probes), len(STATE))
+        for name in ("features", "state"):
+            assert torch.equal(td[name], probes["seen"][name])
 
 
 @pytest.mark.thorough
-def test_what_the_agents_are_shown_is_not_what_they_are_asked() -> None:
-    """The drops of the probes that an example does not know change its target alone, not its
-    observation."""
-    probes = probe(session(), 30, generator())
-    changed = dataclasses.replace(probes, drops=probes.drops.clone())
-    changed.drops[:, 12:] += 1
-    one, other = (examples(p, 12, generator())[0] for p in (probes, changed))
-    assert torch.equal(one["maps"], other["maps"])
-    assert torch.equal(one["state"], other["state"])
+def test_what_the_agents_are_shown_is_not_what_they_are_asked(monkeypatch) -> None:
+    """The drops of the probes that they are not shown change their target alone, not what they
+    see."""
+    probes, team, seen = probe(session(), 30, generator()), agents(), []
+    monkeypatch.setattr(team, "rank", lambda td: (seen.append(td), Agents.rank(team, td))[1])
+    mixed = torch.randperm(30, generator=generator())
+    hidden, known = mixed[12:], mixed[:12]
+    losses = []
+    for some in ([], hidden, known[:1]):
+        changed = probes["drops"].clone()
+        changed[:, some] += 1 + torch.rand(len(changed), len(some), generator=generator(2))
+        loss, _ = cloning_loss(team, differing(probes, drops=changed), Cloning(), generator(), n_known=12)
+        losses.append(float(loss.detach()))
+    assert torch.equal(seen[0]["maps"], seen[1]["maps"])
+    assert torch.equal(seen[0]["state"], seen[1]["state"])
+    assert losses[0] != losses[1]
+    assert not torch.equal(seen[0]["maps"], seen[2]["maps"])
 
 
 @pytest.mark.thorough
-def test_the_loss_trains_both_actors_and_leaves_the_probes_alone() -> None:
+def test_the_loss_trains_both_agents_and_leaves_the_probes_alone() -> None:
     probes = probe(session(), 30, generator())
-    before = dataclasses.replace(
-        probes, seen=probes.seen.clone(), cells=probes.cells.clone(), drops=probes.drops.clone()
-    )
+    before = probes.clone()
     team = agents()
     loss, correlation = cloning_loss(team, probes, Cloning(), generator())
     loss.backward()
     assert correlation.detach().abs() <= 1
-    for head in (team.temporal[0].module.frames, team.spatial[0].module.cells):
+    for head in (team.temporal.module.frames, team.temporal.module.widths, team.spatial.module.cells):
         assert head.weight.grad.abs().sum() > 0
-    assert torch.equal(before.drops, probes.drops)
-    assert torch.equal(before.cells, probes.cells)
-    for key in before.seen.keys(include_nested=True, leaves_only=True):
-        assert torch.equal(before.seen[key], probes.seen[key])
+    for key in before.keys(include_nested=True, leaves_only=True):
+        assert torch.equal(before[key], probes[key]), key
 
 
 @pytest.mark.thorough
@@ -195,15 +210,33 @@ def test_a_team_that_chooses_among_equals_by_chance_makes_no_error() -> None:
     """Log-probabilities know no level, so what counts is how the drops of a clip differ for what
     they cost."""
     probes = probe(session(), 30, generator())
-    flat = dataclasses.replace(probes, drops=0.3 * probes.costs, widths=torch.zeros_like(probes.widths))
+    flat = differing(probes, drops=0.3 * probes["costs"])
     loss, _ = cloning_loss(agents(), flat, Cloning(), generator())
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)  # an untrained team is uniform, and so is the target
 
 
+@pytest.mark.thorough
+def test_a_team_that_says_what_probes_are_worth_makes_no_error(monkeypatch) -> None:
+    """Up to a level for each clip, logits are `beta` times the drop for each unit of cost, over the
+    root mean square of these; what is taken back is worth nothing."""
+    probes, team, beta = probe(session(), 30, generator()), agents(), Cloning().beta
+    probes = differing(probes, drops=torch.randn(probes["drops"].shape, generator=generator()))
+    worth = probes["drops"].clamp_min(0) / probes["costs"]
+    logits = beta * worth / worth.square().mean(1, keepdim=True).sqrt() + torch.arange(len(worth))[:, None]
+    every = torch.zeros(len(worth), T * SIDE**2 * lengths(T, WIDTHS[-1])).scatter(1, probes["tubelets"], logits)
+    monkeypatch.setattr(team, "rank", lambda td: every)
+    for n_known in (0, 10):
+        loss, correlation = cloning_loss(team, probes, Cloning(), generator(), n_known)
+        assert float(loss) == pytest.approx(0, abs=1e-9)
+        assert float(correlation) == pytest.approx(1)
+    every += 2 * (every != 0) * torch.randn(every.shape, generator=generator())
+    assert float(cloning_loss(team, probes, Cloning(), generator(), 10)[0]) > 0.01
+
+
 def test_what_is_taken_back_is_worth_nothing_however_much_it_harms() -> None:
     probes = probe(session(), 30, generator())
-    drops = torch.where(torch.rand(probes.drops.shape, generator=generator()) < 0.5, -1.0, 0.2)
-    harmful, useless = (dataclasses.replace(probes, drops=drops.clamp_min(low)) for low in (-torch.inf, 0.0))
+    drops = torch.where(torch.rand(probes["drops"].shape, generator=generator()) < 0.5, -1.0, 0.2)
+    harmful, useless = (differing(probes, drops=drops.clamp_min(low)) for low in (-torch.inf, 0.0))
     one, other = (cloning_loss(agents(), p, Cloning(), generator(), n_known=0)[0].detach() for p in (harmful, useless))
     assert torch.equal(one, other)
     assert other > 0
@@ -215,31 +248,13 @@ def learnt() -> tuple[Agents, list[float]]:
 
 
 @pytest.mark.thorough
-def test_the_team_learns_which_tubelet_matters_before_success(learnt) -> None:
+def test_the_team_learns_which_tubelet_matters(learnt) -> None:
     team, losses = learnt
     assert sum(losses[-10:]) < sum(losses[:10])
-    td = Episodes(session(n=6)).begin(torch.arange(6))
-    frames = team.temporal.get_dist(td).frame.probs
-    assert frames.argmax(-1).eq(FRAME).all()
-    td["temporal", "action"] = team.temporal.get_dist(td).mode
-    cells = team.spatial.get_dist(td).cell_logits[:, 0, 0]  # of the first frame drawn, the likeliest
-    assert cells.argmax(-1).eq(CELL).all()
-
-
-def test_the_team_learns_to_spare_it_after_success(learnt) -> None:
-    team, _ = learnt
-    episodes = Episodes(session(n=6))
-    td = episodes.begin(torch.arange(6))
-    episode = td["episode"]
-    success = {
-        "strength": torch.ones_like(episode["strength"]),
-        "fooled": torch.ones_like(episode["fooled"]),
-        "l2": 0.8 * episode["full_l2"],
-    }
-    td = episodes.observe(td["features"], episode.update(success), torch.arange(6))
     with torch.no_grad():
-        joint = team.rank(td)[..., 0].flatten(1)
-    assert joint.argmin(1).eq(FRAME * SIDE**2 + CELL).all()
+        td = team.temporal(team.spatial(look(session(n=6), torch.arange(6))))
+    assert td["temporal", "frame_logits"].argmax(-1).eq(FRAME).all()
+    assert td["spatial", "cell_logits"][:, FRAME].argmax(-1).eq(CELL).all()
 
 
 @pytest.mark.thorough
@@ -250,13 +265,3 @@ def test_the_same_seed_gives_the_same_team() -> None:
 
     assert torch.equal(once(1), once(1))
     assert not torch.equal(once(1), once(2))
-
-
-def test_probes_of_several_batches_are_joined() -> None:
-    parts = [probe(session(n=n), 5, generator(n)) for n in (2, 3)]
-    both = Probes.cat(parts)
-    assert len(both) == 5
-    assert torch.equal(both[torch.tensor([2, 0])].cells, torch.stack([parts[1].cells[0], parts[0].cells[0]]))
-    assert torch.equal(both.seen["features"], torch.cat([part.seen["features"] for part in parts]))
-    for name, (first, second) in itertools.product(("cells", "widths", "maps", "drops", "costs"), [parts]):
-        assert torch.equal(getattr(both, name), torch.cat([getattr(first, name), getattr(second, name)]))
