@@ -107,15 +107,18 @@ class OrderEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
 def _grow(
     session: Session, rows: Int64[Tensor, " m"], orders: list[Order]
 ) -> tuple[Float[Tensor, " m"], Bool[Tensor, " m"], Int64[Tensor, " m"]]:
-    """Asks about ever larger sets of each order until one fools its clip: the norm of the last set,
-    whether it has fooled, and how many tubelets it had. Clips that need no attack cost nothing."""
+    """Asks about ever larger sets of each order until one fools its clip or touches all of it: the
+    norm of the last set, whether it has fooled, and how many tubelets it had. Clips that need no
+    attack cost nothing."""
     size, fooled = session.full_l2[rows].clone(), torch.zeros_like(rows, dtype=torch.bool)
-    asked, left, count = torch.zeros_like(rows), session.active[rows].nonzero().flatten().cpu(), 1
+    asked, most = torch.zeros_like(rows), len(orders[0].tubelets)
+    left, count = session.active[rows].nonzero().flatten().cpu(), 1
     while len(left):
         sets = torch.stack([orders[i].first(count) for i in left.tolist()]).to(rows.device)
         response = session.query(sets, rows[left])
-        asked[left], fooled[left] = count, response.success
+        asked[left], fooled[left] = min(count, most), response.success
         size[left] = torch.where(response.success, response.l2, size[left])
         covered = (sets != 0).flatten(1).all(1)
-        left, count = left[~(response.success | covered).cpu()], 2 * count
+        # an action of tubelets that are not all different ends without having touched everything
+        left, count = left[~(response.success | covered | (count >= most)).cpu()], 2 * count
     return size, fooled, asked

@@ -102,7 +102,8 @@ class SpatialNet(nn.Module):
     def forward(self, features: Tensor, maps: Tensor, state: Tensor) -> Float[Tensor, "n t c"]:
         x = self.trunk(features, maps, state)
         with torch.autocast(x.device.type, enabled=False):
-            return rearrange(self.cells(x), "n 1 t h w -> n t (h w)")
+            logits: Tensor = self.cells(x)
+            return rearrange(logits, "n 1 t h w -> n t (h w)")
 
 
 class TemporalNet(nn.Module):

@@ -79,10 +79,11 @@ def learn(td: TensorDict, change: Float[Tensor, "n t y x"], drop: Float[Tensor, 
     return _with_maps(td.copy().update({"known": known.copy().update(new)}))
 
 
-def as_share(drop: Float[Tensor, "n *p"], td: TensorDict) -> Float[Tensor, "n *p"]:
+def as_share(drop: Float[Tensor, "n ..."], td: TensorDict) -> Float[Tensor, "n ..."]:
     """Drops of the margin, in nats, over the clean margin of each clip."""
     margin = td["known", "clean_margin"].clamp_min(SMALLEST_MARGIN)
-    return drop / margin.view(-1, *[1] * (drop.ndim - 1))
+    share: Tensor = drop / margin.view(-1, *[1] * (drop.ndim - 1))
+    return share
 
 
 def _with_maps(td: TensorDict) -> TensorDict:

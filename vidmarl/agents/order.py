@@ -185,6 +185,8 @@ class Grow(Request):
     """
 
     strength: Float[Tensor, "t y x"]
+    _margin: float
+    _free: Bool[Tensor, "t y x"]
 
     def __init__(self, agents: Agents, start: Float[Tensor, "t y x"] | None = None) -> None:
         self._agents, self._start = agents, start
@@ -218,7 +220,7 @@ class Grow(Request):
             look(session, row, self._agents.config.classes) if request._td is None else request._td
             for request, row in zip(asking, rows.split(1), strict=True)
         ]
-        td = torch.cat(seen)
+        td = TensorDict.cat(seen)
         for request, clean_margin in zip(asking, td["known", "clean_margin"].tolist(), strict=True):
             if request._kept is None:
                 request._kept, request._margin = torch.zeros(session.renderer.coarse_shape), clean_margin

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidmarl.agents.checkpoint import ACTORS, fresh, load_agents
+from vidmarl.agents.checkpoint import AGENTS, fresh, load_agents
 from vidmarl.attacks import ATTACKS, as_attack
 from vidmarl.attacks.base import Attack
 from vidmarl.benchmark.config import Benchmark
@@ -98,7 +98,7 @@ def _agents(benchmark: Benchmark, distortion: str, path: str, thing: Any, untrai
     agents = load_agents(str(thing).replace("{distortion}", distortion) if isinstance(thing, str | Path) else thing)
     if not untrained:
         return agents
-    return fresh(agents, benchmark.seed, only=ACTORS if untrained is True else untrained)
+    return fresh(agents, benchmark.seed, only=AGENTS if untrained is True else untrained)
 
 
 def _grid(common: TubeletGrid | None, own: TubeletGrid | Mapping[str, int] | None) -> TubeletGrid | None:

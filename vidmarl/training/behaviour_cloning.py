@@ -118,7 +118,7 @@ def cloning_loss(
     """
     count = probes["tubelets"].shape[1]
     mixed = torch.randperm(count, generator=generator).to(probes["tubelets"].device)
-    probes = probes.copy().update({name: probes[name][:, mixed] for name in probes.keys() if name != "seen"})
+    probes = probes.copy().update({name: probes[name][:, mixed] for name in ("tubelets", "maps", "drops", "costs")})
     most = min(settings.n_known, count // 2)
     if n_known is None:
         n_known = int(torch.randint(most + 1, (), generator=generator))

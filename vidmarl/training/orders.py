@@ -107,9 +107,7 @@ def play(env: OrderEnv, agents: Agents, orders: int, seed: int) -> TensorDict:
     return td.update({"advantage": advantage[..., None], **{key: after[key] for key in ("size", "fooled", "asked")}})
 
 
-def advantages(
-    reward: Float[Tensor, "n o"], asked: Int64[Tensor, "n o"], places: int
-) -> Float[Tensor, "n o p"]:
+def advantages(reward: Float[Tensor, "n o"], asked: Int64[Tensor, "n o"], places: int) -> Float[Tensor, "n o p"]:
     """By how much more an order has earned than the others of its clip, for each of its first
     places that was asked about.
 
