@@ -8,16 +8,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cloning import CELL, FRAME, SIDE, T, agents, generator, learn, session
+from test_cloning import CELL, FRAME, SIDE, T, agents, darken, generator, learn, session
 from test_rl_attack import Unmoved, Weighed
 from torch import Tensor, nn
 
-from vidmarl.agents.actions import WIDTHS, lasting
-from vidmarl.agents.episodes import Episodes
 from vidmarl.agents.networks import Agents
+from vidmarl.agents.observation import look
 from vidmarl.agents.order import Grow, Order
+from vidmarl.agents.tubelets import WIDTHS, lasting
 from vidmarl.attacks.rl import RLAttack
+from vidmarl.distortions import as_distortion
 from vidmarl.perturbations.grid import TubeletGrid
+from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.scheduler import run_searches
 from vidmarl.queries.session import Session
 from vidmarl.training.behaviour_cloning import probe
@@ -33,15 +35,9 @@ def order(seed: int = 0, logits: Tensor | None = None, low: float = -1.0) -> Ord
     return Order.draw(log_prob.flatten().log_softmax(0).view_as(log_prob), chance, SHAPE, low)
 
 
-def ranking_team():
-    team = agents()
-    team.trained |= {"acts": "order"}
-    return team
-
-
 def attack(budget: int = 40, **settings) -> RLAttack:
     settings = {"distortion": "brightness", "grid": TubeletGrid(1, 8, 8), "progress": False} | settings
-    return RLAttack(ranking_team(), budget=budget, **settings)
+    return RLAttack(agents(), budget=budget, **settings)
 
 
 # --- an order
@@ -201,10 +197,10 @@ def test_what_the_sets_have_shown_is_kept_for_the_next_order() -> None:
         while not grow.over:
             yield grow
         learnt = grow._td["maps"].clone()
-        assert learnt[:, 3].max() > 0  # trials
+        assert learnt[:, 2].max() > 0  # trials
         grow.restart(0.5)
         yield grow
-        assert (grow._td["maps"][:, 3] >= learnt[:, 3]).all()
+        assert (grow._td["maps"][:, 2] >= learnt[:, 2]).all()
         assert grow.over == (grow.fooled or grow.l2 >= 0.5)
 
     list(run_searches(books, search))
@@ -216,11 +212,11 @@ def test_tubelets_last_no_longer_than_they_may(longest: int, frames: set[int]) -
     books, grow = session(n=1), Grow(team)
     built(books, grow)
     assert grow.fooled
-    td = Episodes(session(n=2)).begin(torch.arange(2))
+    td = look(session(n=2), torch.arange(2))
     assert team.rank(td).shape == (2, T, SIDE**2, len(frames))
     assert team.rank(td).flatten(1).exp().sum(1).tolist() == pytest.approx([1, 1], abs=1e-4)
     probes = probe(session(n=2), 10, generator(), longest=longest)
-    assert set(probes.maps.count_nonzero((2, 3, 4)).flatten().tolist()) == frames
+    assert set(probes["maps"].count_nonzero((2, 3, 4)).flatten().tolist()) == frames
 
 
 @pytest.mark.thorough
@@ -234,6 +230,133 @@ def test_agents_that_have_learnt_find_the_one_tubelet_at_once() -> None:
     list(run_searches(books, search))
     found = books.best_strength[:, FRAME].flatten(1)[:, CELL] != 0
     assert found.float().mean() > 0.7
+
+
+# --- growing on a start
+
+
+class Spots(nn.Module):
+    """Sure of its first class by as much as some cells are bright; its first 16 cells count
+    nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = torch.rand(T * SIDE**2, generator=generator(5)) + 0.1
+        self.weights[:16] = 0
+
+    def forward(self, clips: Tensor) -> Tensor:
+        cells = torch.nn.functional.avg_pool3d(clips, (1, 8, 8)).mean(1).flatten(1)
+        return torch.stack([(cells * self.weights).sum(1) + 1, torch.zeros(len(clips))], 1)
+
+
+def on_spots(distortion="brightness") -> Session:
+    return Session(Victim(Spots()), session(n=1, distortion=distortion).renderer, budget=400)
+
+
+def everywhere(value: float) -> Tensor:
+    return torch.full((T, SIDE, SIDE), value)
+
+
+def test_a_start_is_asked_about_first_and_before_any_order_is_drawn() -> None:
+    books, start = on_spots(), torch.rand(T, SIDE, SIDE, generator=generator())
+    grow, before = Grow(agents(), start), books.generator(0).get_state()
+
+    def search(clip):
+        yield grow
+        assert torch.equal(grow.strength, start)
+        assert torch.equal(books.generator(0).get_state(), before)
+        assert grow.ranking is None
+        assert not grow.over
+        assert grow._td["known", "trials"].eq(1).all()
+        yield grow
+        assert grow.ranking is not None
+
+    list(run_searches(books, search))
+    assert books.queries.tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("distortion", "value", "turned"),
+    [
+        ("brightness", 1.0, -1.0),
+        ("brightness", -0.5, 0.5),
+        (darken, 1.0, 0.0),
+        (darken, 0.25, 0.75),
+        (darken, 0.0, 1.0),
+    ],
+)
+def test_a_block_turns_what_is_there_to_the_other_end_of_the_range(distortion, value: float, turned: float) -> None:
+    """What raises the margin is taken back, and tried once in each order."""
+    books, grow = on_spots(distortion), Grow(agents(), everywhere(value))
+    asked, margins, _ = built(books, grow)
+    kept, lowest, tried = asked[0], margins[1], torch.zeros(T, SIDE, SIDE)
+    for strength, margin in zip(asked[1:], margins[2:], strict=True):
+        block = strength != kept
+        assert 0 < int(block.sum()) < T * SIDE**2 / 4
+        assert kept[block].eq(value).all(), "nothing turns twice"
+        assert strength[block].eq(turned).all()
+        tried += block
+        if margin <= lowest:
+            kept, lowest = strength, margin
+    assert tried.all()
+    brighter = turned > value if distortion == "brightness" else turned < value
+    assert lowest < margins[1] or brighter
+    # what counts nothing does no harm either way
+    assert kept.flatten()[:16].eq(turned).any()
+    assert (kept.flatten()[16:] != value).all() == (not brighter)
+
+
+def test_a_start_that_raises_the_margin_is_built_on_all_the_same() -> None:
+    asked, margins, _ = built(on_spots(), Grow(agents(), everywhere(1.0)))  # as bright as it gets
+    assert margins[1] > margins[0]
+    assert all(strength.abs().eq(1).all() for strength in asked)
+    assert margins[-1] < margins[0]
+
+
+def test_a_start_that_fools_is_the_success() -> None:
+    books, start = session(n=1), torch.zeros(T, SIDE, SIDE)
+    start[FRAME].view(-1)[CELL] = 1
+    grow = Grow(agents(), start)
+    asked, _, norms = built(books, grow)
+    assert len(asked) == 1
+    assert grow.fooled
+    assert [grow.l2] == norms == [pytest.approx(float(books.best_l2))]
+    assert torch.equal(grow.strength, start)
+
+
+def test_a_restart_begins_from_the_clean_clip() -> None:
+    books, grow = on_spots(darken), Grow(agents(), everywhere(0.5))
+
+    def search(clip):
+        yield grow
+        yield grow
+        grow.restart(1000.0)
+        yield grow
+        assert int(grow.strength.count_nonzero()) < T * SIDE**2 / 4, "one block, and nothing else"
+        assert grow.strength.max() == 1
+        assert grow._td["known", "trials"].min() == 1, "what was learnt stays"
+
+    list(run_searches(books, search))
+    assert books.queries.tolist() == [4]
+
+
+def test_clips_that_have_just_started_are_answered_beside_others() -> None:
+    """In one batch with those that are at their second block."""
+    alone = [built(on_spots(), Grow(agents(), start))[0] for start in (None, everywhere(1.0))]
+    two = session(n=1, distortion="brightness").renderer.clips.expand(2, -1, -1, -1, -1)
+    renderer = Renderer(two, as_distortion("brightness"), TubeletGrid(1, 8, 8))
+    asked: list[list[Tensor]] = [[], []]
+
+    def search(clip):
+        grow = Grow(agents(), everywhere(1.0) if clip.row else None)
+        while not grow.over:
+            yield grow
+            asked[clip.row].append(grow.strength)
+
+    list(run_searches(Session(Victim(Spots()), renderer, budget=400), search))
+    for row in range(2):
+        assert len(asked[row]) == len(alone[row])
+        assert all(torch.equal(*pair) for pair in zip(asked[row], alone[row], strict=True))
 
 
 # --- the attack

@@ -12,19 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cloning import CELL, FRAME, SIDE, T, agents, generator, session
 from test_order import FITS
-from test_training import Logged, batches, module, state, trainer
+from test_rl_attack import Unmoved
 
+from vidmarl.agents.environment import MOST_SETS, OrderEnv
+from vidmarl.agents.observation import OBSERVATION
 from vidmarl.agents.order import OrderDistribution
-from vidmarl.training.behaviour_cloning import Cloning
-from vidmarl.training.orders import MOST_SETS, PAID, order_loss, play
-from vidmarl.training.ppo import PPO
+from vidmarl.queries.goals import Misclassify
+from vidmarl.queries.session import Session
+from vidmarl.training.orders import PAID, advantages, order_loss, order_policy, play
+from vidmarl.victims.victim import Victim
 
 TUBELETS = T * SIDE**2 * FITS
 
 
+def opened(clips: int = 6, orders: int = 3) -> OrderEnv:
+    return OrderEnv(session(n=clips, budget=1 + orders * MOST_SETS), orders)
+
+
 def played(clips: int = 6, orders: int = 3, seed: int = 0):
-    books = session(n=clips, budget=1 + orders * MOST_SETS)
-    return books, play(books, agents(), orders, generator(seed))
+    env = opened(clips, orders)
+    return env.session, play(env, agents(), orders, seed)
 
 
 # --- the distribution
@@ -75,47 +82,106 @@ def test_orders_grow_until_they_fool_and_every_query_is_counted() -> None:
     assert (found["size"] <= books.full_l2[:, None] + 1e-4).all()
 
 
-def test_an_order_is_paid_by_how_much_smaller_it_ended_than_the_others_of_its_clip() -> None:
-    _, found = played(orders=3)
-    gained = -found["size"].log()
-    for clip, order in itertools.product(range(len(found)), range(3)):
-        others = [gained[clip, other] for other in range(3) if other != order]
-        place = found["advantage"][clip, order, :, 0]
-        asked = int((place != 0).sum())
-        expected = float(gained[clip, order] - sum(others) / 2)
-        if abs(expected) > 1e-5:
-            assert float(place.mean()) == pytest.approx(expected, abs=1e-4)  # however many were asked about
-            assert (place[:asked] == place[0]).all()
-            assert len(place) == min(PAID, TUBELETS)
+def test_what_is_played_is_what_the_agents_see_and_rank() -> None:
+    books, found = played()
+    team = agents()
+    assert set(found.keys()) == {*OBSERVATION, "action", "log_prob", "advantage", "size", "fooled", "asked"}
+    assert found["action"].sort(-1).values.eq(torch.arange(TUBELETS)).all(), "each tubelet comes once"
+    assert len({tuple(order) for order in found["action"].flatten(0, 1).tolist()}) == 6 * 3
+    expected = OrderDistribution(team.rank(found)[:, None], PAID).log_prob(found["action"]).detach()
+    assert torch.allclose(found["log_prob"], expected, atol=1e-5)
+    assert not found["log_prob"].requires_grad
+    assert torch.equal(found["features"], OrderEnv(books, 3).reset()["features"])
+
+
+def test_the_seed_says_what_is_played() -> None:
+    actions = []
+    for seed, before in ((1, 0), (1, 99), (2, 0)):
+        torch.manual_seed(before)
+        actions.append(played(seed=seed)[1]["action"])
+    assert torch.equal(actions[0], actions[1])
+    assert not torch.equal(actions[0], actions[2])
+
+
+def test_where_nothing_fools_or_needs_to_no_order_is_better_than_another() -> None:
+    books, _ = played()
+    unmoved = OrderEnv(Session(Victim(Unmoved()), books.renderer, budget=100), 3)
+    said = 1 - books.clean.argmax(1)
+    wrong = OrderEnv(Session(books.victim, books.renderer, Misclassify(said), budget=100), 3)
+    for env, asked in ((unmoved, TUBELETS), (wrong, 0)):
+        found = play(env, agents(), 3, seed=0)
+        assert not found["fooled"].any()
+        assert found["advantage"].eq(0).all()
+        assert (found["asked"] == asked).all() or asked
+        assert torch.equal(found["size"], env.session.full_l2[:, None].expand(-1, 3))
+    assert wrong.session.queries.tolist() == [1] * 6
+
+
+def test_an_order_is_better_by_what_it_has_earned_above_the_others_of_its_clip() -> None:
+    reward, asked = torch.tensor([[1.0, 2.0, 6.0], [0.0, 0.0, 0.0]]), torch.tensor([[1, 2, 8], [4, 1, 0]])
+    found = advantages(reward, asked, places=4)
+    assert found[0].tolist() == [[-12, 0, 0, 0], [-3, -3, 0, 0], [4.5] * 4]  # all weigh the same
+    assert found[1].eq(0).all()
+
+
+@given(st.lists(st.lists(st.floats(-3, 3), min_size=3, max_size=3), min_size=1, max_size=4), st.integers(1, 70))
+def test_the_mean_over_places_is_what_an_order_has_earned_above_the_others(rewards, most: int) -> None:
+    reward = torch.tensor(rewards)
+    asked = torch.randint(1, most + 1, reward.shape, generator=generator())
+    mean = advantages(reward, asked, places=PAID).mean(-1)
+    for clip, order in itertools.product(range(len(rewards)), range(3)):
+        others = [rewards[clip][other] for other in range(3) if other != order]
+        assert float(mean[clip, order]) == pytest.approx(rewards[clip][order] - sum(others) / 2, abs=1e-4)
+
+
+def test_what_is_played_is_paid_by_its_sizes() -> None:
+    _, found = played()
+    expected = advantages(-found["size"].log(), found["asked"], min(PAID, TUBELETS))
+    assert torch.allclose(found["advantage"][..., 0], expected, atol=1e-3)
+    assert found["advantage"].any()
 
 
 def test_before_the_first_step_the_loss_has_the_gradient_of_the_paid_log_probabilities() -> None:
     team = agents()
-    books = session(n=4, budget=1 + 3 * MOST_SETS)
-    found = play(books, team, 3, generator())
-    said = order_loss(team, 0.2)(found)
+    found = play(opened(4), team, 3, seed=0)
+    said = order_loss(team, 3, 0.2)(found)
     assert said["kl_approx"] == pytest.approx(0, abs=1e-6)
     assert said["mean_ratio"] == pytest.approx(1)
     said["loss_objective"].backward()
-    actors = [*team.temporal.parameters(), *team.spatial.parameters()]
-    by_loss = [parameter.grad.clone() for parameter in actors if parameter.grad is not None]
+    by_loss = [parameter.grad.clone() for parameter in team.parameters() if parameter.grad is not None]
     team.zero_grad()
     log_prob = OrderDistribution(team.rank(found)[:, None], PAID).log_prob(found["action"])
     (-(log_prob * found["advantage"][..., 0]).mean()).backward()
-    by_hand = [parameter.grad for parameter in actors if parameter.grad is not None]
-    assert by_hand
+    by_hand = [parameter.grad for parameter in team.parameters() if parameter.grad is not None]
+    assert len(by_loss) == len(list(team.parameters())), "DDP waits for a gradient of every parameter"
     assert any(bool(gradient.any()) for gradient in by_hand)
     torch.testing.assert_close(by_loss, by_hand)
+
+
+def test_a_ratio_that_has_gone_too_far_has_no_gradient() -> None:
+    team = agents()
+    found = play(opened(4), team, 3, seed=0)
+    found["log_prob"] -= torch.where(found["advantage"][..., 0] > 0, 1.0, -1.0)  # it has moved as it should
+    said = order_loss(team, 3, 0.2)(found)
+    said["loss_objective"].backward()
+    assert not any(bool(parameter.grad.any()) for parameter in team.parameters())
+    assert said["clip_fraction"] > 0.9
+
+
+def test_a_policy_draws_orders_of_each_clip_and_tells_their_first_places() -> None:
+    td = opened(2).reset()
+    drawn = order_policy(agents(), 5)(td)
+    assert drawn["action"].shape == (2, 5, TUBELETS)
+    assert drawn["log_prob"].shape == (2, 5, min(PAID, TUBELETS))
 
 
 @pytest.mark.thorough
 def test_the_place_and_the_moment_that_matter_rise() -> None:
     team = agents()
-    loss, optimizer = order_loss(team, 0.2), torch.optim.Adam(team.parameters(), lr=1e-2)
+    loss, optimizer = order_loss(team, 4, 0.2), torch.optim.Adam(team.parameters(), lr=1e-2)
     sizes = []
     for seed in range(25):
-        books = session(n=12, budget=1 + 4 * MOST_SETS)
-        found = play(books, team, 4, generator(seed))
+        found = play(opened(12, 4), team, 4, seed)
         sizes.append(float(found["size"].log().mean()))
         for _ in range(2):
             optimizer.zero_grad()
@@ -123,48 +189,6 @@ def test_the_place_and_the_moment_that_matter_rise() -> None:
             optimizer.step()
     assert sum(sizes[-3:]) / 3 < sum(sizes[:3]) / 3 - 0.3
     with torch.no_grad():
-        ranking = team.rank(play(session(n=4, budget=1 + 2 * MOST_SETS), team, 2, generator()))
+        ranking = team.rank(opened(4).reset())
     where = ranking.logsumexp(3).mean(0)
     assert where.flatten().argmax() == FRAME * SIDE**2 + CELL
-
-
-# --- in a training
-
-
-ORDER = {"acts": "order", "cloning": Cloning(epochs=1, probes=6, updates=2, minibatch=8, n_known=3)}
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_orders_are_played_after_cloning_and_their_queries_count(tmp_path, precision) -> None:
-    learner, seen = module(**ORDER), Logged()
-    trainer(tmp_path, epochs=2, callbacks=[seen], precision=precision).fit(learner, batches())
-    assert learner.victim.model.seen == int(learner.counts[2]) == learner.agents.trained["training_queries"]
-    assert [("cloning/loss" in row, "train/l2" in row) for row in seen.rows] == [(True, False)] * 2 + [(True, True)] * 2
-    assert all(row["losses/first_ratio"] == pytest.approx(1, abs=1e-5) for row in seen.rows[2:])
-    assert int(learner.counts[1]) == 16 * PPO().orders
-
-
-@pytest.mark.thorough
-def test_play_does_not_begin_with_the_moments_of_cloning(tmp_path) -> None:
-    run = trainer(tmp_path, epochs=2)
-    run.fit(module(**ORDER), batches())
-    steps = {int(moments["step"]) for moments in run.optimizers[0].state.values()}
-    assert steps == {4}  # two batches, two passes over each
-
-
-@pytest.mark.thorough
-def test_a_resumed_run_of_orders_goes_on_exactly(tmp_path) -> None:
-    whole = module(**ORDER)
-    trainer(tmp_path / "whole", epochs=3).fit(whole, batches())
-    first = trainer(tmp_path / "first", epochs=2, enable_checkpointing=True)
-    first.fit(module(**ORDER), batches())
-    resumed = module(**ORDER)
-    trainer(tmp_path / "second", epochs=3).fit(resumed, batches(), ckpt_path=first.checkpoint_callback.best_model_path)
-    assert torch.equal(state(resumed.agents), state(whole.agents))
-    assert resumed.counts.tolist() == whole.counts.tolist()
-
-
-def test_a_single_order_has_no_baseline() -> None:
-    with pytest.raises(ValueError, match="PPO: orders must be at least 2, got 1"):
-        PPO(orders=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from itertools import combinations
+import math
 
 import pytest
 import torch
@@ -13,23 +13,25 @@ from test_training import OneCell, clips
 from torch import Tensor, nn
 
 from vidmarl.agents.checkpoint import fresh, list_agents, load_agents, save_agents
-from vidmarl.agents.episodes import MAPS, STATE
 from vidmarl.agents.features import CHANNELS
 from vidmarl.agents.networks import Agents, AgentsConfig
-from vidmarl.agents.propose import Propose
+from vidmarl.agents.observation import MAPS, STATE
+from vidmarl.agents.order import Grow
 from vidmarl.attacks.rl import RLAttack
 from vidmarl.attacks.search.restarts import RESTART_SLACK
 from vidmarl.errors import UnknownNameError
 from vidmarl.perturbations.grid import TubeletGrid
-from vidmarl.perturbations.renderer import to_8bit
 from vidmarl.queries.goals import Misclassify, Target
 from vidmarl.queries.session import Session
 from vidmarl.victims.victim import Victim
 
 DEAD = {"class_path": "DeadPixels", "init_args": {"rate": 1.0}}  # has one direction only
+FAINT = {"class_path": "Brightness", "init_args": {"shift": 0.05}}  # fools only where the signs are right
 
-ALTERNATING = torch.tensor([1.0, 0, 1, 0]).view(4, 1, 1).expand(4, 4, 4)
-"""The cells that an alternating map touches under `DEAD`: those of every second frame."""
+
+def darken(clips: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
+    """Has one direction only, and each cell an effect of its own."""
+    return clips * (1 - strength)
 
 
 class Weighed(nn.Module):
@@ -56,26 +58,9 @@ class Unmoved(nn.Module):
         return torch.tensor([[2.0, 0.0]]).expand(len(clips), -1)
 
 
-class Whole(nn.Module):
-    """Says nothing until at least so many of the 4 x 16 cells of a clip have changed; notes what it
-    is shown."""
-
-    def __init__(self, clip: Tensor, needed: int) -> None:
-        super().__init__()
-        self.clip, self.needed = clip, needed
-        self.shown: list[Tensor] = []
-
-    def forward(self, clips: Tensor) -> Tensor:
-        changed = (clips != self.clip).any(1, keepdim=True).float()
-        cells = torch.nn.functional.max_pool3d(changed, (1, 8, 8))
-        self.shown += list(cells[:, 0])
-        score = torch.where(cells.sum((1, 2, 3, 4)) < self.needed, 1.0, -1.0)
-        return torch.stack([score, -score], 1)
-
-
 def team() -> Agents:
     torch.manual_seed(0)
-    agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), width=8, depth=1))
+    agents = Agents(AgentsConfig(CHANNELS, len(MAPS), len(STATE), width=8, depth=1))
     with torch.no_grad():
         for parameter in agents.parameters():  # not flat, as trained agents are not
             parameter += 0.1 * torch.randn_like(parameter)
@@ -91,8 +76,8 @@ def attack(budget: int = 25, **kwargs) -> RLAttack:
 def bounds(monkeypatch) -> list[float]:
     """The bounds of all rounds after the first, as they begin."""
     begun: list[float] = []
-    restart = Propose.restart
-    monkeypatch.setattr(Propose, "restart", lambda self, bound: (begun.append(bound), restart(self, bound))[1])
+    restart = Grow.restart
+    monkeypatch.setattr(Grow, "restart", lambda self, bound: (begun.append(bound), restart(self, bound))[1])
     return begun
 
 
@@ -101,14 +86,14 @@ def bounds(monkeypatch) -> list[float]:
 
 def test_it_has_few_settings_and_only_the_agents_are_positional() -> None:
     parameters = inspect.signature(RLAttack).parameters
-    assert len(parameters) == 13
+    assert len(parameters) == 12
     assert [p.name for p in parameters.values() if p.kind is not p.KEYWORD_ONLY] == ["agents"]
     assert {field.name for field in dataclasses.fields(RLAttack)} == set(parameters)
 
 
 def test_what_the_agents_were_trained_with_holds_unless_something_else_is_given() -> None:
     trained = {"distortion": {"class_path": "DeadPixels", "init_args": {"rate": 0.3}}, "grid": [1, 4, 4]}
-    agents = Agents(team().config, trained | {"search_cell": 2, "coherence": "free", "proposal_size": 5})
+    agents = Agents(team().config, trained | {"search_cell": 2, "coherence": "free"})
     made = RLAttack(agents)
     assert made.agents is agents
     assert made.distortion.to_record()["init_args"] == {"rate": 0.3}
@@ -129,7 +114,6 @@ def test_on_another_grid_the_cells_keep_their_size(tmp_path, pixels: int, search
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"fallback_after": 0}, "fallback_after must be at least 1"),
         ({"init": "random"}, "init must be 'clean' or 'alternating'"),
         ({"budget": 0}, "budget must be at least 1"),
     ],
@@ -145,7 +129,7 @@ def test_params_name_the_agents_or_tell_them_apart():
     assert one["agents"] == other["agents"]
     assert one["agents"].startswith("sha256:")
     assert RLAttack(fresh(team(), seed=1), distortion="brightness").params()["agents"] != one["agents"]
-    assert (one["fallback_after"], one["init"], one["search_cell"]) == (20, "clean", 1)
+    assert (one["init"], one["search_cell"]) == ("clean", 1)
 
 
 def test_unknown_agents_are_answered_with_the_nearest():
@@ -182,7 +166,7 @@ def test_a_success_holds_for_the_clip_as_returned():
     [
         {},
         {"search_cell": 2, "budget": 100},
-        {"fallback_after": 4, "budget": 40},
+        {"distortion": DEAD, "budget": 60},
         {"init": "alternating", "max_queries_after_success": 5},
     ],
 )
@@ -241,18 +225,24 @@ def test_so_many_queries_are_spent_after_the_first_success(limit):
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize("model", [OneCell, Weighed, Unmoved])
 def test_it_ends_with_any_budget(budget, model):
-    for settings in ({}, {"search_cell": 4}, {"init": "alternating"}, {"distortion": DEAD, "fallback_after": 1}):
+    for settings in (
+        {},
+        {"search_cell": 4},
+        {"init": "alternating"},
+        {"distortion": DEAD},
+        {"distortion": DEAD, "init": "alternating"},
+    ):
         result = attack(budget, **settings)(Victim(model()), clips(2))
         assert (result.queries <= budget).all()
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("fallback_after", [None, 1, 20])
-def test_a_victim_that_is_never_fooled_is_asked_until_the_budget_is_spent(fallback_after, bounds):
-    result = attack(40, fallback_after=fallback_after)(Victim(Unmoved()), clips(2))
+@pytest.mark.parametrize("init", ["clean", "alternating"])
+def test_a_victim_that_is_never_fooled_is_asked_until_the_budget_is_spent(init, bounds):
+    result = attack(40, init=init)(Victim(Unmoved()), clips(2))
     assert not result.success.any()
     assert result.queries.tolist() == [40, 40]
-    assert bounds == [], "the first round never gives up"
+    assert all(math.isinf(bound) for bound in bounds), "before a success nothing is too large"
 
 
 @pytest.mark.thorough
@@ -304,94 +294,30 @@ def test_full_strength_that_alternates_is_the_first_thing_asked_and_comes_once(d
 
 
 @pytest.mark.thorough
-def test_agents_that_start_from_full_strength_flip_tubelets_and_remove_nothing(monkeypatch):
+@pytest.mark.parametrize(("distortion", "low"), [(FAINT, -1), (darken, 0)])
+def test_agents_that_start_from_full_strength_turn_blocks_and_leave_the_rest(monkeypatch, distortion, low):
+    """Until a clip is fooled each set is what was kept, with a block at the other end of the range,
+    and what raises the margin is taken back."""
     asked = noted(monkeypatch)
-    result = attack(40, init="alternating", fallback_after=None)(Victim(Weighed()), clips(6))
+    result = attack(40, init="alternating", distortion=distortion)(Victim(Weighed()), clips(6))
     assert result.success.any()
-    for row in range(6):
-        maps = asked[row]
-        first = next((i for i, (_, success) in enumerate(maps) if success), len(maps))
-        for strength, _ in maps[: first + 1]:
-            assert strength.abs().eq(1).all(), "all tubelets stay at full strength until the clip is fooled"
-        assert first == 0 or not torch.equal(maps[0][0], maps[first][0])
-
-
-# --- the fallback
-
-
-@pytest.mark.thorough
-def test_a_clip_that_resists_is_asked_about_at_full_strength():
-    clip = to_8bit(clips(1))
-    victim = Whole(clip, 65)  # never
-    attack(30, fallback_after=12, distortion=DEAD)(Victim(victim), clip)
-    sizes = [int(cells.sum()) for cells in victim.shown]
-    assert sizes[12:14] == [32, 64], "in every second layer, then everywhere"
-    assert torch.equal(victim.shown[12], ALTERNATING)
-    assert 16 < sizes[14] < 48, "then each cell by a coin"
-    assert max(sizes[1:12] + sizes[15:24]) < 32, "the agents go on with what they had"
-    without = Whole(clip, 65)
-    attack(30, fallback_after=None, distortion=DEAD)(Victim(without), clip)
-    assert all(torch.equal(*pair) for pair in zip(victim.shown[:12], without.shown[:12], strict=True))
-
-
-@pytest.mark.thorough
-def test_a_clip_that_goes_on_resisting_is_asked_again_with_other_signs():
-    clip = to_8bit(clips(1))
-    victim = Whole(clip, 65)  # never
-    attack(50, fallback_after=12, distortion=DEAD)(Victim(victim), clip)
-    at_random = [victim.shown[query] for query in (14, 24, 36, 48)]
-    assert all(16 < int(cells.sum()) < 48 for cells in at_random)
-    assert not any(torch.equal(one, other) for one, other in combinations(at_random, 2))
-    small = [int(cells.sum()) for query, cells in enumerate(victim.shown) if query not in (12, 13, 14, 24, 36, 48)]
-    assert max(small) < 32, "the agents go on with what they had"
-
-
-@pytest.mark.thorough
-def test_the_fallback_asks_nothing_that_is_known():
-    clip = to_8bit(clips(1))
-    started, flat = Whole(clip, 65), Whole(clip[:, :, :1], 65)
-    attack(30, fallback_after=12, init="alternating", distortion=DEAD)(Victim(started), clip)
-    assert [int(cells.sum()) for cells in started.shown[1:2] + started.shown[12:13]] == [32, 64]
-    assert sum(torch.equal(cells, started.shown[1]) for cells in started.shown) == 1
-    attack(30, fallback_after=12, distortion=DEAD)(Victim(flat), clip[:, :, :1])
-    assert [int(cells.sum()) == 16 for cells in flat.shown].count(True) == 1
-
-
-@pytest.mark.thorough
-def test_the_fallback_ends_with_its_first_success_and_the_agents_go_on():
-    clip = to_8bit(clips(1))
-    victim = Whole(clip, 33)
-    result = attack(40, fallback_after=5, distortion=DEAD)(Victim(victim), clip)
-    assert result.success.all()
-    assert [int(cells.sum()) for cells in victim.shown[5:7]] == [32, 64]
-    assert result.history["margin"][0, 6] < 0
-    assert int(victim.shown[7].sum()) < 32
-
-
-@pytest.mark.thorough
-def test_the_fallback_does_not_come_to_a_clip_that_is_fooled():
-    late, never = (attack(80, fallback_after=after)(Victim(OneCell()), clips(6)) for after in (40, None))
-    early = late.history["margin"][:, :40].lt(0).any(1)
-    assert early.any()
-    assert torch.equal(late.adversarial[early], never.adversarial[early])
-
-
-@pytest.mark.thorough
-def test_what_only_the_fallback_has_fooled_is_minimized_in_the_second_half_of_the_budget():
-    clip = to_8bit(clips(1))
-    result = attack(120, fallback_after=5, distortion=DEAD)(Victim(Whole(clip, 40)), clip)
-    assert int((result.strength != 0).sum()) == 40, "as small as it can be"
-    sizes = result.history["l2"][0]
-    assert sizes[7:60].max() < 0.6 * sizes[6], "until then the agents try by themselves"
-    assert sizes[60] > 0.6 * sizes[6]
-
-
-def test_with_few_queries_after_success_that_of_the_fallback_is_minimized_at_once():
-    clip = to_8bit(clips(1))
-    settings = {"fallback_after": 5, "max_queries_after_success": 20, "distortion": DEAD}
-    result = attack(90, **settings)(Victim(Whole(clip, 40)), clip)
-    assert int(result.queries) == 27
-    assert int((result.strength != 0).sum()) < 64
+    turned = 0
+    for row, maps in asked.items():
+        margins = result.history["margin"][row, 1:]
+        first = next((i for i, (_, success) in enumerate(maps) if success), len(maps) - 1)
+        kept, lowest = maps[0][0], float(margins[0])
+        assert kept[0].eq(1).all()
+        assert kept[1].eq(low).all()
+        for (strength, _), margin in zip(maps[1 : first + 1], margins[1:].tolist(), strict=False):
+            block = strength != kept
+            assert block.any()
+            assert block.sum() < 64 / 4
+            assert torch.equal(strength[block], low + 1 - kept[block])
+            assert ((strength == 1) | (strength == low)).all()
+            if margin <= lowest:
+                kept, lowest = strength, margin
+            turned += 1
+    assert turned > 6, "the case is meant to have several sets"
 
 
 # --- minimizing, and starting again
@@ -413,7 +339,7 @@ def noted(monkeypatch) -> dict[int, list[tuple[Tensor, bool]]]:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("distortion", ["brightness", DEAD])
+@pytest.mark.parametrize("distortion", ["brightness", darken])
 def test_agents_work_on_search_cells_and_successes_are_minimized_to_tubelets(distortion, monkeypatch):
     asked = noted(monkeypatch)
     victim = Victim(Weighed())
@@ -437,7 +363,7 @@ def constant_on_cells(strength: Tensor) -> bool:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("search_cell", [1, 2])
-@pytest.mark.parametrize("distortion", ["brightness", DEAD])
+@pytest.mark.parametrize("distortion", ["brightness", darken])
 def test_further_rounds_look_for_no_more_than_a_little_above_the_smallest_success(distortion, search_cell, bounds):
     rounds = []
     for clip in clips(4).split(1):
