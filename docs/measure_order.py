@@ -52,7 +52,7 @@ from vidmarl.data.spec import ClipSpec
 from vidmarl.data.video import as_floats, decode, decode_views
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.training.behaviour_cloning import Cloning
-from vidmarl.training.ppo import PPO, TwoAgentPPO
+from vidmarl.training.ppo import TwoAgentPPO
 from vidmarl.utils.files import write_atomically
 from vidmarl.utils.quiet import quiet
 
@@ -127,10 +127,8 @@ def trained(victim: vidmarl.Victim, distortion: str, seed: int, start: Agents | 
         distortion=DISTORTIONS[distortion],
         grid=GRID,
         search_cell=CELL,
-        acts="order",
         longest=1,
         cloning=dataclasses.replace(PROBING, probes=PROBING.probes // 2) if start else PROBING,
-        ppo=PPO(max_grad_norm=0.5),
         seed=seed,
         out=str(OUT),
     )
@@ -211,7 +209,7 @@ def attacks_of(agents: Agents, distortion: str, seed: int) -> dict[str, Attack]:
         "temporal untrained": fresh(agents, only=["temporal"]),
     }
     if not seed:
-        teams["by cost"] = ByCost(agents.config, {"acts": "order"})
+        teams["by cost"] = ByCost(agents.config)
     made: dict[str, Attack] = {name: vidmarl.RLAttack(team, **common) for name, team in teams.items()}
     # another seed asks about training alone
     return made | {name: as_attack(name, **common) for name in CONTROLS if not seed}
