@@ -69,6 +69,7 @@ BATCH, EPOCHS = 32, 1
 PROBING = Cloning(epochs=1, probes=40, updates=60, minibatch=32, lr=1e-3, beta=24, n_known=12)
 BUDGETS = (10, 25, 50, 100)
 VISIBLE = ("jod", "flicker", "warping")
+LEARNT = ("agents", "spatial untrained", "temporal untrained")
 CONTROLS = ("grow_and_reduce", "signed_blocks", "square_tubes")
 ELSEWHERE = ("agents", "untrained", "grow_and_reduce", "signed_blocks")
 """The attacks on other victims, and on other clips, than the agents were trained with."""
@@ -103,7 +104,7 @@ def main() -> None:
     if args.native:
         victim = vidmarl.load_victim("movinet_a0", device="cpu")
         agents = trained(victim, args.distortion, args.seed, agents)
-    attacks = attacks_of(agents, args.distortion, args.seed)
+    attacks = attacks_of(agents, args.distortion)
     some = {name: attack for name, attack in attacks.items() if name in ELSEWHERE}
     if args.unseen:
         for name in UNSEEN:
@@ -198,21 +199,20 @@ def right(victim: vidmarl.Victim, videos: list[tuple[str, list[str]]], windows: 
     return torch.stack(clips), groups, float(torch.tensor(sure).median())
 
 
-def attacks_of(agents: Agents, distortion: str, seed: int) -> dict[str, Attack]:
-    """The agents, with both or one of them untrained, and the controls."""
+def attacks_of(agents: Agents, distortion: str) -> dict[str, Attack]:
+    """The agents, with both or one of them untrained, and the controls; the noise and what they
+    draw are the same whatever the seed of the training was."""
     common: dict[str, Any] = {"distortion": DISTORTIONS[distortion], "grid": GRID, "search_cell": CELL}
-    common |= {"budget": max(BUDGETS), "seed": seed, "progress": False}
+    common |= {"budget": max(BUDGETS), "progress": False}
     teams = {
         "agents": agents,
-        "untrained": fresh(agents),
         "spatial untrained": fresh(agents, only=["spatial"]),
         "temporal untrained": fresh(agents, only=["temporal"]),
+        "untrained": fresh(agents),
+        "by cost": ByCost(agents.config),
     }
-    if not seed:
-        teams["by cost"] = ByCost(agents.config)
     made: dict[str, Attack] = {name: vidmarl.RLAttack(team, **common) for name, team in teams.items()}
-    # another seed asks about training alone
-    return made | {name: as_attack(name, **common) for name in CONTROLS if not seed}
+    return made | {name: as_attack(name, **common) for name in CONTROLS}
 
 
 def compare(
@@ -229,7 +229,8 @@ def compare(
     first = [groups.index(group) for group in dict.fromkeys(groups)]
     sizes: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     for name, attack in attacks.items():
-        kept = [args.distortion, str(args.seed), victim.name, *about.values(), name.replace(" ", "_")]
+        trained = [str(args.seed)] if name in LEARNT else []
+        kept = [args.distortion, *trained, victim.name, *about.values(), name.replace(" ", "_")]
         path = OUT / f"{'_'.join(dict.fromkeys(kept))}.sizes.pt"
         if not path.is_file():
             result = attack(victim, clips)
