@@ -398,7 +398,7 @@ class TestWhoActed:
 
 
 class TestTrainingCurves:
-    LOG = "charts/queries,epoch,losses/value_loss,step,train/l2,val/l2\n{}"
+    LOG = "charts/queries,epoch,losses/policy_loss,step,train/l2,val/l2\n{}"
 
     def write(self, folder: Path, rows: list[str]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -408,7 +408,7 @@ class TestTrainingCurves:
     def test_quantities_share_a_panel_over_the_queries_of_training(self, tmp_path: Path) -> None:
         run = self.write(tmp_path / "version_0", ["100,0,0.5,0,3.0,", ",0,,0,,4.0", "250,1,0.4,1,2.0,"])
         figure = figures.training_curves(run)
-        assert titles(figure) == ["l2", "losses/value loss"]
+        assert titles(figure) == ["l2", "losses/policy loss"]
         train, val, loss = figure.data
         assert (train.name, val.name, loss.name) == ("train", "val", "losses")
         assert (list(train.x), list(train.y)) == ([100, 250], [3, 2])

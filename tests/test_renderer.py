@@ -96,7 +96,7 @@ def test_coherence_in_time() -> None:
 
 def test_a_still_pattern_is_stored_as_one_frame() -> None:
     renderer = Renderer(random_clips(2), as_distortion("gaussian_noise"))
-    renderer.replace(torch.tensor([0]), random_clips(1, seed=1), seed=3)
+    renderer.render(renderer.zeros() + 1)
     noise = renderer._state["noise"]
     assert noise.stride(2) == 0
     assert noise.untyped_storage().nbytes() == noise[:, :, 0].numel() * 4
@@ -119,14 +119,14 @@ class Recorder(Distortion):
         return state["wide"] * state["same"].view(-1, 1, 1, 1, 1) + 0 * state["row"] * state["own"]
 
 
-def test_states_of_any_layout_survive_replacement() -> None:
-    old, new = random_clips(3), random_clips(2, seed=1) * 0.3
-    renderer = Renderer(old, Recorder())
-    renderer.replace(torch.tensor([2, 0]), new, seed=0)
-    out = renderer.render(torch.ones_like(renderer.zeros()))
-    expected = torch.stack([new[1], old[1], new[0]]).mean(dim=(1, 2, 3, 4), keepdim=True)
+def test_states_of_any_layout_reach_the_distortion_row_by_row() -> None:
+    clips, recorder = random_clips(3) * torch.tensor([0.2, 0.5, 0.9]).view(3, 1, 1, 1, 1), Recorder()
+    renderer, rows = Renderer(clips, recorder), torch.tensor([2, 0, 2])
+    out = renderer.render(torch.ones_like(renderer.zeros()), rows)
+    expected = clips[rows].mean(dim=(1, 2, 3, 4), keepdim=True)
     assert torch.allclose(out, expected.expand_as(out), atol=1 / 255)
-    assert torch.equal(renderer.clips[[2, 0]], to_8bit(new))
+    assert recorder.seen["wide"][1:] == recorder.seen["own"][1:] == clips.shape[1:]
+    assert renderer._state["wide"].untyped_storage().nbytes() == 3 * 4, "what is expanded is stored once"
 
 
 @settings(max_examples=30)
@@ -209,7 +209,6 @@ def test_the_callers_clips_are_left_alone() -> None:
     before = clips.clone()
     renderer = Renderer(clips, as_distortion("brightness"))
     renderer.render(renderer.zeros() + 1)
-    renderer.replace(torch.tensor([0]), random_clips(1, seed=9), seed=0)
     assert torch.equal(clips, before)
 
 

@@ -180,22 +180,6 @@ def test_own_candidates_are_rounded_and_get_a_strength(clips: Tensor) -> None:
     assert session.best.amax() == 0
 
 
-def test_renew(clips: Tensor) -> None:
-    session = open_session(clips, budget=3)
-    session.query(*everywhere(session, 1.0, [0, 1, 2, 3]))
-    fresh = torch.full_like(clips[:2], 0.2)
-    session.renew(torch.tensor([2, 0]), fresh, seed=5)
-    assert session.queries.tolist() == [1, 2, 1, 2]
-    assert session.victim.queries == 4 + 4 + 2
-    assert session.goal.classes.tolist() == [1, 0, 1, 0]
-    assert session.fooled.tolist() == [False, True, False, True]
-    assert session.history["margin"][:, 1].isnan().tolist() == [True, False, True, False]
-    assert (session.best[[0, 2]] == 51 / 255).all()
-    assert (session.best_strength[[0, 2]] == 0).all()
-    with pytest.raises(ValueError, match="goal was given"):
-        open_session(clips, goal=Misclassify([0, 0, 0, 0])).renew(torch.tensor([0]), fresh[:1], seed=0)
-
-
 def test_randomness_belongs_to_the_clip(clips: Tensor) -> None:
     together, alone = open_session(clips), open_session(clips[2:3])
     rows = torch.tensor([1, 2])

@@ -103,13 +103,6 @@ def test_nothing_is_asked_where_one_clip_is_out_of_budget() -> None:
     assert model.batches == [2]
 
 
-def test_a_reopened_clip_has_its_whole_budget_again() -> None:
-    query_budget = QueryBudget(Victim(Counting()), 2, 1)
-    query_budget.query(make_clips(2), rows(0, 1))
-    query_budget.reopen(rows(1))
-    assert query_budget.left.tolist() == [0, 1]
-
-
 @pytest.mark.parametrize("budget", [0, -3])
 def test_a_budget_must_pay_for_the_clean_prediction(budget: int) -> None:
     with pytest.raises(ValueError, match=f"budget of {budget} .* at least 1"):

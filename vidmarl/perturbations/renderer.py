@@ -13,7 +13,7 @@ from einops import repeat
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vidmarl.distortions.base import Distortion, State, check_range, distorted, prepared
+from vidmarl.distortions.base import Distortion, check_range, distorted, prepared
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.perturbations.noise import Coherence, clip_seeds, draw_noise
 
@@ -75,13 +75,10 @@ class Renderer:
         self.coarse_shape = self.coarse.shape(clips)
         self.min_strength = -1.0 if distortion.signed else 0.0
         self.seeds = clip_seeds(self.clips, seed)
-        self._state = self._prepare(self.clips, self.seeds)
+        with torch.autocast(self.clips.device.type, enabled=False):  # pixels keep their precision in any run
+            self._state = prepared(distortion, self.clips, draw_noise(self.clips, coherence, self.seeds))
         first = slice(0, 1)
         check_range(distortion, self._distort(first, torch.ones_like(self.clips[first, :1])))  # before a query is spent
-
-    def _prepare(self, clips: Tensor, seeds: list[int]) -> State:
-        with torch.autocast(clips.device.type, enabled=False):  # pixels keep their precision in a half-precision run
-            return prepared(self.distortion, clips, draw_noise(clips, self.coherence, seeds))
 
     def zeros(self) -> Float[Tensor, "b gt gh gw"]:
         """The strength map of no distortion."""
@@ -167,16 +164,11 @@ class Renderer:
             return distorted(self.distortion, self.clips[rows], strength, state)
 
 
-def _core(value: Tensor) -> Tensor:
-    """The part of an expanded tensor that is stored: what `expand` has repeated, but for axis 0,
-    narrowed to one."""
-    for axis in range(1, value.ndim):
-        if value.stride(axis) == 0:
-            value = value.narrow(axis, 0, 1)
-    return value
-
-
 def _take(value: Tensor, rows: slice | Tensor) -> Tensor:
     """`value[rows]`, which copies what is stored and leaves expanded what was: a still pattern
     stays one frame."""
-    return _core(value)[rows].expand(-1, *value.shape[1:])
+    stored = value
+    for axis in range(1, value.ndim):
+        if value.stride(axis) == 0:
+            stored = stored.narrow(axis, 0, 1)
+    return stored[rows].expand(-1, *value.shape[1:])

@@ -104,70 +104,50 @@ class Session:
         self.renderer = renderer
         self.query_budget = QueryBudget(victim, b, budget)
         self.budget = budget
-        self._seed = seed
-        rows = torch.arange(b, device=renderer.clips.device)
-        self.full_l2 = self._full_l2(rows)  # before anything is asked: a distortion that fails costs no query
-        self.clean = self._ask_clean(rows)
+        self.full_l2 = self._full_l2()  # before anything is asked: a distortion that fails costs no query
+        self.clean = self._ask_clean()
         self.goal = Misclassify(self.clean.argmax(1).cpu()) if goal is None else goal
         self.goal.validate(b, self.clean.shape[1])
-        new = renderer.clips.new_zeros
-        self.skipped = new(b, dtype=torch.bool)
-        self.finished = new(b, dtype=torch.bool)
+        new, rows = renderer.clips.new_zeros, torch.arange(b, device=renderer.clips.device)
+        margin = self.margin(self.clean, rows)
+        self.skipped = margin < 0
+        self.finished = self.skipped.clone()
         self.fooled = new(b, dtype=torch.bool)
         self.first_success = new(b, dtype=torch.int64)
         self.best = renderer.clips.clone()
         self.best_strength = renderer.zeros()
         self.best_l2 = new(b)
-        self.best_margin = new(b)
-        self.best_prediction = new(b, dtype=torch.int64)
-        self.history = {key: new(b, min(budget, FIRST_COLUMNS)) for key in ("score", "margin", "l2", "phase")}
-        self.phase = torch.ones(b, dtype=torch.int64)
+        self.best_margin = margin.clone()
+        self.best_prediction = self.clean.argmax(1)
+        score = self.clean.gather(1, self.goal.classes.to(rows.device)[:, None])
+        first = {"score": score, "margin": margin[:, None], "l2": new(b, 1), "phase": new(b, 1)}
+        more = min(budget, FIRST_COLUMNS) - 1
+        self.history = {key: F.pad(values, (0, more), value=torch.nan) for key, values in first.items()}
+        self.phase = torch.full((b,), PHASES.index("search"))
         self._due: list[tuple[Tensor, Tensor | tuple[Tensor, Tensor], Tensor]] = []
-        self._generators: list[torch.Generator] = [torch.Generator() for _ in range(b)]
-        self._begin(rows)
+        # hashed: the clip's own seed has already drawn the distortion's noise, and must not draw
+        # the search too
+        seeds = [zlib.crc32(f"search {its_seed} {seed}".encode()) for its_seed in renderer.seeds]
+        self._generators = [torch.Generator().manual_seed(its_seed) for its_seed in seeds]
 
     def __len__(self) -> int:
         return len(self.renderer.clips)
 
-    def _ask_clean(self, rows: Tensor) -> Tensor:
-        """The clean predictions of `rows`.
+    def _ask_clean(self) -> Tensor:
+        """The clean predictions.
 
         Raises:
             VictimError: within the budget of a clip there was no answer.
         """
-        clean = self.query_budget.query(self.renderer.clips[rows], rows)
+        rows = torch.arange(len(self))
+        clean = self.query_budget.query(self.renderer.clips, rows)
         if len(silent := clean.isnan().any(1).nonzero().flatten()):
             raise VictimError(
                 f"The victim {self.victim.name!r} gave no clean prediction of {len(silent)} clips within their budget"
                 f" of {self.budget} queries: every attempt counts as one."
             )
-        self.last = rows.cpu(), torch.zeros_like(rows, device="cpu")
+        self.last = rows, torch.zeros_like(rows)
         return clean
-
-    def _begin(self, rows: Tensor) -> None:
-        """Sets the record of `rows` to the state after their clean prediction."""
-        own_class = self.goal.classes.to(rows.device)[rows]
-        margin = self.margin(self.clean[rows], rows)
-        self.skipped[rows] = margin < 0
-        self.finished[rows] = margin < 0
-        self.fooled[rows] = False
-        self.first_success[rows] = 0
-        self.best[rows] = self.renderer.clips[rows]
-        self.best_strength[rows] = 0
-        self.best_l2[rows] = 0
-        self.best_margin[rows] = margin
-        self.best_prediction[rows] = self.clean[rows].argmax(1)
-        for values in self.history.values():
-            values[rows] = torch.nan
-        self.history["score"][rows, 0] = self.clean[rows].gather(1, own_class[:, None]).squeeze(1)
-        self.history["margin"][rows, 0] = margin
-        self.history["l2"][rows, 0] = 0
-        self.history["phase"][rows, 0] = 0
-        self.phase[rows.cpu()] = PHASES.index("search")
-        for row in rows.tolist():
-            # hashed: the clip's own seed has already drawn the distortion's noise, and must not
-            # draw the search too
-            self._generators[row].manual_seed(zlib.crc32(f"search {self.renderer.seeds[row]} {self._seed}".encode()))
 
     @property
     def queries(self) -> Int64[Tensor, " b"]:
@@ -205,10 +185,9 @@ class Session:
         spent = self.queries.to(self.first_success.device) - self.first_success
         self.finished |= (self.first_success > 0) & (spent >= queries)
 
-    def _full_l2(self, rows: Tensor) -> Tensor:
-        """The norm of the full distortion of some clips. Costs no query."""
-        full = self.renderer.render(self.renderer.zeros()[rows] + 1, rows)
-        return _l2(full - self.renderer.clips[rows])
+    def _full_l2(self) -> Tensor:
+        """The norm of the full distortion. Costs no query."""
+        return _l2(self.renderer.render(self.renderer.zeros() + 1) - self.renderer.clips)
 
     def rand(self, rows: Int64[Tensor, " n"], *shape: int) -> Float[Tensor, "n ..."]:
         """Uniform numbers in [0, 1) from each clip's own generator: independent of the rest of the

@@ -19,7 +19,7 @@ FILE = "metrics.csv"
 QUERIES = "charts/queries"
 """The column that curves are drawn against where it is there: it is what training costs."""
 
-_FIRST = ("fooling_rate", "l2", "queries", "accuracy", "loss", "reward")
+_FIRST = ("fooling_rate", "l2", "queries", "accuracy", "loss")
 """The quantities that come first; the others follow as they are in the file."""
 
 _COLUMNS = 3
