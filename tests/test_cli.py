@@ -380,7 +380,13 @@ def test_training_settings_compose_and_the_last_word_wins(
     here: Here, distortion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = ("movinet_ucf101.yaml", f"distortion/{distortion}.yaml", "small.yaml")
-    words = ("fit", *(word for file in files for word in ("-c", CONF / file)), "--model.budget", "7", "--print_config")
+    words = (
+        "fit",
+        *(word for file in files for word in ("-c", CONF / file)),
+        "--model.eval_budget",
+        "7",
+        "--print_config",
+    )
     monkeypatch.setattr(sys, "argv", ["vidmarl", *map(str, words)])
     monkeypatch.setenv("VIDMARL_FIT__DATA__REPEATS", "9")  # files and words win over the environment
     code, out, err = here(*words)
@@ -390,17 +396,17 @@ def test_training_settings_compose_and_the_last_word_wins(
     assert kind == type(as_distortion(distortion)).__module__ + "." + type(as_distortion(distortion)).__name__
     assert settings["model"]["spec"]["size"] == [112, 112]  # from small.yaml, over movinet_ucf101.yaml
     assert settings["model"]["victim"] == "movinet_a0"
-    assert settings["model"]["budget"] == 7
+    assert settings["model"]["eval_budget"] == 7
     assert settings["data"]["repeats"] == yaml.safe_load((CONF / files[0]).read_text("utf-8"))["data"]["repeats"]
 
 
 @pytest.mark.slow
 def test_a_setting_of_training_can_come_from_the_environment(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["vidmarl", "fit", "--print_config"])
-    monkeypatch.setenv("VIDMARL_FIT__MODEL__BUDGET", "77")
+    monkeypatch.setenv("VIDMARL_FIT__MODEL__EVAL_BUDGET", "77")
     monkeypatch.setenv("VIDMARL_DATA", "elsewhere")  # is no setting
     _, out, _ = here("fit", "--print_config")
-    assert yaml.safe_load(out)["model"]["budget"] == 77
+    assert yaml.safe_load(out)["model"]["eval_budget"] == 77
 
 
 @pytest.mark.slow

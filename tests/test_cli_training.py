@@ -41,8 +41,6 @@ model:
   distortion:
     class_path: vidmarl.distortions.gaussian_noise.GaussianNoise
     init_args: {{std: 0.3}}
-  budget: 8
-  steps: 4
   width: 8
   depth: 1
   ppo: {{epochs: 1, minibatch: 8}}
@@ -80,7 +78,7 @@ def test_train_validate_test_predict_attack(folders):
     fitted = run("fit", "-c", "tiny.yaml", cwd=folders)
     assert "damaged.mp4" in fitted.stderr  # it is left out
     rows = (folders / "out" / "log" / "version_0" / "metrics.csv").read_text().splitlines()
-    for name in ("losses/approx_kl", "losses/clipfrac", "losses/explained_variance", "charts/frames", "charts/queries"):
+    for name in ("losses/approx_kl", "losses/clipfrac", "losses/first_ratio", "charts/orders", "charts/queries"):
         assert name in rows[0]
     assert "val/fooling_rate" in rows[0]
     ckpt = str(folders / "out" / "last.ckpt")
@@ -144,9 +142,9 @@ def test_two_processes_from_the_same_command_line(folders):
         cwd=folders,
     )
     rows = (folders / "out" / "log" / "version_0" / "metrics.csv").read_text().splitlines()
-    frames, queries = (rows[0].split(",").index(f"charts/{name}") for name in ("frames", "queries"))
-    logged = [row.split(",") for row in rows[1:] if row.split(",")[frames]]
-    assert [float(row[frames]) for row in logged] == [0, 16]  # 2 x 2 clips, 4 steps
+    orders, queries = (rows[0].split(",").index(f"charts/{name}") for name in ("orders", "queries"))
+    logged = [row.split(",") for row in rows[1:] if row.split(",")[orders]]
+    assert [float(row[orders]) for row in logged] == [0, 16]  # of 2 x 2 clips, 4 each
     assert float(logged[0][queries]) == 16  # of each clip the clean prediction and three probes
 
 
@@ -234,4 +232,4 @@ def test_a_training_that_is_stopped_says_so_and_how_to_go_on(folders, number, co
     assert "Traceback" not in said
     assert f"Kept in {last}: " in said.splitlines()[-1]
     assert f"--ckpt_path {last}" in said.splitlines()[-1]
-    assert load_agents(last).trained["training_frames"] > 0
+    assert load_agents(last).trained["training_orders"] > 0

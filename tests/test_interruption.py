@@ -31,7 +31,7 @@ from vidmarl.errors import VictimError
 from vidmarl.queries.session import Session
 
 NAMES = ("grow_and_reduce", "greedy_sensitivity", "rl", "sparse_nes", "simba_dct", "signed_blocks")
-"""Strength maps, proposals of agents, probes, pixels; one query at a time and many."""
+"""Strength maps, blocks of agents, probes, pixels; one query at a time and many."""
 
 CELLS = torch.rand(4, 3, *SHAPE, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.3
 CLIPS = CELLS.repeat_interleave(8, 3).repeat_interleave(8, 4)

@@ -75,8 +75,7 @@ model:
   weights: random
   spec: {frames: 4, size: 32}
   distortion: gaussian_noise
-  budget: 4
-  steps: 3
+  eval_budget: 4
 data:
   batch_size: 1
   train: {class_path: vidmarl.data.folder.Folder, init_args: {root: videos}}
@@ -286,9 +285,10 @@ MISTAKES = {
         ("fit -c broken.yaml", "broken.yaml"),
         ("fit -c unknown.yaml", "bugdet"),
         ("fit -c folder", "folder"),
-        ("+ --model.buget 5", "budget"),
-        ("+ --model.budget many", "whole number"),
-        ("+ --model.budget 0", "--model.budget must be at least 1"),
+        ("+ --model.evalbudget 5", "eval_budget"),
+        ("+ --model.eval_budget many", "whole number"),
+        ("+ --model.eval_budget 0", "--model.eval_budget must be at least 1"),
+        ("+ --model.ppo.orders 1", "orders must be at least 2"),
         ("+ --model.victim moviet_a0", "did you mean movinet_a0"),
         ("+ --model.victim raises.victim", "raises.py, line 2"),
         ("+ --model.weights missing.pt", "missing.pt"),

@@ -122,7 +122,7 @@ def test_clips_of_a_single_victim_stay_as_they_are(sessions, tmp_path) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("cloning", [Cloning(), CLONING], ids=["play", "cloning"])
-def test_pairs_have_their_turns_by_the_number_of_the_rollout(tmp_path, sessions, cloning) -> None:
+def test_pairs_have_their_turns_by_the_number_of_the_step(tmp_path, sessions, cloning) -> None:
     team, log = several(cloning=cloning), Logged()
     trainer(tmp_path, 3, callbacks=[log]).fit(team, batches(24))  # three steps an epoch, four pairs
     large, small = (8, 3, 4, 32, 32), (8, 3, 6, 24, 24)
@@ -140,7 +140,7 @@ def test_cloning_goes_on_with_the_probes_of_every_shape(tmp_path, monkeypatch) -
     seen = []
 
     def loss(agents, probes, *args):
-        seen.append((len(probes), tuple(probes.maps.shape[2:])))
+        seen.append((len(probes), tuple(probes["maps"].shape[2:])))
         return original(agents, probes, *args)
 
     original = ppo.cloning_loss
@@ -153,9 +153,8 @@ def test_cloning_goes_on_with_the_probes_of_every_shape(tmp_path, monkeypatch) -
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("acts", ["proposals", "order"])
-def test_a_resumed_run_goes_on_with_the_pair_whose_turn_it_is(tmp_path, acts) -> None:
-    settings = {"acts": acts, "cloning": CLONING}
+def test_a_resumed_run_goes_on_with_the_pair_whose_turn_it_is(tmp_path) -> None:
+    settings = {"cloning": CLONING}
     whole = several(**settings)
     trainer(tmp_path / "whole", 3).fit(whole, batches(24))
     half = trainer(tmp_path / "half", 2, enable_checkpointing=True)
@@ -171,9 +170,8 @@ def test_a_resumed_run_goes_on_with_the_pair_whose_turn_it_is(tmp_path, acts) ->
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("acts", ["proposals", "order"])
-def test_a_single_one_in_a_list_is_the_single_one(tmp_path, acts) -> None:
-    settings = {"acts": acts, "cloning": CLONING}
+def test_a_single_one_in_a_list_is_the_single_one(tmp_path) -> None:
+    settings = {"cloning": CLONING}
     alone, inside = named(**settings), named(victim=["demo"], distortion=[named().distortion], **settings)
     assert settings_of(alone) == settings_of(inside)
     rows = []
@@ -413,17 +411,16 @@ DDP = """
             sys.stdout.write(" ".join(map(str, words)) + "\\n")  # in one piece: two processes write to one pipe
             sys.stdout.flush()
 
-        team = p.several(out={out!r}, acts={acts!r}, cloning=p.CLONING)
+        team = p.several(out={out!r}, cloning=p.CLONING)
         run = p.trainer({out!r}, 3, strategy="ddp", devices=2, callbacks=[Say()])
         run.fit(team, DataLoader(t.clips(24), batch_size=4))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("acts", ["proposals", "order"])
-def test_two_processes_play_the_same_pair_and_agree_on_the_parameters(tmp_path, acts) -> None:
+def test_two_processes_play_the_same_pair_and_agree_on_the_parameters(tmp_path) -> None:
     script = tmp_path / "ddp.py"
-    script.write_text(textwrap.dedent(DDP.format(tests=str(Path(__file__).parent), out=str(tmp_path), acts=acts)))
+    script.write_text(textwrap.dedent(DDP.format(tests=str(Path(__file__).parent), out=str(tmp_path))))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line.split() for line in done.stdout.splitlines()]

@@ -71,7 +71,7 @@ def test_a_training_needs_no_data(tmp_path: Path) -> None:
     )
     fit = ["fit", "-c", "synthetic", "--trainer.max_epochs", "2", "--data.train.init_args.n", "8"]
     mine = ["--model.victim", '{"class_path": "mine.py:Net", "init_args": {"spec": {"frames": 4, "size": 32}}}']
-    mine += ["--model.weights", "null", "--model.spec", "null", "--model.steps", "4", "--trainer.accelerator", "cpu"]
+    mine += ["--model.weights", "null", "--model.spec", "null", "--trainer.accelerator", "cpu"]
     done = subprocess.run(
         [sys.executable, "-m", "vidmarl", *fit, *mine], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )

@@ -104,7 +104,7 @@ class Checkpoints(Saved):
             "param_groups": [{"lr": 1e-3}],
         }
         content = {"epoch": 3, "global_step": 12, "state_dict": state, "optimizer_states": [optimizer]}
-        content |= {"vidmarl": pack_agents(agents), SETTINGS: {"budget": 12, "victim": {"name": "demo"}}}
+        content |= {"vidmarl": pack_agents(agents), SETTINGS: {"eval_budget": 12, "victim": {"name": "demo"}}}
         save_tensors(originals / "last.ckpt", content)
 
     def load(self, folder: Path) -> Any:
@@ -121,8 +121,8 @@ def _result() -> AttackResult:
 def _agents() -> Agents:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        agents = Agents(AgentsConfig(features=6, maps=4, state=3, width=4))
-    agents.trained = {"victim": "demo", "grid": [1, 16, 16], "budget": 12}
+        agents = Agents(AgentsConfig(features=6, maps=3, state=2, width=4))
+    agents.trained = {"victim": "demo", "grid": [1, 16, 16], "training_queries": 12}
     return agents
 
 
