@@ -280,7 +280,8 @@ class TwoAgentPPO(L.LightningModule):
             group["lr"] = settings.lr
         for known in itertools.islice(itertools.cycle(self._replay.values()), settings.updates):
             known.set_rng(generator)
-            loss, correlation = cloning_loss(self.agents, known.sample(), settings, generator)
+            batch = known.sample().contiguous()  # one stack of tensors, not a list of clips: much faster
+            loss, correlation = cloning_loss(self.agents, batch, settings, generator)
             self._descend(optimizer, loss)
         for group in optimizer.param_groups:
             group["lr"] = self.ppo.lr
