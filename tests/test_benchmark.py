@@ -29,9 +29,9 @@ import vidmarl.benchmark.runner
 from vidmarl import ClipSpec, GrowAndReduce, Victim, load_victim, metrics
 from vidmarl.agents import checkpoint
 from vidmarl.agents.checkpoint import save_agents
-from vidmarl.agents.environment import MAPS, STATE
 from vidmarl.agents.features import CHANNELS
 from vidmarl.agents.networks import Agents, AgentsConfig
+from vidmarl.agents.observation import MAPS, STATE
 from vidmarl.attacks.identity import identity
 from vidmarl.benchmark import Benchmark, BenchmarkResult, VictimChoice, run_benchmark
 from vidmarl.benchmark.clips import find_clips
@@ -52,7 +52,7 @@ from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.victims.attempts import Attempts
 
 CONFIG = Path(__file__).resolve().parent.parent / "conf" / "benchmark"
-MISSING = {"vbad_image_prior", "ppo_only", "ppo_without_size", "ppo_without_margin", "cloning_and_ppo"}
+MISSING = {"vbad_image_prior", "probes", "probes_and_play", "play"}
 """Attacks of the configurations that need a package or agents that one has to install or train."""
 CLIPS = 4
 
@@ -634,7 +634,7 @@ def test_an_attack_may_have_tubelets_of_its_own(tmp_path: Path) -> None:
 
 def small_agents(training_queries: int) -> Agents:
     """A small team whose choices are not those of its beginning."""
-    agents = Agents(AgentsConfig(CHANNELS, MAPS, len(STATE), 8, 1))
+    agents = Agents(AgentsConfig(CHANNELS, len(MAPS), len(STATE), 8, 1))
     with torch.no_grad():
         for parameter in agents.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
@@ -657,7 +657,7 @@ def test_agents_by_file_or_name_trained_and_untrained(tmp_path: Path, monkeypatc
         "fresh": {"class_path": "rl", "init_args": by_file, "untrained": True},
         "random_cells": {},
     }
-    rows = run(tiny(tmp_path / "out", attacks=attacks, max_clips=2, budget=6, grid=None))
+    rows = run(tiny(tmp_path / "out", attacks=attacks, max_clips=2, budget=40, grid=None))
     of = {name: part.drop(columns="attack").reset_index(drop=True) for name, part in rows.groupby("attack")}
     for name in ("name", "file", "object"):
         pd.testing.assert_frame_equal(of["rl"], of[name])
