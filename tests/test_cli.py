@@ -380,13 +380,8 @@ def test_training_settings_compose_and_the_last_word_wins(
     here: Here, distortion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = ("movinet_ucf101.yaml", f"distortion/{distortion}.yaml", "small.yaml")
-    words = (
-        "fit",
-        *(word for file in files for word in ("-c", CONF / file)),
-        "--model.eval_budget",
-        "7",
-        "--print_config",
-    )
+    composed = (word for file in files for word in ("-c", CONF / file))
+    words = ("fit", *composed, "--model.eval_budget", "7", "--print_config")
     monkeypatch.setattr(sys, "argv", ["vidmarl", *map(str, words)])
     monkeypatch.setenv("VIDMARL_FIT__DATA__REPEATS", "9")  # files and words win over the environment
     code, out, err = here(*words)

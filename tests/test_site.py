@@ -85,10 +85,8 @@ class TestSite:
                 continue
             assert f'id="vidmarl.{name}"' in page, name
         attacks = (site / "api" / "vidmarl.attacks.html").read_text("utf-8")
-        assert (
-            "max_queries_after_success"
-            in re.sub(r"<[^>]+>", "", attacks.partition('id="vidmarl.attacks.RLAttack"')[2])[:3000]
-        )
+        of_agents = attacks.partition('id="vidmarl.attacks.RLAttack"')[2]
+        assert "max_queries_after_success" in re.sub(r"<[^>]+>", "", of_agents)[:3000]
 
     def test_formulas_need_no_script(self, site: Path) -> None:
         page = (site / "method.html").read_text("utf-8")
