@@ -28,8 +28,9 @@ from vidmarl.victims.victim import Victim
 
 PHASES = ("clean", "search", "agents", "fallback", "minimize", "refine")
 """What a query was asked for, by its number in the history: the clean prediction, a search without
-learning, a proposal of the agents, full strength where nothing else has fooled the clip, and the
-two ways of making a success smaller."""
+learning, a set of tubelets that the agents build, full strength as agents of earlier versions asked
+for where nothing else had fooled the clip (which saved results tell by its number), and the two
+ways of making a success smaller."""
 
 FIRST_COLUMNS = 256
 """Queries that a history has room for at first; it grows with those that are asked."""

@@ -13,8 +13,8 @@ from vidmarl.report.figures.style import COLOURS, INK, TEMPLATE, plain
 
 def trajectory(result: metrics.Outcome, i: int = 0) -> go.Figure:
     """The path of the attack on clip `i`: what the victim says, the margin, and the size of each
-    candidate, which grows and shrinks with its region; and who acted: the agents, the fallback to
-    full strength, or one of the ways of making a success smaller.
+    candidate, which grows and shrinks with its region; and who acted: a search without learning,
+    the agents, or one of the ways of making a success smaller.
 
     Args:
         result: of an attack. The probability of the runner-up follows from the label's and the
