@@ -1,4 +1,4 @@
-"""Makes the tables and figures of docs/results.md and of the README from docs/results/*.csv.
+"""Makes the tables and figures of the pages of results and of the README from docs/results/*.csv.
 
     python docs/make_results.py            # the tables and the figures
     python docs/make_results.py --tables   # the tables alone, without matplotlib
@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 DOCS = Path(__file__).resolve().parent
-PAGES = DOCS / "results.md", DOCS.parent / "README.md"
+PAGES = DOCS / "results.md", DOCS / "results_first_version.md", DOCS.parent / "README.md"
 FIGURES = DOCS / "figures"
 
 NATURAL = {"gaussian_noise": "Gaussian noise", "dead_pixels": "Dead pixels", "gaussian_blur": "Blur"}
@@ -333,27 +333,73 @@ def files() -> str:
 
 @table
 def order() -> str:
-    """Agents that rank tubelets on real clips: sizes, and ratios with their intervals and p."""
+    """The agents on real clips: sizes, and ratios with their intervals and p."""
     data = pd.read_csv(DOCS / "results" / "order.csv")
     budgets = sorted(data["budget"].unique())
     rows = []
-    for name, found in order_parts(data):
-        for attack in ("agents", "untrained"):
-            each = (found.loc[attack, budget] for budget in budgets)
-            rows.append([f"{name}: {attack}", *(f"{row['median L2']:.2f} ({row['fooled']:.0%})" for row in each)])
+    for name, found in order_parts(data[data["seed"] == 0]):
+        rows += order_sizes(name, found, budgets)
         for other in ORDER_TEAMS[1:]:
-            if other in found.index:
-                rows.append([f"agents / {other}", *(with_p(found.loc[other, budget]) for budget in budgets)])
-        if best := order_controls(found, budgets):
-            cells = (f"{with_p(found.loc[control])} {SHORT[control[0]]}" for control in best)
-            rows.append(["agents / best control", *cells])
+            rows.append([f"agents / {other}", *(with_p(found.loc[other, budget]) for budget in budgets)])
+        cells = (f"{with_p(found.loc[control])} {SHORT[control[0]]}" for control in order_controls(found, budgets))
+        rows.append(["agents / best control", *cells])
     return markdown(["Median L2 (fooled), ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
 
 
 @table
+def order_seeds() -> str:
+    """What other seeds of the training come to."""
+    data = pd.read_csv(DOCS / "results" / "order.csv")
+    budgets = sorted(data["budget"].unique())
+    rows = []
+    for name, found in order_parts(data[data["seed"] > 0]):
+        for other in ORDER_TEAMS[1:4]:
+            rows.append([f"{name}: agents / {other}", *(order_ratio(found.loc[other, budget]) for budget in budgets)])
+        cells = (order_ratio(found.loc[control]) for control in order_controls(found, budgets))
+        rows.append([f"{name}: agents / best control", *cells])
+    return markdown(["Ratio [interval]", *(f"{budget} queries" for budget in budgets)], rows)
+
+
+@table
+def order_elsewhere() -> str:
+    """The agents against their victim at its own input, and against victims that they were not
+    trained against."""
+    rows = []
+    for file, about in (("order_native", "distortion"), ("order_unseen", "victim")):
+        data = pd.read_csv(DOCS / "results" / f"{file}.csv")
+        budgets = sorted(data["budget"].unique())
+        for name, part in data.groupby(about, sort=False):
+            found = part.set_index(["attack", "budget"])
+            rows += order_sizes(NATURAL.get(str(name), f"`{name}`"), found, budgets)
+            for other in found.index.unique("attack").drop(["agents"]):
+                label = LABELS.get(other, other).removesuffix(", 8 px")
+                rows.append([f"agents / {label}", *(with_p(found.loc[other, budget]) for budget in budgets)])
+    return markdown(["Median L2 (fooled), ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
+
+
+@table
+def order_ball() -> str:
+    """Queries to the first success in a ball."""
+    rows = []
+    for _, row in pd.read_csv(DOCS / "results" / "order_ball.csv").iterrows():
+        name = LABELS.get(row["attack"], row["attack"]).removesuffix(", 8 px")
+        figures = [f"{row['mean queries']:.1f}", f"{row['first query']:.0%}", f"{row['fooled']:.0%}"]
+        figures.append("" if row["attack"] == "agents" else with_p(row))
+        rows.append([f"{row['ball']:g}/255: {name}", *figures])
+    return markdown(["", "mean queries", "fooled by the first", "fooled", "agents / this, mean queries, p"], rows)
+
+
+def order_sizes(name: str, found: pd.DataFrame, budgets: list[int]) -> Iterator[list[str]]:
+    """The rows of the agents' sizes, and of those of their untrained selves."""
+    for attack in ("agents", "untrained"):
+        each = (found.loc[attack, budget] for budget in budgets)
+        yield [f"{name}: {attack}", *(f"{row['median L2']:.2f} ({row['fooled']:.0%})" for row in each)]
+
+
+@table
 def order_in_short() -> str:
-    """Agents that rank tubelets beside their untrained selves, the cheapest cells first and the
-    best control."""
+    """The agents on real clips beside their untrained selves, the cheapest cells first and the best
+    control."""
     data = pd.read_csv(DOCS / "results" / "order.csv")
     budgets = [budget for budget in sorted(data["budget"].unique()) if budget > 10]
     rows = []
@@ -390,8 +436,6 @@ def order_parts(data: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 def order_controls(found: pd.DataFrame, budgets: list[int]) -> list[tuple[str, int]]:
     """The control that is smallest at each budget, with the budget; none where there are none."""
     controls = found.drop(index=[each for each in found.index if each[0] in ORDER_TEAMS])
-    if not len(controls):
-        return []
     return [(controls.xs(budget, level="budget")["mean L2"].idxmin(), budget) for budget in budgets]
 
 

@@ -1,7 +1,8 @@
-"""Measures agents that rank tubelets on real clips: docs/results/order.csv, order_unseen.csv,
-order_native.csv.
+"""Measures the agents on real clips: docs/results/order.csv, order_native.csv, order_unseen.csv.
 
     VIDMARL_DATA=... python docs/measure_order.py [--distortion gaussian_blur] [--seed 1]
+    VIDMARL_DATA=... python docs/measure_order.py --native [--distortion gaussian_blur]
+    VIDMARL_DATA=... python docs/measure_order.py --unseen
 
 The victim is MoViNet-A0 in its cheap setting, 8 frames of 112 px at 5 frames a second; tubelets are
 of one frame and 4 px, search cells of 16 px. The agents are trained on the videos of
@@ -19,6 +20,9 @@ tests. How visible the successes are after the last query (JOD, flicker, warping
 over the first windows of the groups, where these are fooled; JOD needs the extra `perceptual`. What
 lies in outputs/measure_order is not measured again.
 
+With --native the same agents attack the victim at its own input, 16 frames of 176 px, and with
+--unseen two victims that they were not trained against, the centre of each video.
+
 "by cost" is the agents' search with the cheapest tubelets first: a team without learning that
 knows, as the agents do, what each tubelet adds to the squared norm.
 """
@@ -26,7 +30,7 @@ knows, as the agents do, what each tubelet adds to the squared norm.
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,12 +102,11 @@ def main() -> None:
     where.add_argument("--unseen", action="store_true", help="attack the victims that were never trained against")
     where.add_argument("--native", action="store_true", help="attack the victim at its own input")
     args = parser.parse_args()
+    if importlib.util.find_spec("pycvvdp") is None:
+        raise SystemExit("measure_order.py: JOD needs ColorVideoVDP, pip install 'vidmarl[perceptual]'.")
     OUT.mkdir(parents=True, exist_ok=True)
     victim = vidmarl.load_victim("movinet_a0", spec=SPEC, device="cpu")
     agents = trained(victim, args.distortion, args.seed)
-    if args.native:
-        victim = vidmarl.load_victim("movinet_a0", device="cpu")
-        agents = trained(victim, args.distortion, args.seed, agents)
     attacks = attacks_of(agents, args.distortion)
     some = {name: attack for name, attack in attacks.items() if name in ELSEWHERE}
     if args.unseen:
@@ -111,16 +114,15 @@ def main() -> None:
             other = vidmarl.load_victim(name, device="cpu")
             compare("order_unseen", other, {"victim": name}, some, args, own_clips(other))
     elif args.native:
+        victim = vidmarl.load_victim("movinet_a0", device="cpu")
         compare("order_native", victim, {"spec": "native"}, some, args, kinetics_clips(victim, 1))
     else:
         compare("order", victim, {}, attacks, args, kinetics_clips(victim))
 
 
-def trained(victim: vidmarl.Victim, distortion: str, seed: int, start: Agents | None = None) -> Agents:
-    """The agents of a distortion and a seed; those to start from are trained on at another input,
-    from half as many probes."""
-    name = f"{distortion}_{seed}{'_native' if start else ''}"
-    path = OUT / f"{name}.pt"
+def trained(victim: vidmarl.Victim, distortion: str, seed: int) -> Agents:
+    """The agents of a distortion and a seed."""
+    path = OUT / f"{distortion}_{seed}.pt"
     if path.is_file():
         return load_agents(path)
     module = TwoAgentPPO(
@@ -129,28 +131,24 @@ def trained(victim: vidmarl.Victim, distortion: str, seed: int, start: Agents | 
         grid=GRID,
         search_cell=CELL,
         longest=1,
-        cloning=dataclasses.replace(PROBING, probes=PROBING.probes // 2) if start else PROBING,
+        cloning=PROBING,
         seed=seed,
         out=str(OUT),
     )
-    if start:
-        module.agents.load_state_dict(start.state_dict())
     with quiet():
         lightning.seed_everything(seed)
         trainer = lightning.Trainer(
             accelerator="cpu",
             max_epochs=EPOCHS,
-            logger=lightning.pytorch.loggers.CSVLogger(OUT, name=name, version=""),
+            logger=lightning.pytorch.loggers.CSVLogger(OUT, name=path.stem, version=""),
             log_every_n_steps=1,
             enable_checkpointing=False,
             enable_model_summary=False,
             default_root_dir=OUT,
         )
-        clips: Any = training_clips(victim.spec)
+        clips: Any = training_clips(SPEC)
         trainer.fit(module, DataLoader(clips, BATCH, shuffle=True, drop_last=True, collate_fn=batch))
     agents = module.agents.cpu()
-    if start:
-        agents.trained["training_queries"] += start.trained["training_queries"]
     save_agents(path, agents)
     return agents
 
@@ -162,7 +160,7 @@ def batch(clips: list[Tensor]) -> Tensor:
 
 def training_clips(spec: ClipSpec) -> Tensor:
     """uint8[n 3 t h w], the centre of each training video."""
-    path = OUT / f"training_{spec.frames}.pt"
+    path = OUT / "training.pt"
     if not path.is_file():
         source = ListedClips("manifest_various.tsv", part="train", together="scene")
         torch.save(torch.stack([decode(file.path, spec) for file in source.files]), path)
