@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -174,13 +174,14 @@ def test_the_result_says_that_it_came_of_decisions_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("init", ["clean", "alternating"])
 @pytest.mark.parametrize("agents", ["gaussian_noise", "dead_pixels"])
-def test_the_agents_work_on_decisions(agents: str) -> None:
+def test_the_agents_work_on_decisions(agents: str, init: Literal["clean", "alternating"]) -> None:
     victim = decisions_only(Victim(brightest))
-    result = RLAttack(agents, budget=40, progress=False)(victim, CLIPS)
+    result = RLAttack(agents, budget=40, init=init, progress=False)(victim, CLIPS)
     assert result.success.any()
     assert int(result.queries.sum()) == victim.queries
-    again = RLAttack(agents, budget=40, progress=False)(victim, CLIPS)
+    again = RLAttack(agents, budget=40, init=init, progress=False)(victim, CLIPS)
     assert torch.equal(result.adversarial, again.adversarial)
 
 
