@@ -29,7 +29,7 @@ NATURAL = {"gaussian_noise": "Gaussian noise", "dead_pixels": "Dead pixels", "ga
 ORDER_TEAMS = ("agents", "untrained", "spatial untrained", "temporal untrained", "by cost")
 """What searches as the agents do in `measure_order.py`; its other attacks are controls."""
 
-SHORT = {"grow_and_reduce": "GR", "signed_blocks": "SB", "square_tubes": "ST"}
+SHORT = {"grow_and_reduce": "GR", "signed_blocks": "SB"}
 """Controls in the cells of a table."""
 
 LABELS = {

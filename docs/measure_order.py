@@ -74,7 +74,7 @@ PROBING = Cloning(epochs=1, probes=40, updates=60, minibatch=32, lr=1e-3, beta=2
 BUDGETS = (10, 25, 50, 100)
 VISIBLE = ("jod", "flicker", "warping")
 LEARNT = ("agents", "spatial untrained", "temporal untrained")
-CONTROLS = ("grow_and_reduce", "signed_blocks", "square_tubes")
+CONTROLS = ("grow_and_reduce", "signed_blocks")
 ELSEWHERE = ("agents", "untrained", "grow_and_reduce", "signed_blocks")
 """The attacks on other victims, and on other clips, than the agents were trained with."""
 UNSEEN = ("lrcn_ucf50_50", "convlstm_ucf50_31")
