@@ -28,9 +28,9 @@ from vidmarl.victims.victim import Victim
 
 PHASES = ("clean", "search", "agents", "fallback", "minimize", "refine")
 """What a query was asked for, by its number in the history: the clean prediction, a search without
-learning, a set of tubelets that the agents build, full strength as agents of earlier versions asked
-for where nothing else had fooled the clip (which saved results tell by its number), and the two
-ways of making a success smaller."""
+learning, a set of tubelets that the agents build, or making a success smaller. Agents of earlier
+versions had two more, which saved results tell by their numbers: full strength where nothing else
+had fooled the clip, and changes that keep the size."""
 
 FIRST_COLUMNS = 256
 """Queries that a history has room for at first; it grows with those that are asked."""
