@@ -146,7 +146,8 @@ def test_attacks_distortions_agents_and_settings_say_what_they_are(listed: Liste
         described = registry.descriptions()
         assert list(described) == registry.names()
         assert all(20 < len(text) < 200 for text in described.values()), described
-    assert "gaussian_noise  trained on movinet_a0 with 96,010 queries" in "\n".join(listed("agents"))
+    spent = vidmarl.load_agents("gaussian_noise").trained["training_queries"]
+    assert f"gaussian_noise  trained on movinet_a0 with {spent:,} queries, coherence static" in listed("agents")
     assert any("Two agents against MoViNet-A0" in line for line in listed("configs"))
 
 

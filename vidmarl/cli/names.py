@@ -111,7 +111,7 @@ def _distortions() -> dict[str, Any]:
 def _agents() -> dict[str, Any]:
     from vidmarl.agents.checkpoint import list_agents, load_agents
 
-    told = "trained on {victim} with {training_queries:,} queries, {budget} a clip, coherence {coherence}"
+    told = "trained on {victim} with {training_queries:,} queries, coherence {coherence}"
     teams = {name: load_agents(name) for name in list_agents()}
     return {
         name: told.format_map(team.trained | {"victim": ", ".join(team.names_of("victim"))})
