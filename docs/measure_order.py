@@ -70,7 +70,7 @@ DISTORTIONS: dict[str, Any] = {
     "dead_pixels": "dead_pixels",
 }
 BATCH, EPOCHS = 32, 1
-PROBING = Cloning(epochs=1, probes=40, updates=60, minibatch=32, lr=1e-3, beta=24, n_known=12)
+PROBING = Cloning(epochs=1, probes=40, updates=15, minibatch=32, lr=1e-3, beta=24, n_known=12)
 BUDGETS = (10, 25, 50, 100)
 VISIBLE = ("jod", "flicker", "warping")
 LEARNT = ("agents", "spatial untrained", "temporal untrained")
