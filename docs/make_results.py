@@ -213,15 +213,6 @@ def demo() -> str:
 
 
 @table
-def in_short() -> str:
-    """The larger ball for the README: attacks by the queries that they need."""
-    data = read("linf_12.75").xs(500, level="budget").sort_values("AQ first")
-    data = data.drop(["rl_smaller", "rl_smallest", "rl_without_opening"])
-    rows = ([label(str(attack)), first(row), fooled(row)] for attack, row in data.iterrows())
-    return markdown(["", "mean queries", "fooled"], rows)
-
-
-@table
 def bounded_10() -> str:
     """The first success in the smaller ball."""
     return in_ball("linf_10")
@@ -339,25 +330,11 @@ def order() -> str:
     rows = []
     for name, found in order_parts(data[data["seed"] == 0]):
         rows += order_sizes(name, found, budgets)
-        for other in ORDER_TEAMS[1:]:
+        for other in found.index.unique("attack").intersection(ORDER_TEAMS[1:], sort=False):
             rows.append([f"agents / {other}", *(with_p(found.loc[other, budget]) for budget in budgets)])
         cells = (f"{with_p(found.loc[control])} {SHORT[control[0]]}" for control in order_controls(found, budgets))
         rows.append(["agents / best control", *cells])
     return markdown(["Median L2 (fooled), ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
-
-
-@table
-def order_seeds() -> str:
-    """What other seeds of the training come to."""
-    data = pd.read_csv(DOCS / "results" / "order.csv")
-    budgets = sorted(data["budget"].unique())
-    rows = []
-    for name, found in order_parts(data[data["seed"] > 0]):
-        for other in ORDER_TEAMS[1:4]:
-            rows.append([f"{name}: agents / {other}", *(order_ratio(found.loc[other, budget]) for budget in budgets)])
-        cells = (order_ratio(found.loc[control]) for control in order_controls(found, budgets))
-        rows.append([f"{name}: agents / best control", *cells])
-    return markdown(["Ratio [interval]", *(f"{budget} queries" for budget in budgets)], rows)
 
 
 @table
@@ -375,18 +352,6 @@ def order_elsewhere() -> str:
                 label = LABELS.get(other, other).removesuffix(", 8 px")
                 rows.append([f"agents / {label}", *(with_p(found.loc[other, budget]) for budget in budgets)])
     return markdown(["Median L2 (fooled), ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
-
-
-@table
-def order_ball() -> str:
-    """Queries to the first success in a ball."""
-    rows = []
-    for _, row in pd.read_csv(DOCS / "results" / "order_ball.csv").iterrows():
-        name = LABELS.get(row["attack"], row["attack"]).removesuffix(", 8 px")
-        figures = [f"{row['mean queries']:.1f}", f"{row['first query']:.0%}", f"{row['fooled']:.0%}"]
-        figures.append("" if row["attack"] == "agents" else with_p(row))
-        rows.append([f"{row['ball']:g}/255: {name}", *figures])
-    return markdown(["", "mean queries", "fooled by the first", "fooled", "agents / this, mean queries, p"], rows)
 
 
 def order_sizes(name: str, found: pd.DataFrame, budgets: list[int]) -> Iterator[list[str]]:

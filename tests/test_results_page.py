@@ -1,4 +1,4 @@
-"""The page of results, and the README, show what the files of docs/results/ hold."""
+"""The pages of results, and the README, show what the files of docs/results/ hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-TEXT = (DOCS / "results.md").read_text("utf-8")
+TEXT = "\n".join((DOCS / f"{page}.md").read_text("utf-8") for page in ("results", "results_first_version"))
 FIGURES = re.findall(r"!\[.+\]\((figures/.+\.svg)\)", TEXT)
 
 
