@@ -28,7 +28,6 @@ from vidmarl.utils.files import write_atomically
 
 BALLS = (12.75, 4.0)
 BUDGET = 300
-RESAMPLES = 10_000
 
 
 def main() -> None:
@@ -77,9 +76,13 @@ def by_group(values: np.ndarray, groups: Sequence[str]) -> np.ndarray:
 
 def ratio_of(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
     """Our mean over theirs, with a 95 % interval over the groups."""
-    picked = np.random.default_rng(0).integers(len(ours), size=(RESAMPLES, len(ours)))
-    drawn = ours[picked].mean(1) / theirs[picked].mean(1)
-    return ours.mean() / theirs.mean(), *np.quantile(drawn, (0.025, 0.975))
+
+    def ratio(samples: np.ndarray, axis: int) -> np.ndarray:
+        mean = samples.mean(axis)
+        return mean[..., 0] / mean[..., 1]
+
+    low, high = metrics.bootstrap(np.stack([ours, theirs], 1), ratio, resamples=10_000)
+    return ours.mean() / theirs.mean(), float(low), float(high)
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def trained(victim: vidmarl.Victim, distortion: str, seed: int) -> Agents:
             enable_model_summary=False,
             default_root_dir=OUT,
         )
-        clips: Any = training_clips(SPEC)
+        clips: Any = training_clips()
         trainer.fit(module, DataLoader(clips, BATCH, shuffle=True, drop_last=True, collate_fn=batch))
     agents = module.agents.cpu()
     save_agents(path, agents)
@@ -158,12 +158,12 @@ def batch(clips: list[Tensor]) -> Tensor:
     return as_floats(torch.stack(clips))
 
 
-def training_clips(spec: ClipSpec) -> Tensor:
+def training_clips() -> Tensor:
     """uint8[n 3 t h w], the centre of each training video."""
     path = OUT / "training.pt"
     if not path.is_file():
         source = ListedClips("manifest_various.tsv", part="train", together="scene")
-        torch.save(torch.stack([decode(file.path, spec) for file in source.files]), path)
+        torch.save(torch.stack([decode(file.path, SPEC) for file in source.files]), path)
     clips: Tensor = torch.load(path, weights_only=True)
     return clips
 

@@ -18,7 +18,7 @@ from torchrl.envs import EnvBase
 from vidmarl.agents.features import CHANNELS
 from vidmarl.agents.observation import MAPS, STATE, look
 from vidmarl.agents.order import Order
-from vidmarl.agents.tubelets import lengths
+from vidmarl.agents.tubelets import lengths, random_signs
 from vidmarl.queries.session import Session
 
 MOST_SETS = 32
@@ -87,8 +87,7 @@ class OrderEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
         action, session = tensordict["action"], self.session
         n, count, tubelets = action.shape
         shape, low = session.renderer.coarse_shape, session.renderer.min_strength
-        coins = torch.rand(n, count, tubelets, generator=self.signs)
-        signs = torch.where((coins < 0.5) & (low < 0), -1.0, 1.0)
+        signs = random_signs(torch.rand(n, count, tubelets, generator=self.signs), low)
         flat = rearrange(action.cpu(), "n o k -> (n o) k"), rearrange(signs, "n o k -> (n o) k")
         orders = [
             Order(own, its_signs, torch.zeros(shape), alternate=low < 0) for own, its_signs in zip(*flat, strict=True)

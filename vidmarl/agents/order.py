@@ -23,7 +23,7 @@ from torch.distributions import Distribution, constraints
 
 from vidmarl.agents.networks import Agents
 from vidmarl.agents.observation import as_share, learn, look
-from vidmarl.agents.tubelets import lasting
+from vidmarl.agents.tubelets import lasting, random_signs
 from vidmarl.queries.scheduler import Request
 from vidmarl.queries.session import Response, Session
 from vidmarl.utils.randomness import gumbel
@@ -108,7 +108,7 @@ class Order:
             shape: `(t, y, x)`, the search cells.
             low: the smallest strength: with -1 every tubelet has a random direction.
         """
-        signs = torch.where((chance[1] < 0.5) & (low < 0), -1.0, 1.0)
+        signs = random_signs(chance[1], low)
         return cls(OrderDistribution(log_prob).draw(chance[0]), signs, log_prob.logsumexp(2).view(shape), low < 0)
 
     def first(self, count: int) -> Float[Tensor, "t y x"]:

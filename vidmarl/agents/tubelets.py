@@ -1,4 +1,4 @@
-"""How long a tubelet of the agents lasts, and how its sign goes on in time."""
+"""How long a tubelet of the agents lasts, its sign, and how that goes on in time."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ def lengths(frames: int, longest: int) -> int:
         longest: frames that a tubelet lasts at most.
     """
     return sum(width <= min(frames, longest) for width in WIDTHS)
+
+
+def random_signs(uniform: Float[Tensor, "*n"], low: float) -> Float[Tensor, "*n"]:
+    """The directions that these uniform numbers in [0, 1) stand for, 1 or -1.
+
+    Args:
+        uniform: the numbers.
+        low: the smallest strength; above -1 a distortion has one direction, and all are 1.
+    """
+    return torch.where((uniform < 0.5) & (low < 0), -1.0, 1.0)
 
 
 def lasting(

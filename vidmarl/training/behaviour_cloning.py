@@ -20,7 +20,7 @@ from torch import Tensor
 from vidmarl.agents.features import cost
 from vidmarl.agents.networks import Agents
 from vidmarl.agents.observation import as_share, learn, look
-from vidmarl.agents.tubelets import WIDTHS, lasting, lengths
+from vidmarl.agents.tubelets import WIDTHS, lasting, lengths, random_signs
 from vidmarl.queries.session import Session
 
 
@@ -71,8 +71,7 @@ def probe(
     seen = look(session, rows, classes)
     order = torch.stack([torch.randperm(t * y * x, generator=generator) for _ in rows])
     cells = order[:, :count].to(rows.device)
-    coin = torch.rand(cells.shape, generator=generator).to(rows.device) < 0.5
-    signs = torch.where(coin & (low < 0), -1.0, 1.0)
+    signs = random_signs(torch.rand(cells.shape, generator=generator).to(rows.device), low)
     widths = torch.randint(fits := lengths(t, longest), cells.shape, generator=generator).to(rows.device)
     course = signs[..., None] * lasting(cells // (y * x), widths, t, alternate=low < 0)
     at = torch.nn.functional.one_hot(cells % (y * x), y * x)
