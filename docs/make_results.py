@@ -338,6 +338,30 @@ def order() -> str:
 
 
 @table
+def order_seeds() -> str:
+    """What each seed of the training comes to beside the untrained agents."""
+    data = pd.read_csv(DOCS / "results" / "order.csv")
+    budgets = sorted(data["budget"].unique())
+    rows = []
+    for name, found in order_parts(data):
+        label = name if "seed" in name else f"{name}, seed 0"
+        rows.append([label, *(with_p(found.loc["untrained", budget]) for budget in budgets)])
+    return markdown(["Agents / untrained [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
+
+
+@table
+def order_ball() -> str:
+    """Queries to the first success in a ball."""
+    rows = []
+    for _, row in pd.read_csv(DOCS / "results" / "order_ball.csv").iterrows():
+        name = LABELS.get(row["attack"], row["attack"]).removesuffix(", 8 px")
+        figures = [f"{row['mean queries']:.1f}", f"{row['first query']:.0%}", f"{row['fooled']:.0%}"]
+        figures.append("" if row["attack"] == "agents" else with_p(row))
+        rows.append([f"{row['ball']:g}/255: {name}", *figures])
+    return markdown(["", "mean queries", "fooled by the first", "fooled", "agents / this, mean queries, p"], rows)
+
+
+@table
 def order_elsewhere() -> str:
     """The agents against their victim at its own input, and against victims that they were not
     trained against."""
