@@ -39,7 +39,7 @@ from vidmarl.victims.demo import default_path
 DISTORTION = {"class_path": "GaussianNoise", "init_args": {"std": 0.2}}
 GRID = TubeletGrid(1, 8, 8)
 TRAIN_CLIPS, VAL_CLIPS, TEST_CLIPS, EPOCHS, BATCH = 1536, 16, 48, 1, 32
-LEARNING = Cloning(epochs=1, probes=16, updates=20, minibatch=32, lr=3e-3, beta=14.0, n_known=8)
+LEARNING = Cloning(epochs=1, probes=16, updates=8, minibatch=32, lr=3e-3, beta=14.0, n_known=8)
 BUDGETS = [25, 50, 100]
 VALIDATIONS = 4
 """How often the agents in training attack the validation clips; once more before it begins."""
