@@ -213,6 +213,18 @@ def demo() -> str:
 
 
 @table
+def demo_ratios() -> str:
+    """Geometric means of the demo's paired ratios."""
+    data = pd.read_csv(DOCS / "results" / "demo_ratios.csv").set_index(["attack", "budget"])
+    budgets = list(data.index.unique("budget"))
+    rows = [
+        [f"agents / {label(attack)}", *(with_p(data.loc[attack, budget]) for budget in budgets)]
+        for attack in data.index.unique("attack")
+    ]
+    return markdown(["Ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
+
+
+@table
 def bounded_10() -> str:
     """The first success in the smaller ball."""
     return in_ball("linf_10")

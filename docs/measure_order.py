@@ -76,6 +76,8 @@ BUDGETS = (10, 25, 50, 100)
 VISIBLE = ("jod", "flicker", "warping")
 LEARNT = ("agents", "spatial untrained", "temporal untrained")
 CONTROLS = ("grow_and_reduce", "signed_blocks")
+ROWS = (*LEARNT, "untrained", "by cost", *CONTROLS)
+"""All attacks, in the order of the table."""
 ELSEWHERE = ("agents", "untrained", "grow_and_reduce", "signed_blocks")
 """The attacks on other victims, and on other clips, than the agents were trained with."""
 UNSEEN = ("lrcn_ucf50_50", "convlstm_ucf50_31")
@@ -255,7 +257,8 @@ def compare(
     known = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     keys = [*about, "distortion", "seed"]
     told = pd.concat([known, pd.DataFrame(rows)]).drop_duplicates([*keys, "attack", "budget"], keep="last")
-    told = told.sort_values(keys, kind="stable")
+    place = {attack: i for i, attack in enumerate(ROWS)}
+    told = told.sort_values([*keys, "attack"], key=lambda of: of.replace(place), kind="stable")
     write_atomically(path, told.to_csv(index=False, float_format="%.4g"))
 
 

@@ -188,7 +188,8 @@ class Session:
 
     def _full_l2(self) -> Tensor:
         """The norm of the full distortion. Costs no query."""
-        return _l2(self.renderer.render(self.renderer.zeros() + 1) - self.renderer.clips)
+        full, clips = self.renderer.render(self.renderer.zeros() + 1), self.renderer.clips
+        return _distance(full, clips, torch.arange(len(clips), device=clips.device))
 
     def rand(self, rows: Int64[Tensor, " n"], *shape: int) -> Float[Tensor, "n ..."]:
         """Uniform numbers in [0, 1) from each clip's own generator: independent of the rest of the
@@ -260,7 +261,7 @@ class Session:
         response = Response(
             margin=self.margin(log_probs, rows),
             success=self.goal.success(log_probs, rows),
-            l2=_l2(candidates - self.renderer.clips[rows]),
+            l2=_distance(candidates, self.renderer.clips, rows),
             log_probs=log_probs,
         )
         score = log_probs.gather(1, self.goal.classes.to(rows.device)[rows][:, None]).squeeze(1)
@@ -323,6 +324,20 @@ class Session:
             values[at] = new
         self._due = []
         self._make_room(int(self.queries.max()))  # for attempts without an answer
+
+
+@torch.no_grad()
+def _distance(
+    candidates: Float[Tensor, "n c t h w"], clips: Float[Tensor, "b c t h w"], rows: Int64[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """The norm of what each candidate changes of its clip."""
+    if candidates.device.type != "cpu" or not len(rows):
+        return _l2(candidates - clips[rows])
+    # One after the other, in the same memory: of a whole batch each difference is new memory, and
+    # takes four times as long.
+    delta = torch.empty_like(clips[:1])
+    each = zip(candidates.split(1), rows.tolist(), strict=True)
+    return torch.cat([_l2(torch.sub(candidate, clips[row : row + 1], out=delta)) for candidate, row in each])
 
 
 def _l2(delta: Float[Tensor, "n c t h w"]) -> Float[Tensor, " n"]:
