@@ -47,13 +47,11 @@ def main() -> None:
     demo = vidmarl.load_victim("demo", device=device)
     synthetic = make_clips(CLIPS, split_seed(0, "test"))[0]
     noise, cheap = DISTORTIONS["gaussian_noise"], vidmarl.load_victim("movinet_a0", spec=SPEC, device=device)
-    own = vidmarl.load_victim("movinet_a0", device=device)
     rows = [
         {"victim": name, "device": device, "clips": CLIPS, **rates(victim, clips[:CLIPS].to(device), *how)}
         for name, victim, clips, how in (
             ("demo", demo, synthetic, (DEMO_DISTORTION, DEMO_GRID, 1)),
             ("movinet_a0, 8 x 112 px", cheap, kinetics_clips(cheap)[0], (noise, GRID, CELL)),
-            ("movinet_a0, 16 x 176 px", own, kinetics_clips(own, 1)[0], (noise, GRID, CELL)),
         )
     ]
     write_atomically(RESULTS / "rate.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.4g"))
