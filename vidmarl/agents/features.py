@@ -77,7 +77,8 @@ def extract(
     """
     clips = clips.float()
     b, _, t, h, w = clips.shape
-    luma = torch.einsum("bcthw,c->bthw", clips, clips.new_tensor(GREY))[:, None]
+    red, green, blue = clips.unbind(1)  # one by one: a matrix product rounds by the size of the batch
+    luma = (GREY[0] * red + GREY[1] * green + GREY[2] * blue)[:, None]
     mean = grid.pool(luma)
     contrast = grid.pool((luma - grid.expand(mean[:, 0], t, h, w)).square()).sqrt()
 
