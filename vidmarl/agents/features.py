@@ -8,7 +8,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from vidmarl.perturbations.flow import GREY
+from vidmarl.perturbations.flow import luminance
 from vidmarl.perturbations.grid import TubeletGrid
 
 NAMES: tuple[str, ...] = (
@@ -77,8 +77,7 @@ def extract(
     """
     clips = clips.float()
     b, _, t, h, w = clips.shape
-    red, green, blue = clips.unbind(1)  # one by one: a matrix product rounds by the size of the batch
-    luma = (GREY[0] * red + GREY[1] * green + GREY[2] * blue)[:, None]
+    luma = luminance(clips)[:, None]
     mean = grid.pool(luma)
     contrast = grid.pool((luma - grid.expand(mean[:, 0], t, h, w)).square()).sqrt()
 

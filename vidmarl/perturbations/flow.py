@@ -30,6 +30,12 @@ _SMALLEST = 32
 enlarged."""
 
 
+def luminance(clips: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b t h w"]:
+    """Luminance, colour by colour: a matrix product would round by the size of the batch."""
+    red, green, blue = clips.unbind(1)
+    return GREY[0] * red + GREY[1] * green + GREY[2] * blue
+
+
 def estimate_flow(
     clips: Float[Tensor, "b 3 t h w"], direction: Literal["forward", "backward"] = "forward"
 ) -> Float[Tensor, "b t-1 2 h w"]:
@@ -52,8 +58,7 @@ def estimate_flow(
         raise ValueError(f"Estimating flow: direction must be 'forward' or 'backward', got {direction!r}.")
     b, _, t, h, w = clips.shape
     scale = max(1, -(-_SMALLEST // min(h, w)))
-    luma = torch.einsum("bcthw,c->bthw", clips.detach().float(), clips.new_tensor(GREY, dtype=torch.float32))
-    frames = (luma * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    frames = (luminance(clips.detach().float()) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     flow = np.zeros((b, t - 1, h, w, 2), np.float32)
     for clip, fields in zip(frames, flow, strict=True):
