@@ -356,8 +356,9 @@ def order_seeds() -> str:
     budgets = sorted(data["budget"].unique())
     rows = []
     for name, found in order_parts(data):
-        label = name if "seed" in name else f"{name}, seed 0"
-        rows.append([label, *(with_p(found.loc["untrained", budget]) for budget in budgets)])
+        rows.append(
+            [f"{name}, seed {found['seed'].iloc[0]}", *(with_p(found.loc["untrained", budget]) for budget in budgets)]
+        )
     return markdown(["Agents / untrained [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
 
 
@@ -430,8 +431,8 @@ def order_visible() -> str:
 def order_parts(data: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The attacks and budgets of each distortion and seed, and what they are called."""
     told = data.sort_values("distortion", key=lambda names: names.map(list(NATURAL).index), kind="stable")
-    for (distortion, seed), part in told.groupby(["distortion", "seed"], sort=False):
-        yield NATURAL[distortion] + (f", seed {seed}" if seed else ""), part.set_index(["attack", "budget"])
+    for (distortion, _), part in told.groupby(["distortion", "seed"], sort=False):
+        yield NATURAL[distortion], part.set_index(["attack", "budget"])
 
 
 def order_controls(found: pd.DataFrame, budgets: list[int]) -> list[tuple[str, int]]:

@@ -111,9 +111,9 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     victim = load("movinet_a0", args.compile, SPEC)
     attacks = attacks_of(trained(victim, args.distortion, args.seed), args.distortion)
-    some = {name: attack for name, attack in attacks.items() if name in ELSEWHERE}
     if args.seed:
         attacks = {name: attacks[name] for name in ("agents", "untrained")}
+    some = {name: attack for name, attack in attacks.items() if name in ELSEWHERE}
     if args.unseen:
         for name in UNSEEN:
             other = load(name, args.compile)
@@ -245,7 +245,11 @@ def compare(
         path = OUT / f"{'_'.join(dict.fromkeys(kept))}.sizes.pt"
         if not path.is_file():
             result = attack(victim, clips)
-            seen = visible(result, first) if name in ELSEWHERE and args.seed == 0 else torch.full((1, 3), torch.nan)
+            seen = (
+                visible(result, first)
+                if name in ELSEWHERE and args.seed == 0
+                else torch.full((1, len(VISIBLE)), torch.nan)
+            )
             torch.save((metrics.best_l2_at(result, BUDGETS), metrics.success_at(result, BUDGETS), seen), path)
         sizes[name] = torch.load(path, weights_only=True)
         print(name, [f"{float(at.median()):.2f}" for at in sizes[name][0].T], flush=True)
@@ -276,13 +280,17 @@ def rows_of(name: str, sizes: dict[str, tuple[Tensor, Tensor, Tensor]], groups: 
         row |= {"median L2": float(own[:, i].median()), "mean L2": float(np.exp(by_group(own[:, i], groups).mean()))}
         if name != "agents":
             ratios = by_group(sizes["agents"][0][:, i] / own[:, i], groups)
-            interval = metrics.bootstrap(ratios, np.mean, resamples=10_000)
-            for key, value in zip(("ratio", "ratio low", "ratio high"), (ratios.mean(), *interval), strict=True):
-                row[key] = float(np.exp(value))
-            row["p"] = metrics.wilcoxon(ratios)
+            row |= geometric_mean(ratios)
         if budget == max(BUDGETS):
             row |= dict(zip(VISIBLE, seen.nanmedian(0).values.tolist(), strict=True))
         yield row
+
+
+def geometric_mean(ratios: np.ndarray) -> dict[str, float]:
+    """Of ratios, given by their logarithms: with its 95 % interval, and the p of them all."""
+    low, high = metrics.bootstrap(ratios, np.mean, resamples=10_000)
+    found = {"ratio": ratios.mean(), "ratio low": low, "ratio high": high}
+    return {key: float(np.exp(value)) for key, value in found.items()} | {"p": metrics.wilcoxon(ratios)}
 
 
 def by_group(values: Tensor, groups: list[str]) -> np.ndarray:
