@@ -90,10 +90,10 @@ class ByCost(Agents):
     def rank(self, td: TensorDict) -> Tensor:
         """As `Agents.rank`, of tubelets of one frame: six logits for each standard deviation of a
         clip's costs, however little these differ."""
-        cost = td["features"][:, NAMES.index("cost")].exp().flatten(2)
-        deviation, spread = cost - cost.mean((1, 2), keepdim=True), cost.std((1, 2), keepdim=True)
+        cost, cells = td["features"][:, NAMES.index("cost")].exp(), (1, 2, 3)
+        deviation, spread = cost - cost.mean(cells, keepdim=True), cost.std(cells, keepdim=True)
         logits = -6 * deviation / spread.clamp_min(1e-6)
-        return (logits - logits.logsumexp((1, 2), keepdim=True))[..., None]
+        return (logits - logits.logsumexp(cells, keepdim=True))[..., None]
 
 
 def main() -> None:

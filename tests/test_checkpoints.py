@@ -56,6 +56,7 @@ def named(**kwargs) -> TwoAgentPPO:
         "width": 8,
         "depth": 1,
         "longest": 2,
+        "apart": False,
         "ppo": PPO(epochs=1, minibatch=32, lr=2e-3),
         "cloning": Cloning(probes=7),
         "eval_budget": 5,
@@ -83,6 +84,7 @@ OTHER = {
     "coherence": ("flow", "coherence: 'free' and not 'flow'"),
     "width": (16, "width: 8 and not 16"),
     "longest": (1, "longest: 2 and not 1"),
+    "apart": (True, "apart: False and not True"),
     "spec": (ClipSpec(frames=8, size=(32, 32)), "victim.spec.frames: 4 and not 8"),
     "victim": ("r2plus1d_18", "victim.name: 'demo' and not 'r2plus1d_18 (random weights)'"),
 }

@@ -254,7 +254,7 @@ def test_the_team_learns_which_tubelet_matters(learnt) -> None:
     with torch.no_grad():
         td = team.temporal(team.spatial(look(session(n=6), torch.arange(6))))
     assert td["temporal", "frame_logits"].argmax(-1).eq(FRAME).all()
-    assert td["spatial", "cell_logits"][:, FRAME].argmax(-1).eq(CELL).all()
+    assert td["spatial", "cell_logits"][:, FRAME].flatten(1).argmax(-1).eq(CELL).all()
 
 
 @pytest.mark.thorough

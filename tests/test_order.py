@@ -30,9 +30,9 @@ FITS = 3  # of WIDTHS, in four frames
 
 
 def order(seed: int = 0, logits: Tensor | None = None, low: float = -1.0) -> Order:
-    log_prob = torch.zeros(4, 6, FITS) if logits is None else logits
+    log_prob = torch.zeros(*SHAPE, FITS) if logits is None else logits
     chance = torch.rand(2, log_prob.numel(), generator=generator(seed))
-    return Order.draw(log_prob.flatten().log_softmax(0).view_as(log_prob), chance, SHAPE, low)
+    return Order.draw(log_prob.flatten().log_softmax(0).view_as(log_prob), chance, low, apart=seed % 2 == 0)
 
 
 def attack(budget: int = 40, **settings) -> RLAttack:
@@ -65,8 +65,8 @@ def test_the_first_tubelet_is_the_one_that_its_index_names(seed: int) -> None:
 
 
 def test_each_tubelet_comes_once_and_the_likely_ones_first() -> None:
-    logits = torch.randn(4, 6, FITS, generator=generator(3))
-    logits[2, 4, 1] = 8.0
+    logits = torch.randn(*SHAPE, FITS, generator=generator(3))
+    logits[2, 1, 1, 1] = 8.0
     firsts = [order(seed, logits) for seed in range(300)]
     assert all(sorted(drawn.tubelets.tolist()) == list(range(72)) for drawn in firsts)
     share = sum(int(drawn.tubelets[0]) == (2 * 6 + 4) * FITS + 1 for drawn in firsts) / 300
@@ -213,7 +213,7 @@ def test_tubelets_last_no_longer_than_they_may(longest: int, frames: set[int]) -
     built(books, grow)
     assert grow.fooled
     td = look(session(n=2), torch.arange(2))
-    assert team.rank(td).shape == (2, T, SIDE**2, len(frames))
+    assert team.rank(td).shape == (2, T, SIDE, SIDE, len(frames))
     assert team.rank(td).flatten(1).exp().sum(1).tolist() == pytest.approx([1, 1], abs=1e-4)
     probes = probe(session(n=2), 10, generator(), longest=longest)
     assert set(probes["maps"].count_nonzero((2, 3, 4)).flatten().tolist()) == frames

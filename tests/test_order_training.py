@@ -16,7 +16,7 @@ from test_rl_attack import Unmoved
 
 from vidmarl.agents.environment import MOST_SETS, OrderEnv
 from vidmarl.agents.observation import OBSERVATION
-from vidmarl.agents.order import OrderDistribution
+from vidmarl.agents.order_distribution import OrderDistribution, in_passes
 from vidmarl.queries.goals import Misclassify
 from vidmarl.queries.session import Session
 from vidmarl.training.orders import PAID, advantages, order_loss, order_policy, play
@@ -39,33 +39,86 @@ def played(clips: int = 6, orders: int = 3, seed: int = 0):
 
 @given(st.lists(st.floats(-3, 3), min_size=6, max_size=6))
 def test_the_probabilities_of_all_orders_sum_to_one(logits: list[float]) -> None:
-    ranking = torch.tensor(logits).log_softmax(0).view(1, 3, 2)
+    ranking = torch.tensor(logits).log_softmax(0).view(1, 3, 1, 2)
     every = torch.tensor(list(itertools.permutations(range(6))))
-    log_prob = OrderDistribution(ranking).log_prob(every)
+    log_prob = OrderDistribution(ranking, apart=False).log_prob(every)
     assert log_prob.sum(-1).exp().sum() == pytest.approx(1, abs=1e-4)
     assert log_prob[:, 0] == pytest.approx(ranking.flatten()[every[:, 0]], abs=1e-5)
     assert log_prob[:, -1] == pytest.approx(0, abs=1e-5)  # the last one is the only one left
 
 
 def test_orders_are_drawn_as_often_as_their_probability_says() -> None:
-    ranking = torch.tensor([0.5, 0.3, 0.2]).log().view(1, 1, 3)
+    ranking = torch.tensor([0.5, 0.3, 0.2]).log().view(1, 1, 1, 3)
     torch.manual_seed(0)
-    drawn = OrderDistribution(ranking).sample((20_000,))
-    assert torch.equal(OrderDistribution(ranking).mode, torch.arange(3))
+    drawn = OrderDistribution(ranking, apart=False).sample((20_000,))
+    assert torch.equal(OrderDistribution(ranking, apart=False).mode, torch.arange(3))
     for order in itertools.permutations(range(3)):
         share = (drawn == torch.tensor(order)).all(-1).float().mean()
-        expected = OrderDistribution(ranking).log_prob(torch.tensor([order])).sum().exp()
+        expected = OrderDistribution(ranking, apart=False).log_prob(torch.tensor([order])).sum().exp()
         assert share == pytest.approx(float(expected), abs=0.015)
 
 
-def test_what_is_sampled_has_a_probability_by_its_own_ranking() -> None:
-    ranking = torch.randn(3, 2, 2, 2, generator=generator()).flatten(1).log_softmax(1).view(3, 2, 2, 2)
-    together = OrderDistribution(ranking)
+SHAPE = (2, 2, 5, 2)
+
+
+def near(tubelet: int) -> Tensor:
+    """Which tubelets of `SHAPE` are centred in the cell of this one, or in one beside it."""
+    places = torch.stack(torch.unravel_index(torch.arange(math.prod(SHAPE)), SHAPE), 1)[:, :3]
+    return (places - places[tubelet]).abs().amax(1) <= 1
+
+
+@given(st.integers(0, 2**16))
+def test_neighbours_are_in_different_passes_the_best_ones_first(seed: int) -> None:
+    score = torch.randn(SHAPE, generator=generator(seed))
+    order = in_passes(score).tolist()
+    assert sorted(order) == list(range(len(order)))
+    left = torch.ones(len(order), dtype=torch.bool)
+    while left.any():
+        may = left.clone()
+        while may.any():
+            tubelet = order.pop(0)
+            assert tubelet == score.flatten().masked_fill(~may, -math.inf).argmax()
+            left[tubelet] = False
+            may &= ~near(tubelet)
+
+
+@given(st.integers(0, 2**16))
+def test_a_place_of_the_first_pass_has_the_probability_among_those_that_may_follow(seed: int) -> None:
+    ranking = torch.randn(SHAPE, generator=generator(seed)).flatten().log_softmax(0)
+    places = OrderDistribution(ranking.view(SHAPE), apart=True)
+    torch.manual_seed(seed)
+    order = places.sample()
+    may, expected = torch.ones(len(order), dtype=torch.bool), []
+    for tubelet in order.tolist():
+        expected.append(float(ranking[tubelet] - ranking[may].logsumexp(0)) if may.any() else 0.0)
+        may &= ~near(tubelet)
+    assert not may.any()
+    assert places.log_prob(order).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_first_passes_are_drawn_as_often_as_their_probability_says() -> None:
+    ranking = torch.tensor([0.1, 0.3, 0.2, 0.4]).log().view(1, 1, 4, 1)
+    torch.manual_seed(0)
+    places = OrderDistribution(ranking, apart=True)
+    drawn = places.sample((20_000,))[:, :2]
+    assert places.mode.tolist() == [3, 1, 2, 0]
+    assert set(map(tuple, drawn.tolist())) == {(0, 2), (0, 3), (1, 3), (2, 0), (3, 0), (3, 1)}
+    for first in drawn.unique(dim=0):
+        share = (drawn == first).all(-1).float().mean()
+        rest = [tubelet for tubelet in range(4) if tubelet not in first]
+        expected = places.log_prob(torch.tensor([*first, *rest])).sum().exp()
+        assert share == pytest.approx(float(expected), abs=0.015)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_what_is_sampled_has_a_probability_by_its_own_ranking(apart: bool) -> None:
+    ranking = torch.randn(3, 8, generator=generator()).log_softmax(1).view(3, 2, 2, 2, 1)
+    together = OrderDistribution(ranking, apart)
     for shape in ((), (5,), (3,)):
         drawn = together.sample(shape)
         assert drawn.shape == (*shape, 3, 8)
         for i in range(3):
-            alone = OrderDistribution(ranking[i], places=4)
+            alone = OrderDistribution(ranking[i], apart, places=4)
             assert torch.allclose(together.log_prob(drawn)[..., i, :4], alone.log_prob(drawn[..., i, :]))
 
 
@@ -76,9 +129,10 @@ def test_orders_grow_until_they_fool_and_every_query_is_counted() -> None:
     books, found = played()
     assert found["fooled"].all()  # full darkness fools OneTubelet
     assert books.victim.model.seen == books.victim.queries == int(books.queries.sum())
-    paid = (found["advantage"][..., 0] != 0).sum(-1)
-    asked = 2 ** torch.arange(math.ceil(math.log2(TUBELETS)) + 1)
-    assert set(paid.flatten().tolist()) <= {0, *asked.clamp_max(PAID).tolist()}
+    paid = found["advantage"][..., 0] != 0
+    assert paid.any()
+    assert not (paid & ~(chosen(found["asked"], PAID) & (found["log_prob"] != 0))).any()
+    assert set(found["asked"].flatten().tolist()) <= {2**i for i in range(12)} | {TUBELETS}
     assert (found["size"] <= books.full_l2[:, None] + 1e-4).all()
 
 
@@ -88,7 +142,7 @@ def test_what_is_played_is_what_the_agents_see_and_rank() -> None:
     assert set(found.keys()) == {*OBSERVATION, "action", "log_prob", "advantage", "size", "fooled", "asked"}
     assert found["action"].sort(-1).values.eq(torch.arange(TUBELETS)).all(), "each tubelet comes once"
     assert len({tuple(order) for order in found["action"].flatten(0, 1).tolist()}) == 6 * 3
-    expected = OrderDistribution(team.rank(found)[:, None], PAID).log_prob(found["action"]).detach()
+    expected = OrderDistribution(team.rank(found)[:, None], team.config.apart, PAID).log_prob(found["action"]).detach()
     assert torch.allclose(found["log_prob"], expected, atol=1e-5)
     assert not found["log_prob"].requires_grad
     assert torch.equal(found["features"], OrderEnv(books, 3).reset()["features"])
@@ -117,9 +171,14 @@ def test_where_nothing_fools_or_needs_to_no_order_is_better_than_another() -> No
     assert wrong.session.queries.tolist() == [1] * 6
 
 
+def chosen(asked: Tensor, places: int) -> Tensor:
+    """Which of the first places were asked about."""
+    return torch.arange(places) < asked[..., None]
+
+
 def test_an_order_is_better_by_what_it_has_earned_above_the_others_of_its_clip() -> None:
     reward, asked = torch.tensor([[1.0, 2.0, 6.0], [0.0, 0.0, 0.0]]), torch.tensor([[1, 2, 8], [4, 1, 0]])
-    found = advantages(reward, asked, places=4)
+    found = advantages(reward, chosen(asked, 4))
     assert found[0].tolist() == [[-12, 0, 0, 0], [-3, -3, 0, 0], [4.5] * 4]  # all weigh the same
     assert found[1].eq(0).all()
 
@@ -128,7 +187,7 @@ def test_an_order_is_better_by_what_it_has_earned_above_the_others_of_its_clip()
 def test_the_mean_over_places_is_what_an_order_has_earned_above_the_others(rewards, most: int) -> None:
     reward = torch.tensor(rewards)
     asked = torch.randint(1, most + 1, reward.shape, generator=generator())
-    mean = advantages(reward, asked, places=PAID).mean(-1)
+    mean = advantages(reward, chosen(asked, PAID)).mean(-1)
     for clip, order in itertools.product(range(len(rewards)), range(3)):
         others = [rewards[clip][other] for other in range(3) if other != order]
         assert float(mean[clip, order]) == pytest.approx(rewards[clip][order] - sum(others) / 2, abs=1e-4)
@@ -136,7 +195,8 @@ def test_the_mean_over_places_is_what_an_order_has_earned_above_the_others(rewar
 
 def test_what_is_played_is_paid_by_its_sizes() -> None:
     _, found = played()
-    expected = advantages(-found["size"].log(), found["asked"], min(PAID, TUBELETS))
+    first = chosen(found["asked"], min(PAID, TUBELETS)) & (found["log_prob"] != 0)
+    expected = advantages(-found["size"].log(), first)
     assert torch.allclose(found["advantage"][..., 0], expected, atol=1e-3)
     assert found["advantage"].any()
 
@@ -150,7 +210,7 @@ def test_before_the_first_step_the_loss_has_the_gradient_of_the_paid_log_probabi
     said["loss_objective"].backward()
     by_loss = [parameter.grad.clone() for parameter in team.parameters() if parameter.grad is not None]
     team.zero_grad()
-    log_prob = OrderDistribution(team.rank(found)[:, None], PAID).log_prob(found["action"])
+    log_prob = OrderDistribution(team.rank(found)[:, None], team.config.apart, PAID).log_prob(found["action"])
     (-(log_prob * found["advantage"][..., 0]).mean()).backward()
     by_hand = [parameter.grad for parameter in team.parameters() if parameter.grad is not None]
     assert len(by_loss) == len(list(team.parameters())), "DDP waits for a gradient of every parameter"
@@ -190,5 +250,5 @@ def test_the_place_and_the_moment_that_matter_rise() -> None:
     assert sum(sizes[-3:]) / 3 < sum(sizes[:3]) / 3 - 0.3
     with torch.no_grad():
         ranking = team.rank(opened(4).reset())
-    where = ranking.logsumexp(3).mean(0)
+    where = ranking.logsumexp(4).mean(0)
     assert where.flatten().argmax() == FRAME * SIDE**2 + CELL

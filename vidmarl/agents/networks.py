@@ -35,9 +35,12 @@ class AgentsConfig:
         depth: residual blocks per trunk.
         classes: classes of the victim that they tell apart; 0: none.
         longest: frames that a tubelet lasts at most.
+        apart: whether orders are drawn in passes in which neighbours keep apart
+            (`vidmarl.agents.order_distribution`).
 
     Raises:
-        ValueError: one of them is no whole number, below 1, or beyond all use.
+        ValueError: a number of them is not whole, below 1, or beyond all use, or `apart` is no
+            bool.
     """
 
     features: int
@@ -47,9 +50,14 @@ class AgentsConfig:
     depth: int = 2
     classes: int = 0
     longest: int = WIDTHS[-1]
+    apart: bool = True
 
     def __post_init__(self) -> None:
+        if type(self.apart) is not bool:
+            raise ValueError(f"AgentsConfig: apart must be True or False, got {self.apart!r}.")
         for name, value in dataclasses.asdict(self).items():
+            if name == "apart":
+                continue
             least, most = int(name != "classes"), 64 if name == "depth" else 4096  # a file must not take all memory
             if type(value) is not int or not least <= value <= most:
                 raise ValueError(f"AgentsConfig: {name} must be a whole number from {least} to {most}, got {value!r}.")
@@ -99,11 +107,11 @@ class SpatialNet(nn.Module):
         self.cells = nn.Conv3d(config.width, 1, 1)
         _start_flat(self.cells)
 
-    def forward(self, features: Tensor, maps: Tensor, state: Tensor) -> Float[Tensor, "n t c"]:
-        x = self.trunk(features, maps, state)
-        with torch.autocast(x.device.type, enabled=False):
-            logits: Tensor = self.cells(x)
-            return rearrange(logits, "n 1 t h w -> n t (h w)")
+    def forward(self, features: Tensor, maps: Tensor, state: Tensor) -> Float[Tensor, "n t y x"]:
+        hidden = self.trunk(features, maps, state)
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits: Tensor = self.cells(hidden)
+            return logits.squeeze(1)
 
 
 class TemporalNet(nn.Module):
@@ -138,12 +146,13 @@ def _start_flat(*heads: nn.Module) -> None:
 
 
 def _joint(
-    width: Float[Tensor, "n w"], frame: Float[Tensor, "n t"], cell: Float[Tensor, "n t c"], longest: int
-) -> Float[Tensor, "n t c v"]:
+    width: Float[Tensor, "n w"], frame: Float[Tensor, "n t"], cell: Float[Tensor, "n t y x"], longest: int
+) -> Float[Tensor, "n t y x v"]:
     """The log-probability of each tubelet that fits, by what both agents say of it."""
     fits = lengths(frame.shape[-1], longest)
-    frame, width, cell = frame.log_softmax(-1), width[:, :fits].log_softmax(-1), cell.log_softmax(-1)
-    return frame[:, :, None, None] + cell[..., None] + width[:, None, None]
+    frame, width = frame.log_softmax(-1), width[:, :fits].log_softmax(-1)
+    cell = cell.flatten(2).log_softmax(-1).view_as(cell)
+    return frame[:, :, None, None, None] + cell[..., None] + width[:, None, None, None]
 
 
 class Agents(nn.Module):
@@ -170,7 +179,7 @@ class Agents(nn.Module):
         self.temporal = TensorDictModule(TemporalNet(config), in_keys=OBSERVATION, out_keys=when)
         self.spatial = TensorDictModule(SpatialNet(config), in_keys=OBSERVATION, out_keys=where)
 
-    def rank(self, td: TensorDict) -> Float[Tensor, "n t c w"]:
+    def rank(self, td: TensorDict) -> Float[Tensor, "n t y x w"]:
         """How likely both agents together are to choose each tubelet first: log-probabilities of
         the frame that it is centred in, its cell, and how long it lasts (an index in `WIDTHS`).
 

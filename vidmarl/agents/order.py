@@ -1,82 +1,36 @@
 """What a search asks for to have a success built from the tubelets that the agents rank first.
 
 Both agents together rank all tubelets: the temporal agent by when they begin and how long they
-last, the spatial agent by where they are. An order is drawn by this ranking (the model of Luce 1959
-and Plackett 1975). Blocks of it are tried one after the other, and kept unless the margin rises,
-until the victim is fooled: SimBA (Guo et al. 2019, arXiv 1905.07121) whose directions come in the
-order of what the agents expect of them. So few decisions matter, and what is learnt is the ranking
-itself: the sensitivity of the clip over space and time.
+last, the spatial agent by where they are. An order is drawn by this ranking
+(`vidmarl.agents.order_distribution`). Blocks of it are tried one after the other, and kept unless
+the margin rises, until the victim is fooled: SimBA (Guo et al. 2019, arXiv 1905.07121) whose
+directions come in the order of what the agents expect of them. So few decisions matter, and what is
+learnt is the ranking itself: the sensitivity of the clip over space and time.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from tensordict import TensorDict
 from torch import Tensor
-from torch.distributions import Distribution, constraints
 
 from vidmarl.agents.networks import Agents
 from vidmarl.agents.observation import as_share, learn, look
+from vidmarl.agents.order_distribution import OrderDistribution
 from vidmarl.agents.tubelets import lasting, random_signs
 from vidmarl.queries.scheduler import Request
 from vidmarl.queries.session import Response, Session
-from vidmarl.utils.randomness import gumbel
 
-BLOCKS = 50
-"""A block has at least a fiftieth of the squared L2 norm of the full distortion: where all search
-cells cost the same, a fiftieth of them, as in `SignedBlocks`; the more the less they cost."""
-
-
-class OrderDistribution(Distribution):
-    """Orders of all tubelets: each place goes to one of those that are left, in proportion to its
-    probability to come first (Plackett 1975).
-
-    An action is int64[... k], the flat indices in their order. Its log-probability comes place by
-    place, because learning goes by the first places alone.
-
-    Args:
-        ranking: float[... t c w], log-probability of each tubelet to come first.
-        places: of how many first places `log_prob` tells; None: of all.
-    """
-
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own class attribute)
-    has_rsample = False
-
-    def __init__(self, ranking: Float[Tensor, "*n t c w"], places: int | None = None) -> None:
-        self.logits = ranking.flatten(-3)
-        self.places = places
-        super().__init__(self.logits.shape[:-1], self.logits.shape[-1:], validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Non-negative integers."""
-        return constraints.nonnegative_integer
-
-    def draw(self, uniform: Float[Tensor, "... k"]) -> Int64[Tensor, "... k"]:
-        """The order that these uniform numbers in [0, 1) stand for."""
-        return (self.logits + gumbel(uniform)).argsort(dim=-1, descending=True)
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        shape = torch.Size(sample_shape) + self.logits.shape
-        return self.draw(torch.rand(shape, device=self.logits.device))
-
-    @property
-    def mode(self) -> Tensor:
-        """The likely ones first."""
-        return self.logits.argsort(dim=-1, descending=True)
-
-    deterministic_sample = mode
-
-    def log_prob(self, value: Int64[Tensor, "... k"]) -> Float[Tensor, "... p"]:
-        """Of each of the first places, given the places before it."""
-        chosen = self.logits.expand(value.shape).gather(-1, value)
-        return (chosen - chosen.flip(-1).logcumsumexp(-1).flip(-1))[..., : self.places]
+SMALLEST_BLOCK, LARGEST_BLOCK, OF_KEPT = 1 / 100, 1 / 25, 1 / 2
+"""A block adds half as much to the squared L2 norm as all that is kept, but from a hundredth to a
+25th of what the full distortion adds. So some clips are fooled by little, and the others soon
+(docs/experiments.md)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,18 +52,18 @@ class Order:
 
     @classmethod
     def draw(
-        cls, log_prob: Float[Tensor, "t c w"], chance: Float[Tensor, "2 k"], shape: tuple[int, int, int], low: float
+        cls, log_prob: Float[Tensor, "t y x w"], chance: Float[Tensor, "2 k"], low: float, *, apart: bool
     ) -> Order:
         """An order by given uniform numbers in [0, 1).
 
         Args:
             log_prob: of each tubelet to come first.
             chance: the numbers, two for each tubelet.
-            shape: `(t, y, x)`, the search cells.
             low: the smallest strength: with -1 every tubelet has a random direction.
+            apart: whether neighbours keep apart.
         """
         signs = random_signs(chance[1], low)
-        return cls(OrderDistribution(log_prob).draw(chance[0]), signs, log_prob.logsumexp(2).view(shape), low < 0)
+        return cls(OrderDistribution(log_prob, apart).draw(chance[0]), signs, log_prob.logsumexp(3), low < 0)
 
     def first(self, count: int) -> Float[Tensor, "t y x"]:
         """The strength map of the first tubelets; where two of them meet, the earlier one holds."""
@@ -244,9 +198,9 @@ class Grow(Request):
             log_prob = self._agents.rank(td[due]).cpu()
         chance = session.rand(rows[due], 2, log_prob[0].numel()).cpu()
         energy = td["known", "energy"][due].cpu()
-        shape, low = session.renderer.coarse_shape, session.renderer.min_strength
+        low, apart = session.renderer.min_strength, self._agents.config.apart
         for i, own, numbers, cells in zip(due, log_prob, chance, energy, strict=True):
-            asking[i]._take_up(Order.draw(own, numbers, shape, low), cells)
+            asking[i]._take_up(Order.draw(own, numbers, low, apart=apart), cells)
 
     def _take_up(self, order: Order, energy: Float[Tensor, "t y x"]) -> None:
         """Goes by another order."""
@@ -256,7 +210,9 @@ class Grow(Request):
     def _take(self, order: Order, begin: int) -> None:
         """Takes the next block. Where there is none, another order is due, or nothing is left that
         would help."""
-        enough = float(self._energy.sum()) / BLOCKS or math.inf  # all at once where nothing changes a pixel
+        whole, kept = float(self._energy.sum()), float(self._energy[~self._free].sum())
+        enough = min(max(OF_KEPT * kept, SMALLEST_BLOCK * whole), LARGEST_BLOCK * whole)
+        enough = enough or math.inf  # all at once where nothing changes a pixel
         self._block, self._end = order.block(begin, self._free, self._energy, enough)
         if not self._block.any():
             self._order = None

@@ -2,14 +2,14 @@
 
 An order is better or worse than the others of the same clip: the mean of those is its baseline
 (leave-one-out: Kool, van Hoof and Welling, "Buy 4 REINFORCE Samples, Get a Baseline for Free!",
-2019), so that no critic is needed. Only the places of an order that were asked about are paid, each
-for itself, with PPO's clipped ratio.
+2019), so that no critic is needed. Only the places of an order that were asked about are paid, of
+its first pass, each for itself, with PPO's clipped ratio.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float
 from tensordict import TensorDict
 from tensordict.nn import (
     InteractionType,
@@ -24,7 +24,7 @@ from torchrl.objectives import ClipPPOLoss
 from vidmarl.agents.environment import OrderEnv
 from vidmarl.agents.networks import Agents
 from vidmarl.agents.observation import OBSERVATION
-from vidmarl.agents.order import OrderDistribution
+from vidmarl.agents.order_distribution import OrderDistribution
 
 PAID = 64
 """How many of an order's first places are paid: sets of more say little of any one of them."""
@@ -39,8 +39,8 @@ def order_policy(agents: Agents, orders: int) -> ProbabilisticTensorDictSequenti
         orders: of each clip.
     """
 
-    def for_each(ranking: Float[Tensor, "n t c w"]) -> Float[Tensor, "n o t c w"]:
-        return ranking[:, None].expand(-1, orders, -1, -1, -1)
+    def for_each(ranking: Float[Tensor, "n t y x w"]) -> Float[Tensor, "n o t y x w"]:
+        return ranking[:, None].expand(-1, orders, -1, -1, -1, -1)
 
     return ProbabilisticTensorDictSequential(
         agents.ranking_net(),
@@ -49,7 +49,7 @@ def order_policy(agents: Agents, orders: int) -> ProbabilisticTensorDictSequenti
             in_keys=["ranking"],
             out_keys=["action"],
             distribution_class=OrderDistribution,
-            distribution_kwargs={"places": PAID},
+            distribution_kwargs={"apart": agents.config.apart, "places": PAID},
             default_interaction_type=InteractionType.RANDOM,
             return_log_prob=True,
             log_prob_key="log_prob",
@@ -103,13 +103,15 @@ def play(env: OrderEnv, agents: Agents, orders: int, seed: int) -> TensorDict:
     collector.shutdown()
     after = played["next"]
     td = played.select(*OBSERVATION, "action", "log_prob")
-    advantage = advantages(after["reward"][..., 0], after["asked"], played["log_prob"].shape[-1])
+    place = torch.arange(played["log_prob"].shape[-1], device=env.device)
+    chosen = (place < after["asked"][..., None]) & (played["log_prob"] != 0)
+    advantage = advantages(after["reward"][..., 0], chosen)
     return td.update({"advantage": advantage[..., None], **{key: after[key] for key in ("size", "fooled", "asked")}})
 
 
-def advantages(reward: Float[Tensor, "n o"], asked: Int64[Tensor, "n o"], places: int) -> Float[Tensor, "n o p"]:
-    """By how much more an order has earned than the others of its clip, for each of its first
-    places that was asked about.
+def advantages(reward: Float[Tensor, "n o"], chosen: Bool[Tensor, "n o p"]) -> Float[Tensor, "n o p"]:
+    """By how much more an order has earned than the others of its clip, for each place that was
+    chosen and asked about.
 
     All orders weigh the same, however many places of them are paid. So a place of a short order
     weighs more than one of a long order, which favours orders that succeed early: the mean over
@@ -117,9 +119,8 @@ def advantages(reward: Float[Tensor, "n o"], asked: Int64[Tensor, "n o"], places
 
     Args:
         reward: of each order of n clips.
-        asked: how many of its first tubelets were asked about.
-        places: how many of them are paid at most.
+        chosen: which of its first places are paid.
     """
     others = (reward.sum(1, keepdim=True) - reward) / (reward.shape[1] - 1)
-    paid = torch.arange(places, device=reward.device) < asked[..., None]
-    return (reward - others)[..., None] * paid * places / paid.sum(-1, keepdim=True).clamp_min(1)
+    share = chosen * chosen.shape[-1] / chosen.sum(-1, keepdim=True).clamp_min(1)
+    return (reward - others)[..., None] * share

@@ -82,6 +82,8 @@ class TwoAgentPPO(L.LightningModule):
             goal is about. Worth having where training clips are many and classes few.
         longest: frames that a tubelet lasts at most: 1 where noise in one frame has the most effect
             for its size.
+        apart: whether neighbours keep apart in the orders (`vidmarl.agents.order_distribution`).
+            Worth having for noise, and not for blur.
         ppo: the settings of play.
         cloning: the settings of behaviour cloning, which comes before play.
         eval_budget: queries per clip in validation and prediction.
@@ -104,6 +106,7 @@ class TwoAgentPPO(L.LightningModule):
         depth: int = 2,
         classes: int = 0,
         longest: int = WIDTHS[-1],
+        apart: bool = True,
         ppo: PPO = PPO(),  # noqa: B008 (frozen)
         cloning: Cloning = Cloning(),  # noqa: B008 (frozen)
         eval_budget: int = 200,
@@ -134,7 +137,7 @@ class TwoAgentPPO(L.LightningModule):
         self.seed = seed
         self.out = out
         with seeded(seed):
-            self.agents = Agents(AgentsConfig(CHANNELS, len(MAPS), len(STATE), width, depth, classes, longest))
+            self.agents = Agents(AgentsConfig(CHANNELS, len(MAPS), len(STATE), width, depth, classes, longest, apart))
         # of all ranks: steps; orders; queries
         self.register_buffer("counts", torch.zeros(3, dtype=torch.int64))
         self._note(self.counts)

@@ -22,7 +22,7 @@ from vidmarl.victims.victim import Victim
 if TYPE_CHECKING:
     from vidmarl.training.ppo import TwoAgentPPO
 
-NETS = ("width", "depth", "classes", "longest")
+NETS = ("width", "depth", "classes", "longest", "apart")
 """The settings of the nets."""
 
 ATTACKED_WITH = ("victim", "distortion", "grid", "search_cell", "coherence", *NETS)
