@@ -1,6 +1,6 @@
 """Measures the agents on real clips: docs/results/order.csv, order_native.csv, order_unseen.csv.
 
-    VIDMARL_DATA=... python docs/measure_order.py [--distortion gaussian_blur] [--seed 1]
+    VIDMARL_DATA=... python docs/measure_order.py [--distortion gaussian_blur] [--seed 1 | --ablate]
     VIDMARL_DATA=... python docs/measure_order.py --native [--distortion gaussian_blur]
     VIDMARL_DATA=... python docs/measure_order.py --unseen
 
@@ -19,7 +19,8 @@ UCF-101's videos of a group share people and place. So groups are what the 95 % 
 tests. How visible the successes are after the last query (JOD, flicker, warping error) is a median
 over the first windows of the groups, where these are fooled; JOD needs the extra `perceptual`. What
 lies in outputs/measure_order is not measured again. The seed is that of the training; beyond 0 the
-agents stand beside their untrained selves alone. With --compile the victim is compiled first.
+agents stand beside their untrained selves alone. With --ablate they also stand beside teams in
+which only one of them is untrained. With --compile the victim is compiled first.
 
 With --native the same agents attack the victim at its own input, 16 frames of 176 px, and with
 --unseen two victims that they were not trained against, the centre of each video.
@@ -70,13 +71,15 @@ DISTORTIONS: dict[str, Any] = {
     "gaussian_blur": "gaussian_blur",
     "dead_pixels": "dead_pixels",
 }
+APART = ("gaussian_noise", "dead_pixels")
+"""The distortions with which neighbours keep apart in the orders (docs/experiments.md)."""
 BATCH, EPOCHS = 32, 1
 PROBING = Cloning(epochs=1, probes=40, updates=15, minibatch=32, lr=1e-3, beta=24, n_known=12)
 BUDGETS = (10, 25, 50, 100)
 VISIBLE = ("jod", "flicker", "warping")
-LEARNT = ("agents", "spatial untrained", "temporal untrained")
+ABLATED = ("spatial untrained", "temporal untrained")
 CONTROLS = ("grow_and_reduce", "signed_blocks")
-ROWS = (*LEARNT, "untrained", "by cost", *CONTROLS)
+ROWS = ("agents", *ABLATED, "untrained", "by cost", *CONTROLS)
 """All attacks, in the order of the table."""
 ELSEWHERE = ("agents", "untrained", "grow_and_reduce", "signed_blocks")
 """The attacks on other victims, and on other clips, than the agents were trained with."""
@@ -101,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--distortion", choices=DISTORTIONS, default="gaussian_noise")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ablate", action="store_true", help="also without what one of the agents has learnt")
     parser.add_argument("--compile", action="store_true", help="compile the victim: a quarter faster, other rounding")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--unseen", action="store_true", help="attack the victims that were never trained against")
@@ -113,6 +117,8 @@ def main() -> None:
     attacks = attacks_of(trained(victim, args.distortion, args.seed), args.distortion)
     if args.seed:
         attacks = {name: attacks[name] for name in ("agents", "untrained")}
+    elif not args.ablate:
+        attacks = {name: attack for name, attack in attacks.items() if name not in ABLATED}
     some = {name: attack for name, attack in attacks.items() if name in ELSEWHERE}
     if args.unseen:
         for name in UNSEEN:
@@ -144,6 +150,7 @@ def trained(victim: vidmarl.Victim, distortion: str, seed: int) -> Agents:
         grid=GRID,
         search_cell=CELL,
         longest=1,
+        apart=distortion in APART,
         cloning=PROBING,
         seed=seed,
         out=str(OUT),
@@ -240,7 +247,7 @@ def compare(
     first = [groups.index(group) for group in dict.fromkeys(groups)]
     sizes: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     for name, attack in attacks.items():
-        trained = [str(args.seed)] if name in LEARNT else []
+        trained = [str(args.seed)] if name in ("agents", *ABLATED) else []
         kept = [args.distortion, *trained, victim.name, *about.values(), name.replace(" ", "_")]
         path = OUT / f"{'_'.join(dict.fromkeys(kept))}.sizes.pt"
         if not path.is_file():
