@@ -27,9 +27,9 @@ from vidmarl.agents.tubelets import lasting, random_signs
 from vidmarl.queries.scheduler import Request
 from vidmarl.queries.session import Response, Session
 
-SMALLEST_BLOCK, LARGEST_BLOCK, OF_KEPT = 1 / 100, 1 / 25, 1 / 2
-"""A block adds half as much to the squared L2 norm as all that is kept, but from a hundredth to a
-25th of what the full distortion adds. So some clips are fooled by little, and the others soon
+SMALLEST_BLOCK, LARGEST_BLOCK, OF_TRIED = 1 / 100, 1 / 25, 1 / 2
+"""A block adds half as much to the squared L2 norm as all blocks of its order before it, but from a
+hundredth to a 25th of what the full distortion adds. So some clips are fooled by little, and the others soon
 (docs/experiments.md)."""
 
 
@@ -204,16 +204,18 @@ class Grow(Request):
 
     def _take_up(self, order: Order, energy: Float[Tensor, "t y x"]) -> None:
         """Goes by another order."""
-        self._order, self._ranking, self._energy, self._gained = order, order.ranking, energy, False
+        self._order, self._ranking, self._energy = order, order.ranking, energy
+        self._gained, self._tried = False, 0.0
         self._take(order, 0)
 
     def _take(self, order: Order, begin: int) -> None:
         """Takes the next block. Where there is none, another order is due, or nothing is left that
         would help."""
-        whole, kept = float(self._energy.sum()), float(self._energy[~self._free].sum())
-        enough = min(max(OF_KEPT * kept, SMALLEST_BLOCK * whole), LARGEST_BLOCK * whole)
+        whole = float(self._energy.sum())
+        enough = min(max(OF_TRIED * self._tried, SMALLEST_BLOCK * whole), LARGEST_BLOCK * whole)
         enough = enough or math.inf  # all at once where nothing changes a pixel
         self._block, self._end = order.block(begin, self._free, self._energy, enough)
+        self._tried += float(self._energy[self._block != 0].sum())
         if not self._block.any():
             self._order = None
             self.over = not (self._gained and self._free.any())
