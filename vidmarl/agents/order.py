@@ -29,8 +29,8 @@ from vidmarl.queries.session import Response, Session
 
 SMALLEST_BLOCK, LARGEST_BLOCK, OF_TRIED = 1 / 100, 1 / 25, 1 / 2
 """A block adds half as much to the squared L2 norm as all blocks of its order before it, but from a
-hundredth to a 25th of what the full distortion adds. So some clips are fooled by little, and the others soon
-(docs/experiments.md)."""
+hundredth to a 25th of what the full distortion adds. So some clips are fooled by little, and the
+others soon (docs/experiments.md)."""
 
 
 @dataclasses.dataclass(frozen=True)
