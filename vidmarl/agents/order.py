@@ -27,9 +27,13 @@ from vidmarl.agents.tubelets import lasting, random_signs
 from vidmarl.queries.scheduler import Request
 from vidmarl.queries.session import Response, Session
 
+BLOCK = 1 / 50
+"""What a block adds to the squared L2 norm where neighbours do not keep apart, as a share of what
+the full distortion adds: where all search cells cost the same, as many as in `SignedBlocks`."""
+
 SMALLEST_BLOCK, LARGEST_BLOCK, OF_TRIED = 1 / 100, 1 / 25, 1 / 2
-"""A block adds half as much to the squared L2 norm as all blocks of its order before it, but from a
-hundredth to a 25th of what the full distortion adds. So some clips are fooled by little, and the
+"""Where they keep apart, a first block does more, and may be smaller: a block adds half as much as
+all blocks of its order before it, within these bounds. So some clips are fooled by little, and the
 others soon (docs/experiments.md)."""
 
 
@@ -212,7 +216,9 @@ class Grow(Request):
         """Takes the next block. Where there is none, another order is due, or nothing is left that
         would help."""
         whole = float(self._energy.sum())
-        enough = min(max(OF_TRIED * self._tried, SMALLEST_BLOCK * whole), LARGEST_BLOCK * whole)
+        enough = BLOCK * whole
+        if self._agents.config.apart:
+            enough = min(max(OF_TRIED * self._tried, SMALLEST_BLOCK * whole), LARGEST_BLOCK * whole)
         enough = enough or math.inf  # all at once where nothing changes a pixel
         self._block, self._end = order.block(begin, self._free, self._energy, enough)
         self._tried += float(self._energy[self._block != 0].sum())
