@@ -79,7 +79,8 @@ BUDGETS = (10, 25, 50, 100)
 VISIBLE = ("jod", "flicker", "warping")
 ABLATED = ("spatial untrained", "temporal untrained")
 CONTROLS = ("grow_and_reduce", "signed_blocks")
-ROWS = ("agents", *ABLATED, "untrained", "by cost", *CONTROLS)
+LEARNT = ("agents", *ABLATED)
+ROWS = (*LEARNT, "untrained", "by cost", *CONTROLS)
 """All attacks, in the order of the table."""
 ELSEWHERE = ("agents", "untrained", "grow_and_reduce", "signed_blocks")
 """The attacks on other victims, and on other clips, than the agents were trained with."""
@@ -103,8 +104,9 @@ def main() -> None:
     """Trains, attacks and writes the tables, one distortion and seed at a time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--distortion", choices=DISTORTIONS, default="gaussian_noise")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ablate", action="store_true", help="also without what one of the agents has learnt")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--seed", type=int, default=0)
+    which.add_argument("--ablate", action="store_true", help="also without what one of the agents has learnt")
     parser.add_argument("--compile", action="store_true", help="compile the victim: a quarter faster, other rounding")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--unseen", action="store_true", help="attack the victims that were never trained against")
@@ -247,7 +249,7 @@ def compare(
     first = [groups.index(group) for group in dict.fromkeys(groups)]
     sizes: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     for name, attack in attacks.items():
-        trained = [str(args.seed)] if name in ("agents", *ABLATED) else []
+        trained = [str(args.seed)] if name in LEARNT else []
         kept = [args.distortion, *trained, victim.name, *about.values(), name.replace(" ", "_")]
         path = OUT / f"{'_'.join(dict.fromkeys(kept))}.sizes.pt"
         if not path.is_file():

@@ -131,7 +131,8 @@ def test_orders_grow_until_they_fool_and_every_query_is_counted() -> None:
     assert books.victim.model.seen == books.victim.queries == int(books.queries.sum())
     paid = found["advantage"][..., 0] != 0
     assert paid.any()
-    assert not (paid & ~(chosen(found["asked"], PAID) & (found["log_prob"] != 0))).any()
+    first = chosen(found["asked"], PAID) & (found["log_prob"] != 0)
+    assert torch.equal(paid, first & paid.any(-1, keepdim=True)), "all places of an order, or none"
     assert set(found["asked"].flatten().tolist()) <= {2**i for i in range(12)} | {TUBELETS}
     assert (found["size"] <= books.full_l2[:, None] + 1e-4).all()
 

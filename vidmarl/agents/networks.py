@@ -53,11 +53,10 @@ class AgentsConfig:
     apart: bool = True
 
     def __post_init__(self) -> None:
-        if type(self.apart) is not bool:
+        numbers = dataclasses.asdict(self)
+        if type(numbers.pop("apart")) is not bool:
             raise ValueError(f"AgentsConfig: apart must be True or False, got {self.apart!r}.")
-        for name, value in dataclasses.asdict(self).items():
-            if name == "apart":
-                continue
+        for name, value in numbers.items():
             least, most = int(name != "classes"), 64 if name == "depth" else 4096  # a file must not take all memory
             if type(value) is not int or not least <= value <= most:
                 raise ValueError(f"AgentsConfig: {name} must be a whole number from {least} to {most}, got {value!r}.")
