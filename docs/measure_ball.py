@@ -38,21 +38,21 @@ def main() -> None:
     compiled = parser.parse_args().compile
     OUT.mkdir(parents=True, exist_ok=True)
     victim = load("movinet_a0", compiled, SPEC)
-    clips, groups, confidence = kinetics_clips(victim)
+    test = kinetics_clips(victim)
     rows: list[dict[str, Any]] = []
     for ball in BALLS:
         first: dict[str, np.ndarray] = {}
         for name, attack in attacks_of(victim, ball / 255).items():
-            result = attack(victim, clips)
+            result = attack(victim, test.clips)
             queries = result.queries.numpy()
-            first[name] = by_group(queries, groups)
+            first[name] = by_group(queries, test.groups)
             row = {"ball": ball, "attack": name, "fooled": float(result.success.float().mean())}
             row |= {"mean queries": queries.mean(), "median queries": float(np.median(queries))}
             row |= {"first query": float((result.success & (result.queries <= 2)).float().mean())}
             ratio, low, high = ratio_of(first["agents"], first[name])
             row |= {"ratio": ratio, "ratio low": low, "ratio high": high}
             row |= {"p": metrics.wilcoxon(first["agents"] - first[name]) if name != "agents" else np.nan}
-            rows.append(row | {"clips": len(clips), "groups": len(set(groups)), "confidence": confidence})
+            rows.append(row | test.about())
             print(row, flush=True)
     write_atomically(RESULTS / "order_ball.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.4g"))
 

@@ -17,10 +17,12 @@ windows of a group of videos, then over the groups; a failure counts with the fu
 UCF-101's videos of a group share people and place. So groups are what the 95 % intervals
 (bootstrap) and the p of Wilcoxon's signed-rank test are over; p is not corrected for the number of
 tests. How visible the successes are after the last query (JOD, flicker, warping error) is a median
-over the first windows of the groups, where these are fooled; JOD needs the extra `perceptual`. What
-lies in outputs/measure_order is not measured again. The seed is that of the training; beyond 0 the
-agents stand beside their untrained selves alone. With --ablate they also stand beside teams in
-which only one of them is untrained. With --compile the victim is compiled first.
+over the first windows of the groups, those that all attacks but "by cost" fool; JOD needs the extra
+`perceptual`. order_margins.csv is about the windows whose clean margin is below 1 nat, and about
+the others. What lies in outputs/measure_order is not measured again. The seed is that of the
+training; beyond 0 the agents stand beside their untrained selves alone. With --ablate they also
+stand beside teams in which only one of them is untrained. With --compile the victim is compiled
+first.
 
 With --native the same agents attack the victim at its own input, 16 frames of 176 px, and with
 --unseen victims that they were not trained against, the centre of each video.
@@ -34,9 +36,10 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
@@ -57,7 +60,6 @@ from vidmarl.data.paths import data_root
 from vidmarl.data.spec import ClipSpec
 from vidmarl.data.video import as_floats, decode, decode_views
 from vidmarl.perturbations.grid import TubeletGrid
-from vidmarl.training.behaviour_cloning import Cloning
 from vidmarl.training.ppo import TwoAgentPPO
 from vidmarl.utils.files import write_atomically
 from vidmarl.utils.quiet import quiet
@@ -73,8 +75,7 @@ DISTORTIONS: dict[str, Any] = {
 }
 APART = ("gaussian_noise", "dead_pixels")
 """The distortions with which neighbours keep apart in the orders (docs/experiments.md)."""
-BATCH, EPOCHS = 32, 1
-PROBING = Cloning(epochs=1, probes=40, updates=15, minibatch=32, lr=1e-3, beta=24, n_known=12)
+BATCH = 32
 BUDGETS = (10, 25, 50, 100)
 VISIBLE = ("jod", "flicker", "warping")
 ABLATED = ("spatial untrained", "temporal untrained")
@@ -86,7 +87,31 @@ ELSEWHERE = ("agents", "untrained", "grow_and_reduce", "signed_blocks")
 """The attacks on other victims, and on other clips, than the agents were trained with."""
 UNSEEN = ("lrcn_ucf50_50", "convlstm_ucf50_31", "r2plus1d_light", "i3d")
 SLOW = ("r2plus1d_light", "i3d")
-"""Half a second a query and more: attacked in bf16-mixed, on the first video of each third group."""
+"""Half a second a query and more: attacked in bf16-mixed, on one video of each third group."""
+
+
+class Windows(NamedTuple):
+    """Clips that a victim gets right.
+
+    Attributes:
+        clips: float32[n 3 t h w].
+        groups: the group of videos that each is of.
+        confidence: float[n], the victim's.
+        margin: float[n], of its answer, in nats.
+    """
+
+    clips: Tensor
+    groups: list[str]
+    confidence: Tensor
+    margin: Tensor
+
+    def about(self) -> dict[str, Any]:
+        """What a table says of them."""
+        return {
+            "clips": len(self.clips),
+            "groups": len(set(self.groups)),
+            "confidence": float(self.confidence.median()),
+        }
 
 
 class ByCost(Agents):
@@ -161,7 +186,6 @@ def trained(victim: vidmarl.Victim, distortion: str, seed: int) -> Agents:
         search_cell=CELL,
         longest=1,
         apart=distortion in APART,
-        cloning=PROBING,
         seed=seed,
         out=str(OUT),
     )
@@ -169,7 +193,7 @@ def trained(victim: vidmarl.Victim, distortion: str, seed: int) -> Agents:
         lightning.seed_everything(seed)
         trainer = lightning.Trainer(
             accelerator="cpu",
-            max_epochs=EPOCHS,
+            max_epochs=1,
             logger=lightning.pytorch.loggers.CSVLogger(OUT, name=path.stem, version=""),
             log_every_n_steps=1,
             enable_checkpointing=False,
@@ -177,7 +201,9 @@ def trained(victim: vidmarl.Victim, distortion: str, seed: int) -> Agents:
             default_root_dir=OUT,
         )
         clips: Any = training_clips()
+        begun = time.perf_counter()
         trainer.fit(module, DataLoader(clips, BATCH, shuffle=True, drop_last=True, collate_fn=batch))
+    print(f"trained in {(time.perf_counter() - begun) / 60:.1f} minutes", flush=True)
     agents = module.agents.cpu()
     save_agents(path, agents)
     return agents
@@ -198,39 +224,37 @@ def training_clips() -> Tensor:
     return clips
 
 
-def kinetics_clips(
-    victim: vidmarl.Victim, windows: int = WINDOWS, labels: str = "k600_labels"
-) -> tuple[Tensor, list[str], float]:
+def kinetics_clips(victim: vidmarl.Victim, windows: int = WINDOWS, labels: str = "k600_labels") -> Windows:
     """The windows of UCF-101 videos that the victim gets right, see `right`."""
     entries = [e for e in json.loads((data_root() / "predictions.json").read_text()) if labels in e]
     return right(victim, [(e["file"], e[labels]) for e in entries if "ucf101" in e["file"]], windows)
 
 
-def own_clips(victim: vidmarl.Victim) -> tuple[Tensor, list[str], float]:
+def own_clips(victim: vidmarl.Victim) -> Windows:
     """The same for a victim with classes of UCF-101: it sees each video once."""
     files = sorted((data_root() / "clips/ucf101").glob("*/*.avi"))
     known = [file for file in files if file.parent.name in (victim.labels or [])]
     return right(victim, [(str(file.relative_to(data_root())), [file.parent.name]) for file in known], 1)
 
 
-def right(victim: vidmarl.Victim, videos: list[tuple[str, list[str]]], windows: int) -> tuple[Tensor, list[str], float]:
-    """The windows with one of the right labels, float32[n 3 t h w], the group of each, and the
-    median of the victim's confidence."""
+def right(victim: vidmarl.Victim, videos: list[tuple[str, list[str]]], windows: int) -> Windows:
+    """The windows of some videos that the victim says one of the right labels of."""
     assert victim.spec is not None
-    clips, groups, sure = [], [], []
     if victim.name in SLOW:
         first = {group_of(file): (file, labels) for file, labels in reversed(videos)}
         videos = sorted(first.values())[::3]
+    clips, groups, answers = [], [], []
     for file, labels in videos:
         classes = {victim.class_index(label) for label in labels}
         for view in as_floats(decode_views(data_root() / file, victim.spec, (windows, 1))):
             with precision_of(victim):
-                confidence, answer = victim(view[None]).float().softmax(-1).max(-1)
-            if int(answer) in classes:
+                answer = victim(view[None])[0].float().log_softmax(-1)
+            if int(answer.argmax()) in classes:
                 clips.append(view)
-                sure.append(float(confidence))
                 groups.append(group_of(file))
-    return torch.stack(clips), groups, float(torch.tensor(sure).median())
+                answers.append(answer.topk(2).values)
+    best, second = torch.stack(answers).unbind(1)
+    return Windows(torch.stack(clips), groups, best.exp(), best - second)
 
 
 def group_of(file: str) -> str:
@@ -260,12 +284,12 @@ def compare(
     about: dict[str, str],
     attacks: dict[str, Attack],
     args: argparse.Namespace,
-    test: tuple[Tensor, list[str], float],
+    test: Windows,
 ) -> None:
     """Attacks the windows in every way, and writes the rows of this distortion and seed."""
-    clips, groups, confidence = test
-    print(f"{victim.name}: right about {len(clips)} windows of {len(set(groups))} groups, {confidence:.2f} sure")
-    first = [groups.index(group) for group in dict.fromkeys(groups)]
+    told = test.about()
+    print(f"{victim.name}: {told}")
+    first = [test.groups.index(group) for group in dict.fromkeys(test.groups)]
     sizes: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     for name, attack in attacks.items():
         trained = [str(args.seed)] if name in LEARNT else []
@@ -273,26 +297,42 @@ def compare(
         path = OUT / f"{'_'.join(dict.fromkeys(kept))}.sizes.pt"
         if not path.is_file():
             with precision_of(victim):
-                result = attack(victim, clips)
+                result = attack(victim, test.clips)
             seen = (
                 visible(result, first)
                 if name in ELSEWHERE and args.seed == 0
-                else torch.full((1, len(VISIBLE)), torch.nan)
+                else torch.full((len(first), len(VISIBLE)), torch.nan)
             )
             torch.save((metrics.best_l2_at(result, BUDGETS), metrics.success_at(result, BUDGETS), seen), path)
         sizes[name] = torch.load(path, weights_only=True)
         print(name, [f"{float(at.median()):.2f}" for at in sizes[name][0].T], flush=True)
-    head = about | {"distortion": args.distortion, "seed": args.seed}
-    head |= {"clips": len(clips), "groups": len(set(groups)), "confidence": confidence}
+    head = about | {"distortion": args.distortion, "seed": args.seed} | told
     head |= {"training queries": attacks["agents"].agents.trained["training_queries"]}  # type: ignore[attr-defined]
-    rows = [head | row for name in sizes for row in rows_of(name, sizes, groups)]
+    keys = [*about, "distortion", "seed"]
+    write(table, keys, [head | row for name in sizes for row in rows_of(name, sizes, test.groups)])
+    if args.seed == 0 and table == "order":
+        rows: list[dict[str, Any]] = []
+        for part, inside in (("below 1 nat", test.margin < 1), ("1 nat and more", test.margin >= 1)):
+            groups = [group for group, kept in zip(test.groups, inside.tolist(), strict=True) if kept]
+            some = {name: (own[inside], fooled[inside], seen) for name, (own, fooled, seen) in sizes.items()}
+            head = {"margin": part, "distortion": args.distortion, "clips": len(groups), "groups": len(set(groups))}
+            rows += [head | row for name in sizes for row in rows_of(name, some, groups)]
+        write("order_margins", ["distortion", "margin"], [without(row, VISIBLE) for row in rows])
+
+
+def write(table: str, keys: list[str], rows: list[dict[str, Any]]) -> None:
+    """Puts rows into a table, in place of those that are about the same."""
     path = RESULTS / f"{table}.csv"
     known = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-    keys = [*about, "distortion", "seed"]
     told = pd.concat([known, pd.DataFrame(rows)]).drop_duplicates([*keys, "attack", "budget"], keep="last")
     place = {attack: i for i, attack in enumerate(ROWS)}
     told = told.sort_values([*keys, "attack"], key=lambda of: of.replace(place), kind="stable")
     write_atomically(path, told.to_csv(index=False, float_format="%.4g"))
+
+
+def without(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """A row without some columns."""
+    return {name: value for name, value in row.items() if name not in names}
 
 
 def visible(result: vidmarl.AttackResult, rows: list[int]) -> Tensor:
@@ -304,6 +344,8 @@ def visible(result: vidmarl.AttackResult, rows: list[int]) -> Tensor:
 def rows_of(name: str, sizes: dict[str, tuple[Tensor, Tensor, Tensor]], groups: list[str]) -> Iterator[dict[str, Any]]:
     """The row of an attack for each budget."""
     own, fooled, seen = sizes[name]
+    shown = torch.stack([sizes[other][2] for other in sizes if other in ELSEWHERE])
+    seen = seen.masked_fill(shown.isnan().any(0), torch.nan)  # windows that all of them fool
     for i, budget in enumerate(BUDGETS):
         row = {"attack": name, "budget": budget, "fooled": float(fooled[:, i].float().mean())}
         row |= {"median L2": float(own[:, i].median()), "mean L2": float(np.exp(by_group(own[:, i], groups).mean()))}

@@ -51,7 +51,7 @@ def main() -> None:
         {"victim": name, "device": device, "clips": CLIPS, **rates(victim, clips[:CLIPS].to(device), *how)}
         for name, victim, clips, how in (
             ("demo", demo, synthetic, (DEMO_DISTORTION, DEMO_GRID, 1)),
-            ("movinet_a0, 8 x 112 px", cheap, kinetics_clips(cheap)[0], (noise, GRID, CELL)),
+            ("movinet_a0, 8 x 112 px", cheap, kinetics_clips(cheap).clips, (noise, GRID, CELL)),
         )
     ]
     write_atomically(RESULTS / "rate.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.4g"))

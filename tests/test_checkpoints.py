@@ -58,7 +58,7 @@ def named(**kwargs) -> TwoAgentPPO:
         "longest": 2,
         "apart": False,
         "ppo": PPO(epochs=1, minibatch=32, lr=2e-3),
-        "cloning": Cloning(probes=7),
+        "cloning": Cloning(epochs=0, probes=7),
         "eval_budget": 5,
         "seed": 3,
     }
@@ -90,7 +90,7 @@ OTHER = {
 }
 OTHER_TRAINING = {
     "ppo": (PPO(epochs=1, minibatch=32), "ppo.lr: 0.002 and not 0.001"),
-    "cloning": (Cloning(), "cloning.probes: 7 and not 100"),
+    "cloning": (Cloning(epochs=0), "cloning.probes: 7 and not 40"),
     "seed": (0, "seed: 3 and not 0"),
 }
 

@@ -229,7 +229,7 @@ def test_a_team_that_says_what_probes_are_worth_makes_no_error(monkeypatch) -> N
         loss, correlation = cloning_loss(team, probes, Cloning(), generator(), n_known)
         assert float(loss) == pytest.approx(0, abs=1e-9)
         assert float(correlation) == pytest.approx(1)
-    every += 2 * (every != 0) * torch.randn(every.shape, generator=generator())
+    every += beta / 3 * (every != 0) * torch.randn(every.shape, generator=generator())
     assert float(cloning_loss(team, probes, Cloning(), generator(), 10)[0]) > 0.01
 
 

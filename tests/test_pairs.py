@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from test_checkpoints import named
-from test_training import Logged, OneCell, batches, indexed, module, state, trainer
+from test_training import PLAY, Logged, OneCell, batches, indexed, module, state, trainer
 
 from vidmarl.agents.checkpoint import load_agents, save_agents
 from vidmarl.attacks.result import AttackResult
@@ -121,7 +121,7 @@ def test_clips_of_a_single_victim_stay_as_they_are(sessions, tmp_path) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("cloning", [Cloning(), CLONING], ids=["play", "cloning"])
+@pytest.mark.parametrize("cloning", [PLAY, CLONING], ids=["play", "cloning"])
 def test_pairs_have_their_turns_by_the_number_of_the_step(tmp_path, sessions, cloning) -> None:
     team, log = several(cloning=cloning), Logged()
     trainer(tmp_path, 3, callbacks=[log]).fit(team, batches(24))  # three steps an epoch, four pairs

@@ -40,13 +40,13 @@ class Cloning:
         n_known: up to how many of a clip's probes the agents are shown.
     """
 
-    epochs: int = 0
-    probes: int = 100
-    updates: int = 12
-    minibatch: int = 16
-    lr: float = 2e-3
-    beta: float = 6.0
-    n_known: int = 30
+    epochs: int = 1
+    probes: int = 40
+    updates: int = 15
+    minibatch: int = 32
+    lr: float = 1e-3
+    beta: float = 24.0
+    n_known: int = 12
 
 
 def probe(

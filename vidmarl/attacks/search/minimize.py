@@ -22,7 +22,6 @@ def minimize(
     strength: Float[Tensor, "t y x"] | None = None,
     l2: float | None = None,
     *,
-    factors: tuple[float, ...] = FACTORS,
     ranking: Float[Tensor, "t y x"] | None = None,
 ) -> Search:
     """Makes a success smaller, for as long as it stays a success and there is budget.
@@ -38,7 +37,6 @@ def minimize(
         clip: the clip.
         strength: the success, float[gt gh gw] or a map of search cells; None: the best of the clip.
         l2: its L2 norm.
-        factors: what a group is multiplied by, one factor after another.
         ranking: logits of the search cells; groups are made, and tried, from the low to the high
             ones, as drawn by chance. None: all alike.
     """
@@ -48,7 +46,7 @@ def minimize(
         strength, l2 = clip.best.strength, clip.best.l2
     strength = clip.upsample(strength) * (clip.energy() > 0)
     with clip.phase("minimize"):
-        for factor in factors:
+        for factor in FACTORS:
             strength, l2 = yield from _weaken(clip, strength, l2, factor, ranking)
 
 
