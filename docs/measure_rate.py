@@ -31,8 +31,8 @@ from vidmarl.distortions import as_distortion
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.session import Session
-from vidmarl.training.behaviour_cloning import probe
 from vidmarl.training.orders import play
+from vidmarl.training.probing import probe
 from vidmarl.utils.files import write_atomically
 
 CLIPS, QUERIES, ORDERS, ROUNDS = 16, 12, 2, 3

@@ -25,9 +25,9 @@ from vidmarl.data.spec import ClipSpec
 from vidmarl.errors import CheckpointError
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.training import ppo
-from vidmarl.training.behaviour_cloning import Cloning
 from vidmarl.training.checkpoints import CheckpointFiles, LastState
 from vidmarl.training.ppo import PPO, TwoAgentPPO
+from vidmarl.training.probing import Probing
 from vidmarl.training.settings import settings_of
 from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.victims.victim import Victim
@@ -58,7 +58,7 @@ def named(**kwargs) -> TwoAgentPPO:
         "longest": 2,
         "apart": False,
         "ppo": PPO(epochs=1, minibatch=32, lr=2e-3),
-        "cloning": Cloning(epochs=0, probes=7),
+        "probing": Probing(epochs=0, probes=7),
         "eval_budget": 5,
         "seed": 3,
     }
@@ -90,7 +90,7 @@ OTHER = {
 }
 OTHER_TRAINING = {
     "ppo": (PPO(epochs=1, minibatch=32), "ppo.lr: 0.002 and not 0.001"),
-    "cloning": (Cloning(epochs=0), "cloning.probes: 7 and not 40"),
+    "probing": (Probing(epochs=0), "probing.probes: 7 and not 40"),
     "seed": (0, "seed: 3 and not 0"),
 }
 
@@ -196,7 +196,7 @@ def test_a_victim_that_a_file_names_is_not_imported(mark, trained, victim):
     poison(trained, "train.ckpt", named={"victim": victim, "weights": None})
     with pytest.raises(CheckpointError, match=r"not one of vidmarl's own.*victim="):
         TwoAgentPPO.load_from_checkpoint("train.ckpt")
-    for odd in ({"named": 1}, {"ppo": {"evil": 1}}, {"grid": [1]}, {"cloning": None}, {"victim": {}}, {"width": "x"}):
+    for odd in ({"named": 1}, {"ppo": {"evil": 1}}, {"grid": [1]}, {"probing": None}, {"victim": {}}, {"width": "x"}):
         poison(trained, "train.ckpt", **odd)
         with pytest.raises(CheckpointError, match=r"train\.ckpt"):
             TwoAgentPPO.load_from_checkpoint("train.ckpt")

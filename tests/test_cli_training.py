@@ -134,11 +134,11 @@ def test_a_video_in_training_and_test_is_refused(folders):
 
 @pytest.mark.slow
 def test_two_processes_from_the_same_command_line(folders):
-    """An epoch of cloning, then one of play: both have to wait for each other's gradients."""
-    cloning = ("epochs", "1"), ("probes", "3"), ("updates", "2"), ("minibatch", "2")
+    """An epoch of probing, then one of play: both have to wait for each other's gradients."""
+    probing = ("epochs", "1"), ("probes", "3"), ("updates", "2"), ("minibatch", "2")
     run(
         *("fit", "-c", "tiny.yaml", "--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.max_epochs", "2"),
-        *(word for name, value in cloning for word in (f"--model.cloning.{name}", value)),
+        *(word for name, value in probing for word in (f"--model.probing.{name}", value)),
         cwd=folders,
     )
     rows = (folders / "out" / "log" / "version_0" / "metrics.csv").read_text().splitlines()

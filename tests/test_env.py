@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from test_cloning import CELL, FRAME, SIDE, OneTubelet, T, agents, generator, session
+from test_probing import CELL, FRAME, SIDE, OneTubelet, T, agents, generator, session
 from test_rl_attack import DEAD, Unmoved
 from torch import Tensor, nn
 from torchrl.envs import PendulumEnv

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cloning import session
+from test_probing import session
 from torch import Tensor, nn
 
 from vidmarl.agents.credit import learn as explain

@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cloning import CELL, FRAME, SIDE, T, agents, generator, session
 from test_order import FITS
+from test_probing import CELL, FRAME, SIDE, T, agents, generator, session
 from test_rl_attack import Unmoved
 
 from vidmarl.agents.environment import MOST_SETS, OrderEnv

@@ -24,13 +24,13 @@ from vidmarl.data.spec import ClipSpec
 from vidmarl.distortions import as_distortion
 from vidmarl.errors import CheckpointError, SettingsError, UnknownNameError
 from vidmarl.training import ppo
-from vidmarl.training.behaviour_cloning import Cloning
 from vidmarl.training.pairs import Pair, make_pairs
 from vidmarl.training.ppo import TwoAgentPPO
+from vidmarl.training.probing import Probing
 from vidmarl.training.settings import settings_of
 from vidmarl.victims.victim import Victim
 
-CLONING = Cloning(epochs=1, probes=6, updates=3, minibatch=4, n_known=3)
+PROBING = Probing(epochs=1, probes=6, updates=3, minibatch=4, n_known=3)
 DISTORTIONS = ["brightness", {"class_path": "gaussian_noise", "init_args": {"std": 0.3}}]
 PAIRS = ["large/brightness", "large/gaussian_noise", "small/brightness", "small/gaussian_noise"]
 
@@ -121,9 +121,9 @@ def test_clips_of_a_single_victim_stay_as_they_are(sessions, tmp_path) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("cloning", [PLAY, CLONING], ids=["play", "cloning"])
-def test_pairs_have_their_turns_by_the_number_of_the_step(tmp_path, sessions, cloning) -> None:
-    team, log = several(cloning=cloning), Logged()
+@pytest.mark.parametrize("probing", [PLAY, PROBING], ids=["play", "probing"])
+def test_pairs_have_their_turns_by_the_number_of_the_step(tmp_path, sessions, probing) -> None:
+    team, log = several(probing=probing), Logged()
     trainer(tmp_path, 3, callbacks=[log]).fit(team, batches(24))  # three steps an epoch, four pairs
     large, small = (8, 3, 4, 32, 32), (8, 3, 6, 24, 24)
     turn = [("large", "Brightness", large), ("large", "GaussianNoise", large)]
@@ -136,16 +136,16 @@ def test_pairs_have_their_turns_by_the_number_of_the_step(tmp_path, sessions, cl
 
 
 @pytest.mark.thorough
-def test_cloning_goes_on_with_the_probes_of_every_shape(tmp_path, monkeypatch) -> None:
+def test_probing_goes_on_with_the_probes_of_every_shape(tmp_path, monkeypatch) -> None:
     seen = []
 
     def loss(agents, probes, *args):
         seen.append((len(probes), tuple(probes["maps"].shape[2:])))
         return original(agents, probes, *args)
 
-    original = ppo.cloning_loss
-    monkeypatch.setattr(ppo, "cloning_loss", loss)
-    team = several(cloning=CLONING)
+    original = ppo.probing_loss
+    monkeypatch.setattr(ppo, "probing_loss", loss)
+    team = several(probing=PROBING)
     trainer(tmp_path, 1).fit(team, batches(24))
     large, small = (4, 4, 4), (6, 3, 3)
     assert [shape for count, shape in seen if count == 4] == [large] * 6 + [large, small, large]
@@ -154,7 +154,7 @@ def test_cloning_goes_on_with_the_probes_of_every_shape(tmp_path, monkeypatch) -
 
 @pytest.mark.thorough
 def test_a_resumed_run_goes_on_with_the_pair_whose_turn_it_is(tmp_path) -> None:
-    settings = {"cloning": CLONING}
+    settings = {"probing": PROBING}
     whole = several(**settings)
     trainer(tmp_path / "whole", 3).fit(whole, batches(24))
     half = trainer(tmp_path / "half", 2, enable_checkpointing=True)
@@ -171,7 +171,7 @@ def test_a_resumed_run_goes_on_with_the_pair_whose_turn_it_is(tmp_path) -> None:
 
 @pytest.mark.thorough
 def test_a_single_one_in_a_list_is_the_single_one(tmp_path) -> None:
-    settings = {"cloning": CLONING}
+    settings = {"probing": PROBING}
     alone, inside = named(**settings), named(victim=["demo"], distortion=[named().distortion], **settings)
     assert settings_of(alone) == settings_of(inside)
     rows = []
@@ -201,7 +201,7 @@ class Figures(lightning.Callback):
 
 @pytest.mark.thorough
 def test_every_pair_is_validated_and_the_figures_of_all_are_their_mean(tmp_path) -> None:
-    team, figures = several(cloning=CLONING, eval_budget=4), Figures()
+    team, figures = several(probing=PROBING, eval_budget=4), Figures()
     trainer(tmp_path, 2, callbacks=[figures]).fit(team, batches(), indexed(6))
     for row in figures.rows:
         for name in ("fooling_rate", "queries", "l2", "correlation"):
@@ -411,7 +411,7 @@ DDP = """
             sys.stdout.write(" ".join(map(str, words)) + "\\n")  # in one piece: two processes write to one pipe
             sys.stdout.flush()
 
-        team = p.several(out={out!r}, cloning=p.CLONING)
+        team = p.several(out={out!r}, probing=p.PROBING)
         run = p.trainer({out!r}, 3, strategy="ddp", devices=2, callbacks=[Say()])
         run.fit(team, DataLoader(t.clips(24), batch_size=4))
 """

@@ -23,8 +23,8 @@ from vidmarl.attacks.result import AttackResult
 from vidmarl.attacks.rl import RLAttack
 from vidmarl.errors import CheckpointError, UnknownNameError
 from vidmarl.perturbations.grid import TubeletGrid
-from vidmarl.training.behaviour_cloning import Cloning
 from vidmarl.training.ppo import PPO, TwoAgentPPO
+from vidmarl.training.probing import Probing
 from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.victims.victim import Victim
 
@@ -55,7 +55,7 @@ def module(**kwargs) -> TwoAgentPPO:
         "depth": 1,
         "ppo": PPO(epochs=2, minibatch=32, lr=1e-2, target_kl=None),
         "eval_budget": 12,
-        "cloning": PLAY,
+        "probing": PLAY,
     }
     return TwoAgentPPO(**({"victim": Victim(OneCell())} | settings | kwargs))
 
@@ -88,8 +88,8 @@ class Logged(lightning.Callback):
         self.rows.append({k: float(v) for k, v in trainer.logged_metrics.items()})
 
 
-PLAY = Cloning(epochs=0)
-CLONED = Cloning(epochs=1, probes=6, updates=3, minibatch=4, n_known=3)
+PLAY = Probing(epochs=0)
+PROBED = Probing(epochs=1, probes=6, updates=3, minibatch=4, n_known=3)
 
 
 @pytest.mark.thorough
@@ -107,8 +107,8 @@ def test_the_first_ratio_of_every_step_is_one(tmp_path, precision):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("cloning", [PLAY, CLONED], ids=["play", "cloning"])
-def test_in_half_precision_every_update_starts_from_the_one_before(tmp_path, monkeypatch, cloning):
+@pytest.mark.parametrize("probing", [PLAY, PROBED], ids=["play", "probing"])
+def test_in_half_precision_every_update_starts_from_the_one_before(tmp_path, monkeypatch, probing):
     """What autocast keeps of the weights does not outlive them."""
     compared, descend = [], TwoAgentPPO._descend
 
@@ -121,8 +121,8 @@ def test_in_half_precision_every_update_starts_from_the_one_before(tmp_path, mon
             compared.append(torch.equal(before, team.agents.rank(seen)))
 
     monkeypatch.setattr(TwoAgentPPO, "_descend", check)
-    trainer(tmp_path, 1, precision="bf16-mixed").fit(module(cloning=cloning), batches(8))
-    assert len(compared) == (3 if cloning.epochs else 2)
+    trainer(tmp_path, 1, precision="bf16-mixed").fit(module(probing=probing), batches(8))
+    assert len(compared) == (3 if probing.epochs else 2)
     assert all(compared)
 
 
@@ -138,14 +138,14 @@ def test_logged_queries_are_those_that_reached_the_model(tmp_path, precision):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_cloning_comes_before_play_and_its_queries_count(tmp_path, precision):
+def test_probing_comes_before_play_and_its_queries_count(tmp_path, precision):
     log = Logged()
-    team = module(cloning=CLONED)
+    team = module(probing=PROBED)
     run = trainer(tmp_path, 2, callbacks=[log], precision=precision)
     run.fit(team, batches())
     warm, play = log.rows[:2], log.rows[2:]
     for row in warm:
-        assert {"cloning/loss", "cloning/correlation", "cloning/correlation_before"} <= row.keys()
+        assert {"probing/loss", "probing/correlation", "probing/correlation_before"} <= row.keys()
         assert row["charts/orders"] == 0
     assert warm[1]["charts/queries"] == 2 * 8 * (1 + 6)  # the clean prediction and the probes of each clip
     assert all(row["losses/first_ratio"] == pytest.approx(1, abs=1e-5) for row in play)
@@ -154,7 +154,7 @@ def test_cloning_comes_before_play_and_its_queries_count(tmp_path, precision):
     assert team._replay == {}, "the probes are forgotten"
     assert all(group["lr"] == team.ppo.lr for group in team.optimizers().param_groups)
     steps = {int(moments["step"]) for moments in run.optimizers[0].state.values()}
-    assert steps == {4}, "play does not begin with the moments of cloning: two batches, two passes over each"
+    assert steps == {4}, "play does not begin with the moments of probing: two batches, two passes over each"
 
 
 @pytest.mark.thorough
@@ -173,7 +173,7 @@ def test_a_single_order_has_no_baseline():
         PPO(orders=1)
 
 
-# -- the probes that cloning goes by
+# -- the probes that probing goes by
 
 
 def probed(numbers, cells=3):
@@ -184,7 +184,7 @@ def probed(numbers, cells=3):
 
 
 def test_probes_are_drawn_from_all_clips_of_a_shape_and_from_no_others():
-    team = module(cloning=Cloning(minibatch=200))
+    team = module(probing=Probing(minibatch=200))
     for some in (probed([1, 2]), probed([7, 8, 9], cells=4), probed([3])):
         team._remember(some)
     assert [len(known) for known in team._replay.values()] == [3, 3]
@@ -207,7 +207,7 @@ def test_validation_probes_held_out_clips_once_and_the_correlation_grows(tmp_pat
             self.rows.append({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
 
     held, loader = Held(), DataLoader(list(zip(clips(8), range(8), strict=True)), batch_size=4)
-    team = module(cloning=Cloning(epochs=3, probes=12, updates=20, minibatch=8), eval_budget=2)
+    team = module(probing=Probing(epochs=3, probes=12, updates=20, minibatch=8), eval_budget=2)
     settings = {"callbacks": [held], "num_sanity_val_steps": 0, "limit_val_batches": None}
     trainer(tmp_path, 3, **settings).fit(team, batches(), loader)
     found = [row["val/correlation"] for row in held.rows]
@@ -223,8 +223,8 @@ def test_validation_probes_held_out_clips_once_and_the_correlation_grows(tmp_pat
 
 
 @pytest.mark.thorough
-def test_cloning_changes_both_agents_and_follows_from_the_seed(tmp_path):
-    settings = {"cloning": Cloning(epochs=1, probes=40, updates=3, minibatch=4)}
+def test_probing_changes_both_agents_and_follows_from_the_seed(tmp_path):
+    settings = {"probing": Probing(epochs=1, probes=40, updates=3, minibatch=4)}
     one, two, other = module(**settings), module(**settings), module(seed=1, **settings)
     before = {key: value.clone() for key, value in one.agents.state_dict().items()}
     for name, team in (("one", one), ("two", two), ("other", other)):
@@ -258,10 +258,10 @@ def test_training_finds_the_cell_that_matters(tmp_path):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("distortion", ["brightness", "gaussian_noise"])
-@pytest.mark.parametrize("cloning_epochs", [0, 1])
-def test_a_resumed_run_goes_on_exactly(tmp_path, cloning_epochs, distortion):
+@pytest.mark.parametrize("probing_epochs", [0, 1])
+def test_a_resumed_run_goes_on_exactly(tmp_path, probing_epochs, distortion):
     """Also where the distortion is random: a step draws it from its own seed."""
-    settings = {"cloning": dataclasses.replace(CLONED, epochs=cloning_epochs), "distortion": distortion}
+    settings = {"probing": dataclasses.replace(PROBED, epochs=probing_epochs), "distortion": distortion}
     whole = module(**settings)
     trainer(tmp_path / "whole", 3).fit(whole, batches())
     half = module(**settings)
@@ -423,7 +423,7 @@ DDP = """
             def on_train_end(self, trainer, module):
                 say("PARAMS", trainer.global_rank, float(t.state(module.agents).double().square().sum()),
                     *module.counts.tolist())
-        team = t.module(out={out!r}, cloning=t.CLONED)
+        team = t.module(out={out!r}, probing=t.PROBED)
         run = t.trainer({out!r}, 2, strategy="ddp", devices=2, callbacks=[Seen()])
         run.fit(team, DataLoader(t.clips(), batch_size=4))
 """
@@ -431,7 +431,7 @@ DDP = """
 
 @pytest.mark.slow
 def test_two_processes_share_the_clips_and_agree_on_the_parameters(tmp_path):
-    """In an epoch of cloning, then in one of play."""
+    """In an epoch of probing, then in one of play."""
     script = tmp_path / "ddp.py"
     script.write_text(textwrap.dedent(DDP.format(tests=str(Path(__file__).parent), out=str(tmp_path))))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=600, check=False)

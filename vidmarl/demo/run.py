@@ -29,8 +29,8 @@ from vidmarl.data.video import as_floats
 from vidmarl.demo import victim_training
 from vidmarl.errors import CheckpointError
 from vidmarl.perturbations.grid import TubeletGrid
-from vidmarl.training.behaviour_cloning import Cloning
 from vidmarl.training.ppo import TwoAgentPPO
+from vidmarl.training.probing import Probing
 from vidmarl.utils.files import write_atomically
 from vidmarl.utils.quiet import quiet
 from vidmarl.victims import load_victim
@@ -39,7 +39,7 @@ from vidmarl.victims.demo import default_path
 DISTORTION = {"class_path": "GaussianNoise", "init_args": {"std": 0.2}}
 GRID = TubeletGrid(1, 8, 8)
 TRAIN_CLIPS, VAL_CLIPS, TEST_CLIPS, EPOCHS, BATCH = 1536, 16, 48, 1, 32
-LEARNING = Cloning(epochs=1, probes=16, updates=8, minibatch=32, lr=3e-3, beta=14.0, n_known=8)
+LEARNING = Probing(epochs=1, probes=16, updates=8, minibatch=32, lr=3e-3, beta=14.0, n_known=8)
 BUDGETS = [25, 50, 100]
 VALIDATIONS = 4
 """How often the agents in training attack the validation clips; once more before it begins."""
@@ -118,7 +118,7 @@ def _train_agents(out: Path, seed: int, progress: bool) -> Agents:
         distortion=DISTORTION,
         grid=GRID,
         classes=len(CLASSES),
-        cloning=LEARNING,
+        probing=LEARNING,
         eval_budget=BUDGETS[1],
         seed=seed,
         out=str(out),

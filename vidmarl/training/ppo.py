@@ -1,7 +1,7 @@
 """Training of the two agents: a LightningModule fed by TorchRL's replay buffer and collector.
 
 In the first epochs a training step asks about single tubelets of a batch of clips, and learns what
-they are worth from all that was asked so far (`vidmarl.training.behaviour_cloning`). In epochs
+they are worth from all that was asked so far (`vidmarl.training.probing`). In epochs
 after these it plays whole orders and makes some epochs of PPO over them
 (`vidmarl.training.orders`). Against several victims and with several distortions each step has
 another pair (`vidmarl.training.pairs`). Lightning shares the clips out between ranks and resumes
@@ -41,10 +41,10 @@ from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.perturbations.noise import Coherence
 from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.session import Session
-from vidmarl.training.behaviour_cloning import Cloning, cloning_loss, probe
 from vidmarl.training.checkpoints import SETTINGS, CheckpointFiles, read_checkpoint
 from vidmarl.training.orders import order_loss, play
 from vidmarl.training.pairs import DistortionLike, Pair, VictimLike, listed, make_pairs, one_or_all, victim_arguments
+from vidmarl.training.probing import Probing, probe, probing_loss
 from vidmarl.training.settings import ATTACKED_WITH, TRAINED_WITH, arguments_from, differences, settings_of
 from vidmarl.training.settings import PPO as PPO
 from vidmarl.utils.files import PathLike, readable
@@ -57,7 +57,7 @@ HELD_OUT_PROBES = 4
 once."""
 
 HELD_OUT_DRAWS = 7
-"""How many numbers of known probes, from none to `Cloning.n_known`, the correlation on held-out
+"""How many numbers of known probes, from none to `Probing.n_known`, the correlation on held-out
 clips is a mean of."""
 
 
@@ -85,7 +85,7 @@ class TwoAgentPPO(L.LightningModule):
         apart: whether neighbours keep apart in the orders (`vidmarl.agents.order_distribution`).
             Worth having for noise, and not for blur.
         ppo: the settings of play.
-        cloning: the settings of behaviour cloning, which comes before play.
+        probing: the settings of probing, which comes before play.
         eval_budget: queries per clip in validation and prediction.
         seed: of the nets, of the distortion and of what is asked.
         out: where predictions are written; None: the trainer's root directory.
@@ -108,7 +108,7 @@ class TwoAgentPPO(L.LightningModule):
         longest: int = WIDTHS[-1],
         apart: bool = True,
         ppo: PPO = PPO(),  # noqa: B008 (frozen)
-        cloning: Cloning = Cloning(),  # noqa: B008 (frozen)
+        probing: Probing = Probing(),  # noqa: B008 (frozen)
         eval_budget: int = 200,
         seed: int = 0,
         out: str | None = None,
@@ -132,7 +132,7 @@ class TwoAgentPPO(L.LightningModule):
         if eval_budget < 1:
             raise ValueError(f"TwoAgentPPO: eval_budget must be at least 1, got {eval_budget}.")
         self.ppo = ppo
-        self.cloning = cloning
+        self.probing = probing
         self.eval_budget = eval_budget
         self.seed = seed
         self.out = out
@@ -231,9 +231,9 @@ class TwoAgentPPO(L.LightningModule):
         object.__setattr__(self, "_loss", order_loss(self.agents, self.ppo.orders, self.ppo.clip))
 
     def on_train_epoch_start(self) -> None:
-        """Where play begins, forgets the moments of cloning's gradients: these are larger, and
+        """Where play begins, forgets the moments of probing's gradients: these are larger, and
         would hold back Adam's steps for a thousand updates."""
-        if self.current_epoch == self.cloning.epochs:
+        if self.current_epoch == self.probing.epochs:
             cast("torch.optim.Optimizer", self.optimizers(use_pl_optimizer=False)).state.clear()
 
     def training_step(self, clips: Tensor, batch_idx: int) -> None:
@@ -242,8 +242,8 @@ class TwoAgentPPO(L.LightningModule):
         number = int(self.counts[0]) % len(self.pairs)
         pair = self.pairs[number]
         clips, before = pair.fit(clips), pair.victim.queries
-        if self.current_epoch < self.cloning.epochs:
-            orders, log = 0, self._clone(pair, clips)
+        if self.current_epoch < self.probing.epochs:
+            orders, log = 0, self._learn_from_probes(pair, clips)
         else:
             self._replay = {}
             orders, log = self._play(pair, clips)
@@ -264,19 +264,19 @@ class TwoAgentPPO(L.LightningModule):
         renderer = Renderer(clips, pair.distortion, self.grid, self.coherence, seed, self.search_cell)
         return Session(pair.victim, renderer, budget=budget, seed=seed)
 
-    def _clone(self, pair: Pair, clips: Tensor) -> dict[str, Tensor]:
-        """Probes the clips and clones the attacker who knows what the probes of all clips so far
-        have shown, those of one shape after those of another.
+    def _learn_from_probes(self, pair: Pair, clips: Tensor) -> dict[str, Tensor]:
+        """Probes the clips, and learns what tubelets are worth from the probes of all clips so far,
+        those of one shape after those of another.
 
         An epoch that is cut off starts again when the run is resumed, so the probes need not be in
         the checkpoint.
         """
-        settings, seed = self.cloning, self._rank_seed()
+        settings, seed = self.probing, self._rank_seed()
         generator = torch.Generator().manual_seed(seed)
         fresh = self._ask_probes(pair, clips, settings.probes, seed, generator)
         log = {}
         with torch.no_grad():  # on clips that no update has seen yet
-            log["cloning/correlation_before"] = cloning_loss(self.agents, fresh, settings, generator)[1]
+            log["probing/correlation_before"] = probing_loss(self.agents, fresh, settings, generator)[1]
         self._remember(fresh)
         optimizer = cast("torch.optim.Optimizer", self.optimizers())
         for group in optimizer.param_groups:
@@ -284,11 +284,11 @@ class TwoAgentPPO(L.LightningModule):
         for known in itertools.islice(itertools.cycle(self._replay.values()), settings.updates):
             known.set_rng(generator)
             batch = known.sample().contiguous()  # one stack of tensors, not a list of clips: much faster
-            loss, correlation = cloning_loss(self.agents, batch, settings, generator)
+            loss, correlation = probing_loss(self.agents, batch, settings, generator)
             self._descend(optimizer, loss)
         for group in optimizer.param_groups:
             group["lr"] = self.ppo.lr
-        return log | {"cloning/loss": loss.detach(), "cloning/correlation": correlation.detach()}
+        return log | {"probing/loss": loss.detach(), "probing/correlation": correlation.detach()}
 
     def _ask_probes(self, pair: Pair, clips: Tensor, count: int, seed: int, generator: torch.Generator) -> TensorDict:
         """Opens a session on the clips for nothing but probes."""
@@ -301,7 +301,7 @@ class TwoAgentPPO(L.LightningModule):
         """Keeps probes of clips of one shape with those of others of that shape."""
         shape = probes["maps"].shape[1:]
         if shape not in self._replay:
-            self._replay[shape] = ReplayBuffer(storage=LazyStackStorage(), batch_size=self.cloning.minibatch)
+            self._replay[shape] = ReplayBuffer(storage=LazyStackStorage(), batch_size=self.probing.minibatch)
         self._replay[shape].extend(probes)
 
     def _play(self, pair: Pair, clips: Tensor) -> tuple[int, dict[str, Tensor]]:
@@ -352,7 +352,7 @@ class TwoAgentPPO(L.LightningModule):
         log["charts/orders"] = self.counts[1].float()
         log["charts/queries"] = self.counts[2].float()
         self.log_dict(log, prog_bar=False, on_step=True, on_epoch=False)
-        for key in ("train/fooling_rate", "cloning/correlation_before"):
+        for key in ("train/fooling_rate", "probing/correlation_before"):
             if key in log:
                 self.log(key.split("/")[1], log[key], prog_bar=True, logger=False)
 
@@ -382,7 +382,7 @@ class TwoAgentPPO(L.LightningModule):
         """Attacks held-out clips with the agents as they are: `val/fooling_rate`, `val/queries`,
         `val/l2`.
 
-        With behaviour cloning also `val/correlation`, of the agents' logits with what probes of
+        With probing also `val/correlation`, of the agents' logits with what probes of
         these clips have shown. Where there are several pairs of a victim and a distortion, each
         has its own, such as `val/l2/lrcn_ucf50_50/gaussian_blur`, and these are the means of all.
         """
@@ -399,7 +399,7 @@ class TwoAgentPPO(L.LightningModule):
             "val/queries": result.queries[tried].float().mean(),
             "val/l2": size[tried].mean(),
         }
-        if self.cloning.epochs and self.trainer.state.fn == "fit":
+        if self.probing.epochs and self.trainer.state.fn == "fit":
             log["val/correlation"] = self._held_out_correlation(pair, clips, batch_idx)
         for name, value in pair.labelled(log).items():  # what is logged again by one name becomes part of its mean
             self.log(name, value, on_epoch=True, sync_dist=True, batch_size=int(tried.sum()), prog_bar=name in log)
@@ -411,7 +411,7 @@ class TwoAgentPPO(L.LightningModule):
         The probes are asked once, and again when a run is resumed. They count as training queries,
         because they may choose the checkpoint.
         """
-        settings = self.cloning
+        settings = self.probing
         with torch.autocast(self.device.type, enabled=False):
             asked = pair.name, batch_idx
             if asked not in self._held_out:
@@ -423,7 +423,7 @@ class TwoAgentPPO(L.LightningModule):
             for share in torch.linspace(0, 1, HELD_OUT_DRAWS).tolist():
                 generator = torch.Generator().manual_seed(self.seed)
                 known = round(share * settings.n_known)
-                found.append(cloning_loss(self.agents, self._held_out[asked], settings, generator, known)[1])
+                found.append(probing_loss(self.agents, self._held_out[asked], settings, generator, known)[1])
         return torch.stack(found).mean()
 
     def on_validation_epoch_end(self) -> None:

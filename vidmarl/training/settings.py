@@ -13,8 +13,8 @@ from vidmarl.data.spec import ClipSpec
 from vidmarl.distortions import DISTORTIONS
 from vidmarl.errors import CheckpointError
 from vidmarl.perturbations.grid import TubeletGrid
-from vidmarl.training.behaviour_cloning import Cloning
 from vidmarl.training.pairs import listed, one_or_all
+from vidmarl.training.probing import Probing
 from vidmarl.utils.fingerprints import fingerprint
 from vidmarl.victims import ships
 from vidmarl.victims.victim import Victim
@@ -28,7 +28,7 @@ NETS = ("width", "depth", "classes", "longest", "apart")
 ATTACKED_WITH = ("victim", "distortion", "grid", "search_cell", "coherence", *NETS)
 """The settings of training that decide what an attack with the agents is."""
 
-TRAINED_WITH = (*ATTACKED_WITH, "ppo", "cloning", "seed")
+TRAINED_WITH = (*ATTACKED_WITH, "ppo", "probing", "seed")
 """The settings that decide the course of training."""
 
 NUMBERS = ("search_cell", "coherence", "eval_budget", "seed")
@@ -44,7 +44,7 @@ class PPO:
         minibatch: orders per gradient step.
         lr: learning rate of Adam.
         clip: of the probability ratio.
-        max_grad_norm: of the gradient, both nets together; in cloning, too.
+        max_grad_norm: of the gradient, both nets together; in probing, too.
         target_kl: the passes end when the approximate KL exceeds this; None: never.
     """
 
@@ -61,7 +61,7 @@ class PPO:
             raise ValueError(f"PPO: orders must be at least 2, got {self.orders}.")
 
 
-PARTS = {"grid": TubeletGrid, "ppo": PPO, "cloning": Cloning}
+PARTS = {"grid": TubeletGrid, "ppo": PPO, "probing": Probing}
 
 
 def settings_of(module: TwoAgentPPO) -> dict[str, Any]:

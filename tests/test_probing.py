@@ -1,4 +1,4 @@
-"""Behaviour cloning: its probes are counted queries, and the team learns from them where and when
+"""Probing: its probes are counted queries, and the team learns from them where and when
 to distort."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vidmarl.distortions import as_distortion
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.session import Session
-from vidmarl.training.behaviour_cloning import Cloning, cloning_loss, probe, shown
+from vidmarl.training.probing import Probing, probe, probing_loss, shown
 from vidmarl.victims.victim import Victim
 
 T, SIDE = 4, 4
@@ -61,7 +61,7 @@ def learn(probes: TensorDict, updates: int, seed: int = 0) -> tuple[Agents, list
     team, losses, source = agents(), [], generator(seed)
     optimizer = torch.optim.Adam(team.parameters(), lr=1e-2)
     for _ in range(updates):
-        loss, _ = cloning_loss(team, probes, Cloning(n_known=16), source)
+        loss, _ = probing_loss(team, probes, Probing(n_known=16), source)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -183,7 +183,7 @@ def test_what_the_agents_are_shown_is_not_what_they_are_asked(monkeypatch) -> No
     for some in ([], hidden, known[:1]):
         changed = probes["drops"].clone()
         changed[:, some] += 1 + torch.rand(len(changed), len(some), generator=generator(2))
-        loss, _ = cloning_loss(team, differing(probes, drops=changed), Cloning(), generator(), n_known=12)
+        loss, _ = probing_loss(team, differing(probes, drops=changed), Probing(), generator(), n_known=12)
         losses.append(float(loss.detach()))
     assert torch.equal(seen[0]["maps"], seen[1]["maps"])
     assert torch.equal(seen[0]["state"], seen[1]["state"])
@@ -196,7 +196,7 @@ def test_the_loss_trains_both_agents_and_leaves_the_probes_alone() -> None:
     probes = probe(session(), 30, generator())
     before = probes.clone()
     team = agents()
-    loss, correlation = cloning_loss(team, probes, Cloning(), generator())
+    loss, correlation = probing_loss(team, probes, Probing(), generator())
     loss.backward()
     assert correlation.detach().abs() <= 1
     for head in (team.temporal.module.frames, team.temporal.module.widths, team.spatial.module.cells):
@@ -211,7 +211,7 @@ def test_a_team_that_chooses_among_equals_by_chance_makes_no_error() -> None:
     they cost."""
     probes = probe(session(), 30, generator())
     flat = differing(probes, drops=0.3 * probes["costs"])
-    loss, _ = cloning_loss(agents(), flat, Cloning(), generator())
+    loss, _ = probing_loss(agents(), flat, Probing(), generator())
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)  # an untrained team is uniform, and so is the target
 
 
@@ -219,25 +219,25 @@ def test_a_team_that_chooses_among_equals_by_chance_makes_no_error() -> None:
 def test_a_team_that_says_what_probes_are_worth_makes_no_error(monkeypatch) -> None:
     """Up to a level for each clip, logits are `beta` times the drop for each unit of cost, over the
     root mean square of these; what is taken back is worth nothing."""
-    probes, team, beta = probe(session(), 30, generator()), agents(), Cloning().beta
+    probes, team, beta = probe(session(), 30, generator()), agents(), Probing().beta
     probes = differing(probes, drops=torch.randn(probes["drops"].shape, generator=generator()))
     worth = probes["drops"].clamp_min(0) / probes["costs"]
     logits = beta * worth / worth.square().mean(1, keepdim=True).sqrt() + torch.arange(len(worth))[:, None]
     every = torch.zeros(len(worth), T * SIDE**2 * lengths(T, WIDTHS[-1])).scatter(1, probes["tubelets"], logits)
     monkeypatch.setattr(team, "rank", lambda td: every)
     for n_known in (0, 10):
-        loss, correlation = cloning_loss(team, probes, Cloning(), generator(), n_known)
+        loss, correlation = probing_loss(team, probes, Probing(), generator(), n_known)
         assert float(loss) == pytest.approx(0, abs=1e-9)
         assert float(correlation) == pytest.approx(1)
     every += beta / 3 * (every != 0) * torch.randn(every.shape, generator=generator())
-    assert float(cloning_loss(team, probes, Cloning(), generator(), 10)[0]) > 0.01
+    assert float(probing_loss(team, probes, Probing(), generator(), 10)[0]) > 0.01
 
 
 def test_what_is_taken_back_is_worth_nothing_however_much_it_harms() -> None:
     probes = probe(session(), 30, generator())
     drops = torch.where(torch.rand(probes["drops"].shape, generator=generator()) < 0.5, -1.0, 0.2)
     harmful, useless = (differing(probes, drops=drops.clamp_min(low)) for low in (-torch.inf, 0.0))
-    one, other = (cloning_loss(agents(), p, Cloning(), generator(), n_known=0)[0].detach() for p in (harmful, useless))
+    one, other = (probing_loss(agents(), p, Probing(), generator(), n_known=0)[0].detach() for p in (harmful, useless))
     assert torch.equal(one, other)
     assert other > 0
 

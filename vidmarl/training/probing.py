@@ -1,11 +1,11 @@
-"""Behaviour cloning: before they play, the agents learn from probes what distorting each cell is
-worth.
+"""Probing: before they play, the agents learn from trials what distorting each cell is worth.
 
-The expert is an attacker who knows the sensitivities. Some queries a training clip measure by how
-much the margin drops at some of its cells. A search keeps what does not raise the margin, and it
-pays in squared L2; so what a cell is worth to it is the drop, or nothing where there is none, over
-the squared norm. Both agents together are trained towards a softmax of that, given what the clip
-looks like and what a few other probes of it have shown, so that they learn to go by both.
+A contextual bandit: the context is a clip, an action a cell, and its reward what the cell is worth
+to a search. Some queries a training clip measure by how much the margin drops at some of its cells,
+drawn at random. A search keeps what does not raise the margin, and it pays in squared L2; so a cell
+is worth the drop, or nothing where there is none, over the squared norm. The policy of both agents
+together is trained towards a softmax of these values, given what the clip looks like and what a few
+other probes of it have shown, so that they learn to go by both.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from vidmarl.queries.session import Session
 
 
 @dataclasses.dataclass(frozen=True)
-class Cloning:
-    """The settings of behaviour cloning.
+class Probing:
+    """The settings of probing.
 
     Attributes:
         epochs: the first epochs of training, in which the agents are cloned and do not play; 0:
@@ -98,8 +98,8 @@ def shown(probes: TensorDict, count: int) -> TensorDict:
     return td
 
 
-def cloning_loss(
-    agents: Agents, probes: TensorDict, settings: Cloning, generator: torch.Generator, n_known: int | None = None
+def probing_loss(
+    agents: Agents, probes: TensorDict, settings: Probing, generator: torch.Generator, n_known: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """How far the team's log-probabilities of the tubelets are from what these are worth, up to a
     constant per clip.
@@ -107,7 +107,7 @@ def cloning_loss(
     Args:
         agents: the team.
         probes: of some clips, see `probe`.
-        settings: of behaviour cloning.
+        settings: of probing.
         generator: of what the agents are shown.
         n_known: how many of each clip's probes that is, at most half of them; None: drawn, up to
             `settings.n_known`.
