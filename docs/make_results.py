@@ -415,17 +415,71 @@ def order_in_short() -> str:
 
 
 @table
-def order_visible() -> str:
-    """How visible the successes of the agents and of the controls are after the last query."""
-    data = pd.read_csv(DOCS / "results" / "order.csv").dropna(subset="flicker")
+def order_queries() -> str:
+    """When the agents come to what the best control comes to with all of its queries, between two
+    budgets on a straight line of logarithms."""
+    data = pd.read_csv(DOCS / "results" / "order.csv")
+    budgets = sorted(data["budget"].unique())
     rows = []
     for name, found in order_parts(data[data["seed"] == 0]):
-        for attack, budget in found.index:
-            row = found.loc[attack, budget]
-            if attack not in ORDER_TEAMS[2:]:
-                figures = f"{row['jod']:.2f}", f"{row['flicker'] * 1e6:.3g}", f"{row['warping'] * 1e3:.3g}"
-                rows.append([f"{name}: {SHORT.get(attack, attack)}", f"{row['median L2']:.2f}", *figures])
+        [best] = order_controls(found, budgets[-1:])
+        aim, sizes = found.loc[best, "mean L2"], found.loc["agents"].loc[budgets, "mean L2"]
+        queries = np.exp(np.interp(-np.log(aim), -np.log(sizes), np.log(budgets)))
+        rows.append([name, f"{SHORT[best[0]]}, {aim:.2f}", f"{sizes.iloc[-1]:.2f}", f"{queries:.0f}"])
+    return markdown(["", "best control, mean L2 at 100", "agents, at 100", "agents need, queries"], rows)
+
+
+@table
+def order_margins() -> str:
+    """The same ratios where the victim is hardly sure, and where it is."""
+    data = pd.read_csv(DOCS / "results" / "order_margins.csv")
+    budgets = [budget for budget in sorted(data["budget"].unique()) if budget > 10]
+    rows = []
+    for part in ("below 1 nat", "1 nat and more"):
+        for name, found in order_parts(data[data["margin"] == part].assign(seed=0)):
+            about = f"{part}, {name}, {found['clips'].iloc[0]} windows of {found['groups'].iloc[0]} groups"
+            fooled = (found.loc["agents", budget] for budget in budgets)
+            rows.append([about, *(f"{row['mean L2']:.2f} ({row['fooled']:.0%})" for row in fooled)])
+            for other, keys in (
+                ("untrained", [("untrained", budget) for budget in budgets]),
+                ("best control", order_controls(found, budgets)),
+            ):
+                rows.append([f"agents / {other}", *(with_p(found.loc[key]) for key in keys)])
+    return markdown(["Mean L2 (fooled), ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
+
+
+@table
+def order_visible() -> str:
+    """How visible the successes of the agents and of the controls are after the last query."""
+    rows = []
+    for file, about in (("order", ""), ("order_native", "native"), ("order_unseen", "victim")):
+        data = pd.read_csv(DOCS / "results" / f"{file}.csv").dropna(subset="flicker")
+        for victim, some in data[data["seed"] == 0].groupby(about if about == "victim" else "seed", sort=False):
+            where = {"": "", "native": ", native input", "victim": f", `{victim}`"}[about]
+            for name, found in order_parts(some):
+                for attack, budget in found.index:
+                    row = found.loc[attack, budget]
+                    if attack not in ORDER_TEAMS[2:]:
+                        figures = f"{row['jod']:.2f}", f"{row['flicker'] * 1e6:.3g}", f"{row['warping'] * 1e3:.3g}"
+                        called = f"{name}{where}: {SHORT.get(attack, attack)}"
+                        rows.append([called, f"{row['median L2']:.2f}", *figures])
     return markdown(["At 100 queries", "L2", "JOD", "flicker, 1e-6", "warping error, 1e-3"], rows)
+
+
+@table
+def coherence() -> str:
+    """What it costs that a distortion lasts."""
+    data = pd.read_csv(DOCS / "results" / "coherence.csv")
+    budgets = [budget for budget in sorted(data["budget"].unique()) if budget > 10]
+    rows = []
+    for name, part in data.groupby("attack", sort=False):
+        found = part.set_index("budget")
+        last = found.loc[budgets[-1]]
+        cells = [order_ratio(found.loc[budget]) for budget in budgets] if last["ratio"] > 0 else ["1"] * len(budgets)
+        seen = f"{last['jod']:.2f}", f"{last['flicker'] * 1e6:.3g}", f"{last['pieces']:g}", f"{last['frames']:g}"
+        rows.append([LABELS.get(str(name), str(name)).removesuffix(", 8 px"), *cells, f"{last['fooled']:.0%}", *seen])
+    head = [f"ratio at {budget}" for budget in budgets]
+    return markdown(["", *head, "fooled", "JOD", "flicker, 1e-6", "pieces", "frames"], rows)
 
 
 def order_parts(data: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

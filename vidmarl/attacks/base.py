@@ -62,7 +62,7 @@ class Attack(Settings):
         budget: queries per clip, the clean prediction included.
         grid: the tubelets, see `as_grid`.
         search_cell: width and height, in tubelets, of the cells that the search works with. The
-            clean-up goes on down to single tubelets.
+            minimization goes on down to single tubelets.
         coherence: how random patterns go on in time: "static", "flow" or "free".
         max_queries_after_success: queries that may be spent on a clip after its first success, on
             making it smaller. None: as many as the attack would spend. 0: it stops at the first

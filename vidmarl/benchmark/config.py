@@ -23,7 +23,7 @@ from vidmarl.victims.victim import Victim
 if TYPE_CHECKING:
     from vidmarl.agents.networks import Agents
 
-CONTROLS = ("random_cells", "greedy_sensitivity", "grow_and_reduce", "square_tubes")
+CONTROLS = ("random_cells", "grow_and_reduce", "signed_blocks", "square_tubes")
 """The attacks without learning that trained agents are compared with."""
 
 

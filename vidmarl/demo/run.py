@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +42,7 @@ GRID = TubeletGrid(1, 8, 8)
 TRAIN_CLIPS, VAL_CLIPS, TEST_CLIPS, EPOCHS, BATCH = 1536, 16, 48, 1, 32
 LEARNING = Probing(epochs=1, probes=16, updates=8, minibatch=32, lr=3e-3, beta=14.0, n_known=8)
 BUDGETS = [25, 50, 100]
-VALIDATIONS = 4
+VALIDATIONS = 8
 """How often the agents in training attack the validation clips; once more before it begins."""
 SHOWN = 4
 WRITTEN = ("victim.pt", "agents.pt", "training", "test", "videos")
@@ -147,11 +148,13 @@ def _train_agents(out: Path, seed: int, progress: bool) -> Agents:
         )
         held_out = _validation_clips(seed)
         trainer.validate(module, held_out, verbose=False)  # where the learning curve begins
-        trainer.fit(module, _training_clips(seed), held_out)
+        clips, begun = _training_clips(seed), time.perf_counter()
+        trainer.fit(module, clips, held_out)
+        minutes = (time.perf_counter() - begun) / 60
     agents = module.agents.cpu()
     agents.trained |= settings
     save_agents(path, agents)
-    _say(f"    They spent {agents.trained['training_queries']} queries on training clips.")
+    _say(f"    They spent {agents.trained['training_queries']} queries on training clips, in {minutes:.1f} minutes.")
     return agents
 
 

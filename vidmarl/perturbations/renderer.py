@@ -41,7 +41,7 @@ class Renderer:
         coherence: how random patterns go on in time, see `draw_noise`.
         seed: of the distortion's randomness, which also depends on each clip's content.
         search_cell: the width and height of a search cell in tubelets: what a search works with,
-            before the clean-up goes down to tubelets.
+            before the minimization goes down to tubelets.
 
     Raises:
         DistortionError: the distortion raises, or gives no clips; it is tried once.

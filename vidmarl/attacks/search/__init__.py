@@ -1,1 +1,1 @@
-"""What attacks are made of: the clean-up, restarts, the Linf ball, estimates of gradients."""
+"""What attacks are made of: minimization, restarts, the Linf ball, estimates of gradients."""

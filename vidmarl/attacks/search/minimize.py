@@ -1,4 +1,4 @@
-"""The clean-up that every attack ends with: a success is made smaller."""
+"""The minimization that every attack ends with: a success is made smaller."""
 
 from __future__ import annotations
 
