@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vidmarl import metrics
+
 DOCS = Path(__file__).resolve().parent
-PAGES = DOCS / "results.md", DOCS / "results_first_version.md", DOCS.parent / "README.md"
+PAGES = DOCS / "results.md", DOCS / "results_first_version.md", DOCS / "sensitivity.md", DOCS.parent / "README.md"
 FIGURES = DOCS / "figures"
 
 NATURAL = {"gaussian_noise": "Gaussian noise", "dead_pixels": "Dead pixels", "gaussian_blur": "Blur"}
@@ -400,19 +402,28 @@ def order_sizes(name: str, found: pd.DataFrame, budgets: list[int]) -> Iterator[
 
 
 @table
-def order_in_short() -> str:
-    """The agents on real clips beside their untrained selves, the cheapest cells first and the best
-    control."""
-    data = pd.read_csv(DOCS / "results" / "order.csv")
-    budgets = [budget for budget in sorted(data["budget"].unique()) if budget > 10]
+def order_overview() -> str:
+    """The agents on real clips beside their untrained selves and the best control, wherever that
+    was measured; bold where the interval lies below 1."""
     rows = []
-    for name, found in order_parts(data[data["seed"] == 0]):
-        others = {"untrained": [("untrained", budget) for budget in budgets]}
-        others["by cost"] = [("by cost", budget) for budget in budgets]
-        others["best control"] = order_controls(found, budgets)
-        for other, keys in others.items():
-            rows.append([f"{name}: agents / {other}", *(order_ratio(found.loc[key]) for key in keys)])
-    return markdown(["L2, ratio [interval]", *(f"{budget} queries" for budget in budgets)], rows)
+    for file, about in (("order", "seed"), ("order_native", "seed"), ("order_unseen", "victim")):
+        data = pd.read_csv(DOCS / "results" / f"{file}.csv")
+        budgets = [budget for budget in sorted(data["budget"].unique()) if budget > 10]
+        for victim, some in data[data["seed"] == 0].groupby(about, sort=False):
+            for name, found in order_parts(some):
+                where = {"order": "8 x 112 px", "order_native": "16 x 176 px"}.get(file, f"`{victim}`")
+                first = found.loc["agents"].iloc[0]
+                clips = f"{first['clips']:.0f} of {first['groups']:.0f} groups, {first['confidence']:.2f}"
+                ratios = ([("untrained", budget) for budget in budgets], order_controls(found, budgets))
+                cells = (" / ".join(order_bold(found.loc[key]) for key in keys) for keys in ratios)
+                rows.append([f"{name}, {where}", clips, *cells])
+    head = ["at 25 / 50 / 100 queries", "clips, confidence", "agents / untrained", "agents / best control"]
+    return markdown(head, rows)
+
+
+def order_bold(row: pd.Series) -> str:
+    """A ratio, bold where its interval lies below 1."""
+    return f"**{row['ratio']:.2f}**" if row["ratio high"] < 1 else f"{row['ratio']:.2f}"
 
 
 @table
@@ -465,6 +476,28 @@ def order_visible() -> str:
                         called = f"{name}{where}: {SHORT.get(attack, attack)}"
                         rows.append([called, f"{row['median L2']:.2f}", *figures])
     return markdown(["At 100 queries", "L2", "JOD", "flicker, 1e-6", "warping error, 1e-3"], rows)
+
+
+@table
+def sensitivity() -> str:
+    """How good sensitivity maps of few queries are: means over the clips."""
+    data = pd.read_csv(DOCS / "results" / "sensitivity.csv").fillna({"budget": 0})
+    rows = []
+    for (budget, method), of in data.groupby(["budget", "method"], sort=False):
+        both = of.groupby("clip")[["cells", "where", "when", "within_2_std"]].mean()
+        cells = ["", "", ""]
+        if budget:
+            low, high = metrics.bootstrap(both["cells"].to_numpy(), np.mean, resamples=10_000)
+            cells = [f"{both['cells'].mean():.2f} [{low:.2f}, {high:.2f}]"]
+            cells += [f"{both[name].mean():.2f}" for name in ("where", "when")]
+        areas = [of.loc[of["distortion"] == kind, "deletion"].mean() for kind in ("noise", "blur")]
+        share = both["within_2_std"].mean()
+        name = {"none": "random order"}.get(str(method), str(method))
+        queries = f"{of['queries'].mean():.0f}" if budget else ""
+        inside = "" if math.isnan(share) else f"{share:.0%}"
+        rows.append([name, queries, *cells, *(f"{area:.3f}" for area in areas), inside])
+    head = ["queries", "cells", "where", "when", "deletion, noise", "deletion, blur", "within 2 std"]
+    return markdown(["", *head], rows)
 
 
 @table
