@@ -405,7 +405,7 @@ def order_sizes(name: str, found: pd.DataFrame, budgets: list[int]) -> Iterator[
 def order_overview() -> str:
     """The agents on real clips beside their untrained selves and the best control, wherever that
     was measured; bold where the interval lies below 1."""
-    rows = []
+    rows: list[list[str]] = []
     for file, about in (("order", "seed"), ("order_native", "seed"), ("order_unseen", "victim")):
         data = pd.read_csv(DOCS / "results" / f"{file}.csv")
         budgets = [budget for budget in sorted(data["budget"].unique()) if budget > 10]
@@ -463,7 +463,7 @@ def order_margins() -> str:
 @table
 def order_visible() -> str:
     """How visible the successes of the agents and of the controls are after the last query."""
-    rows = []
+    rows: list[list[str]] = []
     for file, about in (("order", ""), ("order_native", "native"), ("order_unseen", "victim")):
         data = pd.read_csv(DOCS / "results" / f"{file}.csv").dropna(subset="flicker")
         for victim, some in data[data["seed"] == 0].groupby(about if about == "victim" else "seed", sort=False):

@@ -3,8 +3,9 @@
     vidmarl demo
     VIDMARL_DATA=... python docs/measure_rate.py
 
-Queries a second of the victim alone, of probes, of orders played in the environment by TorchRL's
-collector, and of the whole attack, on the same clips, on one core or an accelerator. In each of
+Queries a second of the victim alone, of 40 probes a clip, of orders played in the environment by
+TorchRL's collector, and of the whole attack with 100 queries a clip, on the same clips, on one core
+or an accelerator. In each of
 three rounds all take their turn; what counts is the median over the rounds of the ratio to the bare
 victim of the same round.
 """
@@ -35,7 +36,7 @@ from vidmarl.training.orders import play
 from vidmarl.training.probing import probe
 from vidmarl.utils.files import write_atomically
 
-CLIPS, QUERIES, ORDERS, ROUNDS = 16, 12, 2, 3
+CLIPS, PROBES, ORDERS, BUDGET, ROUNDS = 16, 40, 2, 100, 3
 
 
 def main() -> None:
@@ -63,19 +64,17 @@ def rates(
     """The bare victim's queries a second, and the share of that rate that is left in each way of
     asking."""
     agents = fresh(load_agents("gaussian_noise"))
-    attack = vidmarl.RLAttack(
-        agents, distortion=distortion, grid=grid, search_cell=cell, budget=QUERIES, progress=False
-    )
+    attack = vidmarl.RLAttack(agents, distortion=distortion, grid=grid, search_cell=cell, budget=BUDGET, progress=False)
 
     def session(budget: int) -> Session:
         return Session(victim, Renderer(clips, as_distortion(distortion), grid, search_cell=cell), budget=budget)
 
     def bare() -> None:
-        for _ in range(QUERIES):
+        for _ in range(PROBES):
             victim(clips)
 
     def probing() -> None:
-        probe(session(QUERIES), QUERIES - 1, torch.Generator().manual_seed(0), longest=1)
+        probe(session(1 + PROBES), PROBES, torch.Generator().manual_seed(0), longest=1)
 
     def playing() -> None:
         play(OrderEnv(session(1 + ORDERS * MOST_SETS), ORDERS), agents, ORDERS, 0)
