@@ -36,6 +36,11 @@ SMALLEST_BLOCK, LARGEST_BLOCK, OF_TRIED = 1 / 100, 1 / 25, 1 / 2
 all blocks of its order before it, within these bounds. So some clips are fooled by little, and the
 others soon (docs/experiments.md)."""
 
+SHARP_CELLS = 4
+"""Up to so many cells in the smallest block, an order is as sharp as the agents rank. The best of
+many cells do much the same, so with more of them logits shrink with the root of their number
+(docs/experiments.md)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Order:
@@ -58,15 +63,18 @@ class Order:
     def draw(
         cls, log_prob: Float[Tensor, "t y x w"], chance: Float[Tensor, "2 k"], low: float, *, apart: bool
     ) -> Order:
-        """An order by given uniform numbers in [0, 1).
+        """An order by given uniform numbers in [0, 1), in larger clips less strictly by rank.
 
         Args:
-            log_prob: of each tubelet to come first.
+            log_prob: of each tubelet to come first, as the agents rank.
             chance: the numbers, two for each tubelet.
             low: the smallest strength: with -1 every tubelet has a random direction.
             apart: whether neighbours keep apart.
         """
         signs = random_signs(chance[1], low)
+        block = SMALLEST_BLOCK * log_prob[..., 0].numel()
+        if block > SHARP_CELLS:
+            log_prob = (log_prob * math.sqrt(SHARP_CELLS / block)).flatten().log_softmax(0).view_as(log_prob)
         return cls(OrderDistribution(log_prob, apart).draw(chance[0]), signs, log_prob.logsumexp(3), low < 0)
 
     def first(self, count: int) -> Float[Tensor, "t y x"]:
