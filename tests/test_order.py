@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vidmarl.agents.networks import Agents
 from vidmarl.agents.observation import look
 from vidmarl.agents.order import Grow, Order
+from vidmarl.agents.order_distribution import OrderDistribution
 from vidmarl.agents.tubelets import WIDTHS, lasting
 from vidmarl.attacks.rl import RLAttack
 from vidmarl.distortions import as_distortion
@@ -72,6 +73,17 @@ def test_each_tubelet_comes_once_and_the_likely_ones_first() -> None:
     share = sum(int(drawn.tubelets[0]) == (2 * 6 + 4) * FITS + 1 for drawn in firsts) / 300
     expected = float(logits.flatten().softmax(0)[(2 * 6 + 4) * FITS + 1])
     assert share == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize(("shape", "share"), [((4, 10, 10, 1), 1.0), ((4, 20, 20, 1), 0.5), ((4, 10, 10, 3), 1.0)])
+def test_orders_of_many_cells_go_less_strictly_by_rank(shape: tuple[int, ...], share: float) -> None:
+    """Logits shrink with the root of the cells of a block, from four of them on."""
+    log_prob = (5 * torch.randn(shape, generator=generator(1))).flatten().log_softmax(0).view(shape)
+    chance = torch.rand(2, log_prob.numel(), generator=generator(2))
+    softer = (share * log_prob).flatten().log_softmax(0).view(shape)
+    drawn = Order.draw(log_prob, chance, -1.0, apart=True)
+    assert torch.equal(drawn.tubelets, OrderDistribution(softer, apart=True).draw(chance[0]))
+    torch.testing.assert_close(drawn.ranking, softer.logsumexp(3))
 
 
 @given(st.integers(0, 2**16), st.floats(0.1, 9))
