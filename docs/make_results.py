@@ -369,12 +369,16 @@ def order_seeds() -> str:
 def order_ball() -> str:
     """Queries to the first success in a ball."""
     rows = []
-    for _, row in pd.read_csv(DOCS / "results" / "order_ball.csv").iterrows():
-        name = LABELS.get(row["attack"], row["attack"]).removesuffix(", 8 px")
-        figures = [f"{row['mean queries']:.1f}", f"{row['first query']:.0%}", f"{row['fooled']:.0%}"]
-        figures.append("" if row["attack"] == "agents" else with_p(row))
-        rows.append([f"{row['ball']:g}/255: {name}", *figures])
-    return markdown(["", "mean queries", "fooled by the first", "fooled", "agents / this, mean queries, p"], rows)
+    for ball, part in pd.read_csv(DOCS / "results" / "order_ball.csv").groupby("ball", sort=False):
+        queries = part.set_index("attack")["mean queries"]
+        for _, row in part.iterrows():
+            name = LABELS.get(row["attack"], row["attack"]).removesuffix(", 8 px")
+            figures = [f"{row['mean queries']:.1f}", f"{row['first query']:.0%}", f"{row['fooled']:.0%}"]
+            if row["attack"] != "agents":
+                figures += [f"{queries['agents'] / row['mean queries']:.2f}", with_p(row)]
+            rows.append([f"{ball:g}/255: {name}", *figures, *[""] * (5 - len(figures))])
+    head = ["mean queries", "fooled by the first", "fooled", "agents / this, windows", "agents / this, groups, p"]
+    return markdown(["", *head], rows)
 
 
 @table
