@@ -412,13 +412,13 @@ DDP = """
             sys.stdout.flush()
 
         team = p.several(out={out!r}, probing=p.PROBING)
-        run = p.trainer({out!r}, 3, strategy="ddp", devices=2, callbacks=[Say()])
+        run = p.trainer({out!r}, 3, strategy="ddp", devices=2, precision="bf16-mixed", callbacks=[Say()])
         run.fit(team, DataLoader(t.clips(24), batch_size=4))
 """
 
 
 @pytest.mark.slow
-def test_two_processes_play_the_same_pair_and_agree_on_the_parameters(tmp_path) -> None:
+def test_two_processes_in_half_precision_play_the_same_pair_and_agree(tmp_path) -> None:
     script = tmp_path / "ddp.py"
     script.write_text(textwrap.dedent(DDP.format(tests=str(Path(__file__).parent), out=str(tmp_path))))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=600, check=False)
