@@ -210,9 +210,14 @@ class Grow(Request):
             log_prob = self._agents.rank(td[due]).cpu()
         chance = session.rand(rows[due], 2, log_prob[0].numel()).cpu()
         energy = td["known", "energy"][due].cpu()
-        low, apart = session.renderer.min_strength, self._agents.config.apart
+        low = session.renderer.min_strength
         for i, own, numbers, cells in zip(due, log_prob, chance, energy, strict=True):
-            asking[i]._take_up(Order.draw(own, numbers, low, apart=apart), cells)
+            asking[i]._take_up(Order.draw(own, numbers, low, apart=asking[i]._apart), cells)
+
+    @property
+    def _apart(self) -> bool:
+        """Whether neighbours keep apart: not where all is distorted already, and turned."""
+        return self._agents.config.apart and not self._turns
 
     def _take_up(self, order: Order, energy: Float[Tensor, "t y x"]) -> None:
         """Goes by another order."""
@@ -225,7 +230,7 @@ class Grow(Request):
         would help."""
         whole = float(self._energy.sum())
         enough = BLOCK * whole
-        if self._agents.config.apart:
+        if self._apart:
             enough = min(max(OF_TRIED * self._tried, SMALLEST_BLOCK * whole), LARGEST_BLOCK * whole)
         enough = enough or math.inf  # all at once where nothing changes a pixel
         self._block, self._end = order.block(begin, self._free, self._energy, enough)
