@@ -28,6 +28,12 @@ PAGES = DOCS / "results.md", DOCS / "results_first_version.md", DOCS / "sensitiv
 FIGURES = DOCS / "figures"
 
 NATURAL = {"gaussian_noise": "Gaussian noise", "dead_pixels": "Dead pixels", "gaussian_blur": "Blur"}
+VICTIMS = {
+    "lrcn_ucf50_50": "LRCN",
+    "convlstm_ucf50_31": "ConvLSTM",
+    "r2plus1d_light": "R(2+1)D-light",
+    "i3d": "I3D",
+}
 
 ORDER_TEAMS = ("agents", "untrained", "spatial untrained", "temporal untrained", "by cost")
 """What searches as the agents do in `measure_order.py`; its other attacks are controls."""
@@ -213,7 +219,8 @@ def demo() -> str:
     for attack in data.index.unique("attack"):
         known = (attack in ratios.index) * budgets
         told = " / ".join(order_bold(ratios.loc[attack, budget]) for budget in known)
-        rows.append([label(attack), *(l2(data.loc[attack, budget]) for budget in budgets), told])
+        name = label(attack).removesuffix(", 8 px")
+        rows.append([name, *(l2(data.loc[attack, budget]) for budget in budgets), told])
     return markdown(["", *(f"{budget} queries" for budget in budgets), "agents / this"], rows)
 
 
@@ -223,7 +230,7 @@ def demo_ratios() -> str:
     data = pd.read_csv(DOCS / "results" / "demo_ratios.csv").set_index(["attack", "budget"])
     budgets = list(data.index.unique("budget"))
     rows = [
-        [f"agents / {label(attack)}", *(with_p(data.loc[attack, budget]) for budget in budgets)]
+        [f"agents / {label(attack).removesuffix(', 8 px')}", *(with_p(data.loc[attack, budget]) for budget in budgets)]
         for attack in data.index.unique("attack")
     ]
     return markdown(["Ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
@@ -393,7 +400,7 @@ def order_elsewhere() -> str:
         budgets = sorted(data["budget"].unique())
         for name, part in data.groupby(about, sort=False):
             found = part.set_index(["attack", "budget"])
-            rows += order_sizes(NATURAL.get(str(name), f"`{name}`"), found, budgets)
+            rows += order_sizes(NATURAL.get(str(name), VICTIMS.get(str(name), str(name))), found, budgets)
             for other in found.index.unique("attack").drop(["agents"]):
                 label = LABELS.get(other, other).removesuffix(", 8 px")
                 rows.append([f"agents / {label}", *(with_p(found.loc[other, budget]) for budget in budgets)])
@@ -417,7 +424,9 @@ def order_overview() -> str:
         budgets = [budget for budget in sorted(data["budget"].unique()) if budget > 10]
         for victim, some in data[data["seed"] == 0].groupby(about, sort=False):
             for name, found in order_parts(some):
-                where = {"order": "8 x 112 px", "order_native": "16 x 176 px"}.get(file, f"`{victim}`")
+                where = {"order": "8 x 112 px", "order_native": "16 x 176 px"}.get(
+                    file, VICTIMS.get(victim, str(victim))
+                )
                 first = found.loc["agents"].iloc[0]
                 clips = f"{first['clips']:.0f} of {first['groups']:.0f} groups, {first['confidence']:.2f}"
                 ratios = ([("untrained", budget) for budget in budgets], order_controls(found, budgets))
@@ -473,7 +482,7 @@ def order_visible() -> str:
     for file, about in (("order", ""), ("order_native", "native"), ("order_unseen", "victim")):
         data = pd.read_csv(DOCS / "results" / f"{file}.csv").dropna(subset="flicker")
         for victim, some in data[data["seed"] == 0].groupby(about if about == "victim" else "seed", sort=False):
-            where = {"": "", "native": ", native input", "victim": f", `{victim}`"}[about]
+            where = {"": "", "native": ", native input", "victim": f", {VICTIMS.get(victim, str(victim))}"}[about]
             for name, found in order_parts(some):
                 for attack, budget in found.index:
                     row = found.loc[attack, budget]
