@@ -2,8 +2,8 @@
 
     VIDMARL_DATA=... python docs/measure_sensitivity.py [--compile] [--keep outputs/sensitivity]
 
-The clips are the centres of UCF-101 videos that MoViNet-A0 gets right at 8 frames of 112 px, one of
-each group, of groups that had no part in the choices of docs/sensitivity.md. The truth is the
+The clips are windows of UCF-101 videos that MoViNet-A0 gets right at 8 frames of 112 px, one of each
+of 16 groups that had no part in the choices of docs/sensitivity.md. The truth is the
 effect of each of a clip's 392 cells, asked about alone. All that the victim has answered is kept in
 a folder, so that a run that was cut short goes on, and a cell that was asked about once costs no
 time again. The table has a row for each clip, distortion, method and budget.
@@ -122,7 +122,7 @@ def measured(
 def untouched(victim: vidmarl.Victim) -> tuple[Tensor, list[str]]:
     """The first clip of some groups that had no part in what was chosen, with a margin of at least
     1 nat, and the groups' names."""
-    test = kinetics_clips(victim, 1)
+    test = kinetics_clips(victim)
     names = [group.rpartition("/")[2] for group in test.groups]
     sure = [i for i, name in enumerate(names) if test.margin[i] >= 1 and name not in CHOSEN_ON]
     first = [i for place, i in enumerate(sure) if names[i] not in [names[j] for j in sure[:place]]]
