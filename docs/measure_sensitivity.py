@@ -2,9 +2,9 @@
 
     VIDMARL_DATA=... python docs/measure_sensitivity.py [--compile] [--keep outputs/sensitivity]
 
-The clips are windows of UCF-101 videos that MoViNet-A0 gets right at 8 frames of 112 px, one of each
-of 16 groups that had no part in the choices of docs/sensitivity.md. The truth is the
-effect of each of a clip's 392 cells, asked about alone. All that the victim has answered is kept in
+The clips are windows of UCF-101 videos that MoViNet-A0 gets right at 8 frames of 112 px, one of
+each of 16 groups that had no part in the choices of docs/sensitivity.md. The truth is the effect of
+each of a clip's 392 cells, asked about alone. All that the victim has answered is kept in
 a folder, so that a run that was cut short goes on, and a cell that was asked about once costs no
 time again. The table has a row for each clip, distortion, method and budget.
 """
