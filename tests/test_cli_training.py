@@ -44,6 +44,7 @@ model:
   width: 8
   depth: 1
   ppo: {{epochs: 1, minibatch: 8}}
+  probing: {{epochs: 0}}
   eval_budget: 6
 data:
   batch_size: 2
