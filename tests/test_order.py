@@ -330,6 +330,13 @@ def test_a_start_that_raises_the_margin_is_built_on_all_the_same() -> None:
     assert margins[-1] < margins[0]
 
 
+def test_what_is_turned_does_not_keep_apart() -> None:
+    teams = (Agents(dataclasses.replace(agents().config, apart=apart)) for apart in (True, False))
+    one, other = (built(on_spots(), Grow(team, everywhere(1.0)))[0] for team in teams)
+    assert len(one) == len(other) > 2
+    assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+
 def test_a_start_that_fools_is_the_success() -> None:
     books, start = session(n=1), torch.zeros(T, SIDE, SIDE)
     start[FRAME].view(-1)[CELL] = 1
