@@ -89,6 +89,11 @@ def label(attack: str) -> str:
     return LABELS[attack]
 
 
+def short_label(attack: str) -> str:
+    """The same where all search cells have one size, and of the teams of `measure_order.py`."""
+    return LABELS.get(attack, attack).removesuffix(", 8 px")
+
+
 # -- the cells of the tables
 
 
@@ -217,10 +222,10 @@ def demo() -> str:
     budgets = list(data.index.unique("budget"))
     rows = []
     for attack in data.index.unique("attack"):
-        known = (attack in ratios.index) * budgets
-        told = " / ".join(order_bold(ratios.loc[attack, budget]) for budget in known)
-        name = label(attack).removesuffix(", 8 px")
-        rows.append([name, *(l2(data.loc[attack, budget]) for budget in budgets), told])
+        told = ""  # of the agents themselves there is none
+        if attack in ratios.index:
+            told = " / ".join(order_bold(ratios.loc[attack, budget]) for budget in budgets)
+        rows.append([short_label(attack), *(l2(data.loc[attack, budget]) for budget in budgets), told])
     return markdown(["", *(f"{budget} queries" for budget in budgets), "agents / this"], rows)
 
 
@@ -230,7 +235,7 @@ def demo_ratios() -> str:
     data = pd.read_csv(DOCS / "results" / "demo_ratios.csv").set_index(["attack", "budget"])
     budgets = list(data.index.unique("budget"))
     rows = [
-        [f"agents / {label(attack).removesuffix(', 8 px')}", *(with_p(data.loc[attack, budget]) for budget in budgets)]
+        [f"agents / {short_label(attack)}", *(with_p(data.loc[attack, budget]) for budget in budgets)]
         for attack in data.index.unique("attack")
     ]
     return markdown(["Ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
@@ -381,7 +386,7 @@ def order_ball() -> str:
     for ball, part in pd.read_csv(DOCS / "results" / "order_ball.csv").groupby("ball", sort=False):
         queries = part.set_index("attack")["mean queries"]
         for _, row in part.iterrows():
-            name = LABELS.get(row["attack"], row["attack"]).removesuffix(", 8 px")
+            name = short_label(row["attack"])
             figures = [f"{row['mean queries']:.1f}", f"{row['first query']:.0%}", f"{row['fooled']:.0%}"]
             if row["attack"] != "agents":
                 figures += [f"{queries['agents'] / row['mean queries']:.2f}", with_p(row)]
@@ -402,8 +407,9 @@ def order_elsewhere() -> str:
             found = part.set_index(["attack", "budget"])
             rows += order_sizes(NATURAL.get(str(name), VICTIMS.get(str(name), str(name))), found, budgets)
             for other in found.index.unique("attack").drop(["agents"]):
-                label = LABELS.get(other, other).removesuffix(", 8 px")
-                rows.append([f"agents / {label}", *(with_p(found.loc[other, budget]) for budget in budgets)])
+                rows.append(
+                    [f"agents / {short_label(other)}", *(with_p(found.loc[other, budget]) for budget in budgets)]
+                )
     return markdown(["Median L2 (fooled), ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
 
 
@@ -418,20 +424,13 @@ def order_sizes(name: str, found: pd.DataFrame, budgets: list[int]) -> Iterator[
 def order_overview() -> str:
     """The agents on real clips beside their untrained selves and the best control, wherever that
     was measured; bold where the interval lies below 1."""
-    rows: list[list[str]] = []
-    for file, about in (("order", "seed"), ("order_native", "seed"), ("order_unseen", "victim")):
-        data = pd.read_csv(DOCS / "results" / f"{file}.csv")
-        budgets = [budget for budget in sorted(data["budget"].unique()) if budget > 10]
-        for victim, some in data[data["seed"] == 0].groupby(about, sort=False):
-            for name, found in order_parts(some):
-                where = {"order": "8 x 112 px", "order_native": "16 x 176 px"}.get(
-                    file, VICTIMS.get(victim, str(victim))
-                )
-                first = found.loc["agents"].iloc[0]
-                clips = f"{first['clips']:.0f} of {first['groups']:.0f} groups, {first['confidence']:.2f}"
-                ratios = ([("untrained", budget) for budget in budgets], order_controls(found, budgets))
-                cells = (" / ".join(order_bold(found.loc[key]) for key in keys) for keys in ratios)
-                rows.append([f"{name}, {where}", clips, *cells])
+    rows = []
+    for where, found in order_everywhere():
+        budgets, first = from_25_on(found.reset_index()), found.loc["agents"].iloc[0]
+        clips = f"{first['clips']:.0f} of {first['groups']:.0f} groups, {first['confidence']:.2f}"
+        ratios = ([("untrained", budget) for budget in budgets], order_controls(found, budgets))
+        cells = (" / ".join(order_bold(found.loc[key]) for key in keys) for keys in ratios)
+        rows.append([where, clips, *cells])
     head = ["at 25 / 50 / 100 queries", "clips, confidence", "agents / untrained", "agents / best control"]
     return markdown(head, rows)
 
@@ -460,7 +459,7 @@ def order_queries() -> str:
 def order_margins() -> str:
     """The same ratios where the victim is hardly sure, and where it is."""
     data = pd.read_csv(DOCS / "results" / "order_margins.csv")
-    budgets = [budget for budget in sorted(data["budget"].unique()) if budget > 10]
+    budgets = from_25_on(data)
     rows = []
     for part in ("below 1 nat", "1 nat and more"):
         for name, found in order_parts(data[data["margin"] == part].assign(seed=0)):
@@ -478,18 +477,12 @@ def order_margins() -> str:
 @table
 def order_visible() -> str:
     """How visible the successes of the agents and of the controls are after the last query."""
-    rows: list[list[str]] = []
-    for file, about in (("order", ""), ("order_native", "native"), ("order_unseen", "victim")):
-        data = pd.read_csv(DOCS / "results" / f"{file}.csv").dropna(subset="flicker")
-        for victim, some in data[data["seed"] == 0].groupby(about if about == "victim" else "seed", sort=False):
-            where = {"": "", "native": ", native input", "victim": f", {VICTIMS.get(victim, str(victim))}"}[about]
-            for name, found in order_parts(some):
-                for attack, budget in found.index:
-                    row = found.loc[attack, budget]
-                    if attack not in ORDER_TEAMS[2:]:
-                        figures = f"{row['jod']:.2f}", f"{row['flicker'] * 1e6:.3g}", f"{row['warping'] * 1e3:.3g}"
-                        called = f"{name}{where}: {SHORT.get(attack, attack)}"
-                        rows.append([called, f"{row['median L2']:.2f}", *figures])
+    rows = []
+    for where, found in order_everywhere():
+        for (attack, _), row in found.dropna(subset="flicker").iterrows():
+            if attack not in ORDER_TEAMS[2:]:
+                figures = f"{row['jod']:.2f}", f"{row['flicker'] * 1e6:.3g}", f"{row['warping'] * 1e3:.3g}"
+                rows.append([f"{where}: {SHORT.get(attack, attack)}", f"{row['median L2']:.2f}", *figures])
     return markdown(["At 100 queries", "L2", "JOD", "flicker, 1e-6", "warping error, 1e-3"], rows)
 
 
@@ -519,16 +512,31 @@ def sensitivity() -> str:
 def coherence() -> str:
     """What it costs that a distortion lasts."""
     data = pd.read_csv(DOCS / "results" / "coherence.csv")
-    budgets = [budget for budget in sorted(data["budget"].unique()) if budget > 10]
+    budgets = from_25_on(data)
     rows = []
     for name, part in data.groupby("attack", sort=False):
         found = part.set_index("budget")
         last = found.loc[budgets[-1]]
         cells = [order_ratio(found.loc[budget]) for budget in budgets] if last["ratio"] > 0 else ["1"] * len(budgets)
         seen = f"{last['jod']:.2f}", f"{last['flicker'] * 1e6:.3g}", f"{last['pieces']:g}", f"{last['frames']:g}"
-        rows.append([LABELS.get(str(name), str(name)).removesuffix(", 8 px"), *cells, f"{last['fooled']:.0%}", *seen])
+        rows.append([short_label(str(name)), *cells, f"{last['fooled']:.0%}", *seen])
     head = [f"ratio at {budget}" for budget in budgets]
     return markdown(["", *head, "fooled", "JOD", "flicker, 1e-6", "pieces", "frames"], rows)
+
+
+def order_everywhere() -> Iterator[tuple[str, pd.DataFrame]]:
+    """The attacks and budgets of seed 0 for each distortion, input and victim, and what these are
+    called."""
+    for file, where in (("order", "8 x 112 px"), ("order_native", "16 x 176 px"), ("order_unseen", "")):
+        data = pd.read_csv(DOCS / "results" / f"{file}.csv").query("seed == 0")
+        for victim, part in data.groupby("seed" if where else "victim", sort=False):
+            for name, found in order_parts(part):
+                yield f"{name}, {where or VICTIMS[str(victim)]}", found
+
+
+def from_25_on(data: pd.DataFrame) -> list[int]:
+    """The budgets but for the smallest one, 10."""
+    return [budget for budget in sorted(data["budget"].unique()) if budget > 10]
 
 
 def order_parts(data: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -27,6 +27,7 @@ from measure_order import (
     RESULTS,
     SPEC,
     VISIBLE,
+    first_of_each,
     geometric_mean,
     kinetics_clips,
     load,
@@ -56,7 +57,7 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     victim = load("movinet_a0", parser.parse_args().compile, SPEC)
     test = kinetics_clips(victim)
-    first = [test.groups.index(group) for group in dict.fromkeys(test.groups)]
+    first = first_of_each(test.groups)
     agents = trained(victim, "gaussian_noise", 0)
     found = {name: attack(victim, test.clips[first]) for name, attack in attacks_of(agents).items()}
     sizes = {name: metrics.best_l2_at(result, BUDGETS).log().numpy() for name, result in found.items()}

@@ -241,8 +241,7 @@ def right(victim: vidmarl.Victim, videos: list[tuple[str, list[str]]], windows: 
     """The windows of some videos that the victim says one of the right labels of."""
     assert victim.spec is not None
     if victim.name in SLOW:
-        first = {group_of(file): (file, labels) for file, labels in reversed(videos)}
-        videos = sorted(first.values())[::3]
+        videos = sorted(videos[i] for i in first_of_each([group_of(file) for file, _ in videos]))[::3]
     clips, groups, answers = [], [], []
     for file, labels in videos:
         classes = {victim.class_index(label) for label in labels}
@@ -260,6 +259,11 @@ def right(victim: vidmarl.Victim, videos: list[tuple[str, list[str]]], windows: 
 def group_of(file: str) -> str:
     """v_Punch_g01 of v_Punch_g01_c03.avi."""
     return file.rsplit("_", 1)[0]
+
+
+def first_of_each(groups: list[str]) -> list[int]:
+    """Where each group stands first."""
+    return [groups.index(group) for group in dict.fromkeys(groups)]
 
 
 def attacks_of(agents: Agents, distortion: str) -> dict[str, Attack]:
@@ -289,7 +293,7 @@ def compare(
     """Attacks the windows in every way, and writes the rows of this distortion and seed."""
     told = test.about()
     print(f"{victim.name}: {told}")
-    first = [test.groups.index(group) for group in dict.fromkeys(test.groups)]
+    first = first_of_each(test.groups)
     sizes: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     for name, attack in attacks.items():
         trained = [str(args.seed)] if name in LEARNT else []

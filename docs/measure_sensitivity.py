@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from measure_order import RESULTS, SPEC, kinetics_clips, load
+from measure_order import RESULTS, SPEC, first_of_each, kinetics_clips, load
 from torch import Tensor, nn
 
 import vidmarl
@@ -125,7 +125,7 @@ def untouched(victim: vidmarl.Victim) -> tuple[Tensor, list[str]]:
     test = kinetics_clips(victim)
     names = [group.rpartition("/")[2] for group in test.groups]
     sure = [i for i, name in enumerate(names) if test.margin[i] >= 1 and name not in CHOSEN_ON]
-    first = [i for place, i in enumerate(sure) if names[i] not in [names[j] for j in sure[:place]]]
+    first = [sure[i] for i in first_of_each([names[i] for i in sure])]
     some = first if len(first) <= MOST else [first[i * len(first) // MOST] for i in range(MOST)]
     return test.clips[some], [names[i] for i in some]
 

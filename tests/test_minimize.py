@@ -175,7 +175,10 @@ def test_minimizing_goes_down_from_cells_to_single_tubelets(needed: set[int], se
 def test_a_given_success_is_minimized() -> None:
     session = started(Conjunction({5, 30}), torch.ones(SHAPE), ONE_SIDED)
     l2 = float(session.best_l2[0])
-    asked_by(session, lambda clip: minimize(clip, torch.ones(SHAPE), l2))
+    asked = asked_by(session, lambda clip: minimize(clip, torch.ones(SHAPE), l2))
+    removing = [set(strength.unique().tolist()) <= {0.0, 1.0} for strength in asked]
+    assert removing[0]
+    assert removing == sorted(removing, reverse=True), "first tubelets are removed, then weakened"
     assert session.best_strength[0].flatten().nonzero().flatten().tolist() == [5, 30]
 
 

@@ -29,8 +29,7 @@ class Probing:
     """The settings of probing.
 
     Attributes:
-        epochs: the first epochs of training, in which the agents are cloned and do not play; 0:
-            none.
+        epochs: the first epochs of training, in which the agents probe and do not play; 0: none.
         probes: single-cell queries a clip, each time it is drawn.
         updates: gradient steps after each batch of clips, over all clips probed so far.
         minibatch: clips a gradient step.
