@@ -1,6 +1,7 @@
 """Measures the agents on real clips: docs/results/order.csv, order_native.csv, order_unseen.csv.
 
-    VIDMARL_DATA=... python docs/measure_order.py [--distortion gaussian_blur] [--seed 1 | --ablate]
+    VIDMARL_DATA=... python docs/measure_order.py [--distortion gaussian_blur]
+    VIDMARL_DATA=... python docs/measure_order.py [--seed 1 | --ablate | --play 2]
     VIDMARL_DATA=... python docs/measure_order.py --native [--distortion gaussian_blur]
     VIDMARL_DATA=... python docs/measure_order.py --unseen [i3d ...]
 
@@ -21,8 +22,9 @@ over the first windows of the groups, those that all attacks but "by cost" fool;
 `perceptual`. order_margins.csv is about the windows whose clean margin is below 1 nat, and about
 the others. What lies in outputs/measure_order is not measured again. The seed is that of the
 training; beyond 0 the agents stand beside their untrained selves alone. With --ablate they also
-stand beside teams in which only one of them is untrained. With --compile the victim is compiled
-first.
+stand beside teams in which only one of them is untrained. With --play 2 they play whole orders for
+two epochs after their probes, and stand beside those that learnt from probes alone
+(order_play.csv). With --compile the victim is compiled first.
 
 With --native the same agents attack the victim at its own input, 16 frames of 176 px, and with
 --unseen victims that they were not trained against, the centre of each video.
@@ -81,7 +83,8 @@ VISIBLE = ("jod", "flicker", "warping")
 ABLATED = ("spatial untrained", "temporal untrained")
 CONTROLS = ("grow_and_reduce", "signed_blocks")
 LEARNT = ("agents", *ABLATED)
-ROWS = (*LEARNT, "untrained", "by cost", *CONTROLS)
+PROBES_ALONE = "probes alone"
+ROWS = (*LEARNT, PROBES_ALONE, "untrained", "by cost", *CONTROLS)
 """All attacks, in the order of the table."""
 ELSEWHERE = ("agents", "untrained", "grow_and_reduce", "signed_blocks")
 """The attacks on other victims, and on other clips, than the agents were trained with."""
@@ -134,6 +137,7 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--seed", type=int, default=0)
     which.add_argument("--ablate", action="store_true", help="also without what one of the agents has learnt")
+    which.add_argument("--play", type=int, default=0, metavar="EPOCHS", help="play orders after the probes")
     parser.add_argument("--compile", action="store_true", help="compile the victim: a quarter faster, other rounding")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--unseen", nargs="*", choices=UNSEEN, help="attack these victims, or all never trained against")
@@ -143,8 +147,11 @@ def main() -> None:
         raise SystemExit("measure_order.py: JOD needs ColorVideoVDP, pip install 'vidmarl[perceptual]'.")
     OUT.mkdir(parents=True, exist_ok=True)
     victim = load("movinet_a0", args.compile, SPEC)
-    attacks = attacks_of(trained(victim, args.distortion, args.seed), args.distortion)
-    if args.seed:
+    attacks = attacks_of(trained(victim, args.distortion, args.seed, args.play), args.distortion)
+    if args.play:
+        before = attacks_of(trained(victim, args.distortion, args.seed), args.distortion)
+        attacks = {"agents": attacks["agents"], PROBES_ALONE: before["agents"], "untrained": attacks["untrained"]}
+    elif args.seed:
         attacks = {name: attacks[name] for name in ("agents", "untrained")}
     elif not args.ablate:
         attacks = {name: attack for name, attack in attacks.items() if name not in ABLATED}
@@ -157,6 +164,8 @@ def main() -> None:
     elif args.native:
         victim = load("movinet_a0", args.compile)
         compare("order_native", victim, {"spec": "native"}, some, args, kinetics_clips(victim, 1))
+    elif args.play:
+        compare("order_play", victim, {"epochs of play": str(args.play)}, attacks, args, kinetics_clips(victim))
     else:
         compare("order", victim, {}, attacks, args, kinetics_clips(victim))
 
@@ -174,9 +183,9 @@ def precision_of(victim: vidmarl.Victim) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=victim.name in SLOW)
 
 
-def trained(victim: vidmarl.Victim, distortion: str, seed: int) -> Agents:
-    """The agents of a distortion and a seed."""
-    path = OUT / f"{distortion}_{seed}.pt"
+def trained(victim: vidmarl.Victim, distortion: str, seed: int, play: int = 0) -> Agents:
+    """The agents of a distortion and a seed, after one epoch of probes and so many of play."""
+    path = OUT / f"{distortion}_{seed}{f'_play_{play}' if play else ''}.pt"
     if path.is_file():
         return load_agents(path)
     module = TwoAgentPPO(
@@ -193,7 +202,7 @@ def trained(victim: vidmarl.Victim, distortion: str, seed: int) -> Agents:
         lightning.seed_everything(seed)
         trainer = lightning.Trainer(
             accelerator="cpu",
-            max_epochs=1,
+            max_epochs=1 + play,
             logger=lightning.pytorch.loggers.CSVLogger(OUT, name=path.stem, version=""),
             log_every_n_steps=1,
             enable_checkpointing=False,
