@@ -26,7 +26,7 @@ from PIL import Image, ImageChops
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "screenshots"
-CLIP = "clips/various/intel_asl/sister.mp4"
+CLIP = "clips/various/intel_asl/school.mp4"
 CREDIT = "clip: intel-iot-devkit/sample-videos, CC BY 4.0"
 SIDE, CUT = 520, 32
 """Px of a picture in the first of them, and of the cut around the region."""
