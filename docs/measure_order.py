@@ -1,9 +1,10 @@
-"""Measures the agents on real clips: docs/results/order.csv, order_native.csv, order_unseen.csv.
+"""Measures the agents on real clips: order.csv and its like in docs/results/.
 
     VIDMARL_DATA=... python docs/measure_order.py [--distortion gaussian_blur]
-    VIDMARL_DATA=... python docs/measure_order.py [--seed 1 | --ablate | --play 2]
+    VIDMARL_DATA=... python docs/measure_order.py --seed 1 | --ablate
     VIDMARL_DATA=... python docs/measure_order.py --native [--distortion gaussian_blur]
     VIDMARL_DATA=... python docs/measure_order.py --unseen [i3d ...]
+    VIDMARL_DATA=... python docs/measure_order.py --play 2 | --also lrcn_ucf50_50 [--unseen ...]
 
 The victim is MoViNet-A0 in its cheap setting, 8 frames of 112 px at 5 frames a second; tubelets are
 of one frame and 4 px, search cells of 16 px. The agents are trained on the videos of
@@ -23,8 +24,9 @@ over the first windows of the groups, those that all attacks but "by cost" fool;
 the others. What lies in outputs/measure_order is not measured again. The seed is that of the
 training; beyond 0 the agents stand beside their untrained selves alone. With --ablate they also
 stand beside teams in which only one of them is untrained. With --play 2 they play whole orders for
-two epochs after their probes, and stand beside those that learnt from probes alone
-(order_play.csv). With --compile the victim is compiled first.
+two epochs after their probes, with --also they are trained against other victims in turn, too, and
+stand beside those of the usual training (order_trainings.csv). With --compile the victim is
+compiled first.
 
 With --native the same agents attack the victim at its own input, 16 frames of 176 px, and with
 --unseen victims that they were not trained against, the centre of each video.
@@ -69,6 +71,8 @@ from vidmarl.utils.quiet import quiet
 RESULTS = Path(__file__).resolve().parent / "results"
 OUT = Path("outputs/measure_order")
 SPEC = ClipSpec(frames=8, size=(112, 112), sampling="fps", fps=5, short="hold")
+SEVERAL_SPEC = ClipSpec(frames=20, size=(112, 112), sampling="fps", fps=8, short="hold")
+"""Enough for all victims of a training against several: each takes what it needs of it."""
 GRID, CELL, WINDOWS = TubeletGrid(1, 4, 4), 4, 3
 DISTORTIONS: dict[str, Any] = {
     "gaussian_noise": {"class_path": "GaussianNoise", "init_args": {"std": 0.1}},
@@ -83,8 +87,8 @@ VISIBLE = ("jod", "flicker", "warping")
 ABLATED = ("spatial untrained", "temporal untrained")
 CONTROLS = ("grow_and_reduce", "signed_blocks")
 LEARNT = ("agents", *ABLATED)
-PROBES_ALONE = "probes alone"
-ROWS = (*LEARNT, PROBES_ALONE, "untrained", "by cost", *CONTROLS)
+USUAL = "usual training"
+ROWS = (*LEARNT, USUAL, "untrained", "by cost", *CONTROLS)
 """All attacks, in the order of the table."""
 ELSEWHERE = ("agents", "untrained", "grow_and_reduce", "signed_blocks")
 """The attacks on other victims, and on other clips, than the agents were trained with."""
@@ -138,36 +142,39 @@ def main() -> None:
     which.add_argument("--seed", type=int, default=0)
     which.add_argument("--ablate", action="store_true", help="also without what one of the agents has learnt")
     which.add_argument("--play", type=int, default=0, metavar="EPOCHS", help="play orders after the probes")
+    which.add_argument("--also", choices=UNSEEN, help="train against this victim, too")
     parser.add_argument("--compile", action="store_true", help="compile the victim: a quarter faster, other rounding")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--unseen", nargs="*", choices=UNSEEN, help="attack these victims, or all never trained against")
     where.add_argument("--native", action="store_true", help="attack the victim at its own input")
     args = parser.parse_args()
+    if args.native and (args.play or args.also):
+        parser.error("--native: agents of another training are measured without it")
     if importlib.util.find_spec("pycvvdp") is None:
         raise SystemExit("measure_order.py: JOD needs ColorVideoVDP, pip install 'vidmarl[perceptual]'.")
     OUT.mkdir(parents=True, exist_ok=True)
     victim = load("movinet_a0", args.compile, SPEC)
-    attacks = attacks_of(trained(victim, args.distortion, args.seed, args.play), args.distortion)
-    if args.play:
-        before = attacks_of(trained(victim, args.distortion, args.seed), args.distortion)
-        attacks = {"agents": attacks["agents"], PROBES_ALONE: before["agents"], "untrained": attacks["untrained"]}
-    elif args.seed:
+    attacks = attacks_of(trained(victim, args.distortion, args.seed), args.distortion)
+    if args.seed:
         attacks = {name: attacks[name] for name in ("agents", "untrained")}
     elif not args.ablate:
         attacks = {name: attack for name, attack in attacks.items() if name not in ABLATED}
     some = {name: attack for name, attack in attacks.items() if name in ELSEWHERE}
+    about = {}
+    if args.play or args.also:
+        team = trained(victim, args.distortion, args.seed, args.play, args.also)
+        attacks = some = some | {USUAL: some["agents"], "agents": attacks_of(team, args.distortion)["agents"]}
+        about = {"training": f"{args.play} epochs of play" if args.play else f"also {args.also}"}
     if args.unseen is not None:
         for name in args.unseen or UNSEEN:
             other = load(name, args.compile)
             test = kinetics_clips(other, 1, "k400_labels") if name == "i3d" else own_clips(other)
-            compare("order_unseen", other, {"victim": name}, some, args, test)
+            compare("order_unseen", other, {"victim": name} | about, some, args, test)
     elif args.native:
         victim = load("movinet_a0", args.compile)
-        compare("order_native", victim, {"spec": "native"}, some, args, kinetics_clips(victim, 1))
-    elif args.play:
-        compare("order_play", victim, {"epochs of play": str(args.play)}, attacks, args, kinetics_clips(victim))
+        compare("order_native", victim, {"spec": "native"} | about, some, args, kinetics_clips(victim, 1))
     else:
-        compare("order", victim, {}, attacks, args, kinetics_clips(victim))
+        compare("order", victim, about, attacks, args, kinetics_clips(victim))
 
 
 def load(name: str, compiled: bool, spec: ClipSpec | None = None) -> vidmarl.Victim:
@@ -183,13 +190,13 @@ def precision_of(victim: vidmarl.Victim) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=victim.name in SLOW)
 
 
-def trained(victim: vidmarl.Victim, distortion: str, seed: int, play: int = 0) -> Agents:
+def trained(victim: vidmarl.Victim, distortion: str, seed: int, play: int = 0, also: str | None = None) -> Agents:
     """The agents of a distortion and a seed, after one epoch of probes and so many of play."""
-    path = OUT / f"{distortion}_{seed}{f'_play_{play}' if play else ''}.pt"
+    path = OUT / f"{distortion}_{seed}{f'_play_{play}' if play else ''}{f'_also_{also}' if also else ''}.pt"
     if path.is_file():
         return load_agents(path)
     module = TwoAgentPPO(
-        victim,
+        victim if also is None else [victim, load(also, compiled=False)],
         distortion=DISTORTIONS[distortion],
         grid=GRID,
         search_cell=CELL,
@@ -209,7 +216,7 @@ def trained(victim: vidmarl.Victim, distortion: str, seed: int, play: int = 0) -
             enable_model_summary=False,
             default_root_dir=OUT,
         )
-        clips: Any = training_clips()
+        clips: Any = training_clips(SPEC if also is None else SEVERAL_SPEC)
         begun = time.perf_counter()
         trainer.fit(module, DataLoader(clips, BATCH, shuffle=True, drop_last=True, collate_fn=batch))
     print(f"trained in {(time.perf_counter() - begun) / 60:.1f} minutes", flush=True)
@@ -223,12 +230,12 @@ def batch(clips: list[Tensor]) -> Tensor:
     return as_floats(torch.stack(clips))
 
 
-def training_clips() -> Tensor:
+def training_clips(spec: ClipSpec = SPEC) -> Tensor:
     """uint8[n 3 t h w], the centre of each training video."""
-    path = OUT / "training.pt"
+    path = OUT / f"training_{spec.frames}.pt"
     if not path.is_file():
         source = ListedClips("manifest_various.tsv", part="train", together="scene")
-        torch.save(torch.stack([decode(file.path, SPEC) for file in source.files]), path)
+        torch.save(torch.stack([decode(file.path, spec) for file in source.files]), path)
     clips: Tensor = torch.load(path, weights_only=True)
     return clips
 
@@ -300,20 +307,24 @@ def compare(
     test: Windows,
 ) -> None:
     """Attacks the windows in every way, and writes the rows of this distortion and seed."""
+    if "training" in about:
+        table = "order_trainings"
+        about = {"victim": victim.name} | about
     told = test.about()
     print(f"{victim.name}: {told}")
     first = first_of_each(test.groups)
     sizes: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     for name, attack in attacks.items():
-        trained = [str(args.seed)] if name in LEARNT else []
-        kept = [args.distortion, *trained, victim.name, *about.values(), name.replace(" ", "_")]
-        path = OUT / f"{'_'.join(dict.fromkeys(kept))}.sizes.pt"
+        trained = [str(args.seed)] if name in (*LEARNT, USUAL) else []
+        where = [value for key, value in about.items() if name == "agents" or key != "training"]
+        kept = [args.distortion, *trained, victim.name, *where, "agents" if name == USUAL else name]
+        path = OUT / f"{'_'.join(dict.fromkeys(kept)).replace(' ', '_')}.sizes.pt"
         if not path.is_file():
             with precision_of(victim):
                 result = attack(victim, test.clips)
             seen = (
                 visible(result, first)
-                if name in ELSEWHERE and args.seed == 0
+                if name in (*ELSEWHERE, USUAL) and args.seed == 0
                 else torch.full((len(first), len(VISIBLE)), torch.nan)
             )
             torch.save((metrics.best_l2_at(result, BUDGETS), metrics.success_at(result, BUDGETS), seen), path)
