@@ -35,7 +35,7 @@ VICTIMS = {
     "i3d": "I3D",
 }
 
-ORDER_TEAMS = ("agents", "untrained", "spatial untrained", "temporal untrained", "by cost")
+ORDER_TEAMS = ("agents", "untrained", "spatial untrained", "temporal untrained", "usual training", "by cost")
 """What searches as the agents do in `measure_order.py`; its other attacks are controls."""
 
 SHORT = {"grow_and_reduce": "GR", "signed_blocks": "SB"}
@@ -411,6 +411,24 @@ def order_elsewhere() -> str:
                     [f"agents / {short_label(other)}", *(with_p(found.loc[other, budget]) for budget in budgets)]
                 )
     return markdown(["Median L2 (fooled), ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
+
+
+@table
+def order_trainings() -> str:
+    """Agents that were trained in another way, beside those of the usual training."""
+    data = pd.read_csv(DOCS / "results" / "order_trainings.csv")
+    budgets = sorted(data["budget"].unique())
+    rows = []
+    for (training, victim), part in data.groupby(["training", "victim"], sort=False):
+        found = part.set_index(["attack", "budget"])
+        for known, title in VICTIMS.items():
+            training = training.replace(known, title)
+        name = f"{training}, {VICTIMS.get(victim, 'MoViNet-A0')}"
+        for other in ("usual training", "untrained"):
+            rows.append([f"{name}: / {other}", *(with_p(found.loc[other, budget]) for budget in budgets)])
+        cells = (f"{with_p(found.loc[control])} {SHORT[control[0]]}" for control in order_controls(found, budgets))
+        rows.append([f"{name}: / best control", *cells])
+    return markdown(["Training, victim: ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
 
 
 def order_sizes(name: str, found: pd.DataFrame, budgets: list[int]) -> Iterator[list[str]]:
