@@ -2,7 +2,7 @@
 
     VIDMARL_DATA=... python docs/measure_order.py [--distortion gaussian_blur]
     VIDMARL_DATA=... python docs/measure_order.py --seed 1 | --ablate
-    VIDMARL_DATA=... python docs/measure_order.py --native [--distortion gaussian_blur]
+    VIDMARL_DATA=... python docs/measure_order.py --native [--windows 2] [--distortion ...]
     VIDMARL_DATA=... python docs/measure_order.py --unseen [i3d ...]
     VIDMARL_DATA=... python docs/measure_order.py --play 2 | --also lrcn_ucf50_50 [--unseen ...]
 
@@ -29,7 +29,8 @@ stand beside those of the usual training (order_trainings.csv). With --compile t
 compiled first.
 
 With --native the same agents attack the victim at its own input, 16 frames of 176 px, and with
---unseen victims that they were not trained against, the centre of each video.
+--unseen victims that they were not trained against, the centre of each video; at its own input
+also, with --windows 2, the first window and the last.
 
 "by cost" is the agents' search with the cheapest tubelets first: a team without learning that
 knows, as the agents do, what each tubelet adds to the squared norm.
@@ -147,6 +148,7 @@ def main() -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--unseen", nargs="*", choices=UNSEEN, help="attack these victims, or all never trained against")
     where.add_argument("--native", action="store_true", help="attack the victim at its own input")
+    parser.add_argument("--windows", type=int, default=1, help="of each video, with --native")
     args = parser.parse_args()
     if args.native and (args.play or args.also):
         parser.error("--native: agents of another training are measured without it")
@@ -172,7 +174,7 @@ def main() -> None:
             compare("order_unseen", other, {"victim": name} | about, some, args, test)
     elif args.native:
         victim = load("movinet_a0", args.compile)
-        compare("order_native", victim, {"spec": "native"} | about, some, args, kinetics_clips(victim, 1))
+        compare("order_native", victim, {"spec": "native"}, some, args, kinetics_clips(victim, args.windows))
     else:
         compare("order", victim, about, attacks, args, kinetics_clips(victim))
 
@@ -318,6 +320,7 @@ def compare(
         trained = [str(args.seed)] if name in (*LEARNT, USUAL) else []
         where = [value for key, value in about.items() if name == "agents" or key != "training"]
         kept = [args.distortion, *trained, victim.name, *where, "agents" if name == USUAL else name]
+        kept += [f"{args.windows}_windows"] if args.windows > 1 else []
         path = OUT / f"{'_'.join(dict.fromkeys(kept)).replace(' ', '_')}.sizes.pt"
         if not path.is_file():
             with precision_of(victim):
