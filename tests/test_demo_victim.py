@@ -139,3 +139,7 @@ def test_the_demo_uses_again_what_it_has_left(tmp_path, monkeypatch, capsys):
     assert again.partition("3/3")[2] == first.partition("3/3")[2]
     rows = pd.read_csv(tmp_path / "demo" / "test" / "rows.csv").query("attack == 'rl'")
     assert len(list((tmp_path / "demo" / "videos").glob("*.mp4"))) == min(4, rows["success"].sum())
+    clips, labels = make_clips(4, seed=split_seed(0, "test"))
+    right = load_victim("demo", tmp_path / "demo" / "victim.pt")(clips).argmax(1) == labels
+    assert (~rows["skipped"]).tolist() == right.tolist()
+    assert f"names {int(right.sum())} of the clips correctly" in first
