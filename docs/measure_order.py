@@ -309,7 +309,7 @@ def compare(
     test: Windows,
 ) -> None:
     """Attacks the windows in every way, and writes the rows of this distortion and seed."""
-    if "training" in about:
+    if "training" in about:  # whatever the victim, a table of its own
         table = "order_trainings"
         about = {"victim": victim.name} | about
     told = test.about()
