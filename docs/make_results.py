@@ -361,8 +361,7 @@ def order() -> str:
         rows += order_sizes(name, found, budgets)
         for other in found.index.unique("attack").intersection(ORDER_TEAMS[1:], sort=False):
             rows.append([f"agents / {other}", *(with_p(found.loc[other, budget]) for budget in budgets)])
-        cells = (f"{with_p(found.loc[control])} {SHORT[control[0]]}" for control in order_controls(found, budgets))
-        rows.append(["agents / best control", *cells])
+        rows.append(["agents / best control", *order_best(found, budgets)])
     return markdown(["Median L2 (fooled), ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
 
 
@@ -426,8 +425,7 @@ def order_trainings() -> str:
         name = f"{training}, {VICTIMS.get(victim, 'MoViNet-A0')}"
         for other in ("usual training", "untrained"):
             rows.append([f"{name}: / {other}", *(with_p(found.loc[other, budget]) for budget in budgets)])
-        cells = (f"{with_p(found.loc[control])} {SHORT[control[0]]}" for control in order_controls(found, budgets))
-        rows.append([f"{name}: / best control", *cells])
+        rows.append([f"{name}: / best control", *order_best(found, budgets)])
     return markdown(["Training, victim: ratio [interval], p", *(f"{budget} queries" for budget in budgets)], rows)
 
 
@@ -451,6 +449,11 @@ def order_overview() -> str:
         rows.append([where, clips, *cells])
     head = ["at 25 / 50 / 100 queries", "clips, confidence", "agents / untrained", "agents / best control"]
     return markdown(head, rows)
+
+
+def order_best(found: pd.DataFrame, budgets: list[int]) -> Iterator[str]:
+    """The ratio to the best control of each budget, and which one that is."""
+    return (f"{with_p(found.loc[control])} {SHORT[control[0]]}" for control in order_controls(found, budgets))
 
 
 def order_bold(row: pd.Series) -> str:

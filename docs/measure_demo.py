@@ -32,8 +32,7 @@ def main() -> None:
     demo = Path(parser.parse_args().demo)
     clips, labels = make_clips(TEST_CLIPS, split_seed(0, "test"))
     said, classes = vidmarl.load_victim("demo", demo / "victim.pt")(clips).softmax(1).max(1)
-    right = classes == labels
-    about = {"clips": int(right.sum()), "confidence": float(said[right].median())}
+    confidence = float(said[classes == labels].median())
     test = demo / "test"
     write_atomically(RESULTS / "demo.csv", (test / "summary.csv").read_text())
     rows = pd.read_csv(test / "rows.csv")
@@ -42,7 +41,8 @@ def main() -> None:
     for name, other in sizes.items():
         for budget in BUDGETS if name != "rl" else []:
             ratios = np.log(sizes["rl"][f"l2@{budget}"] / other[f"l2@{budget}"]).to_numpy()
-            found.append({"attack": name, "budget": budget, **about, **geometric_mean(ratios)})
+            about = {"attack": name, "budget": budget, "clips": len(ratios), "confidence": confidence}
+            found.append(about | geometric_mean(ratios))
     write_atomically(RESULTS / "demo_ratios.csv", pd.DataFrame(found).to_csv(index=False, float_format="%.4g"))
 
 

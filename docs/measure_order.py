@@ -2,7 +2,7 @@
 
     VIDMARL_DATA=... python docs/measure_order.py [--distortion gaussian_blur]
     VIDMARL_DATA=... python docs/measure_order.py --seed 1 | --ablate
-    VIDMARL_DATA=... python docs/measure_order.py --native [--windows 2] [--distortion ...]
+    VIDMARL_DATA=... python docs/measure_order.py --native [2] [--distortion ...]
     VIDMARL_DATA=... python docs/measure_order.py --unseen [i3d ...]
     VIDMARL_DATA=... python docs/measure_order.py --play 2 | --also lrcn_ucf50_50 [--unseen ...]
 
@@ -29,8 +29,8 @@ stand beside those of the usual training (order_trainings.csv). With --compile t
 compiled first.
 
 With --native the same agents attack the victim at its own input, 16 frames of 176 px, and with
---unseen victims that they were not trained against, the centre of each video; at its own input
-also, with --windows 2, the first window and the last.
+--unseen victims that they were not trained against, the centre of each video; with --native 2 the
+first window and the last.
 
 "by cost" is the agents' search with the cheapest tubelets first: a team without learning that
 knows, as the agents do, what each tubelet adds to the squared norm.
@@ -147,8 +147,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile the victim: a quarter faster, other rounding")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--unseen", nargs="*", choices=UNSEEN, help="attack these victims, or all never trained against")
-    where.add_argument("--native", action="store_true", help="attack the victim at its own input")
-    parser.add_argument("--windows", type=int, default=1, help="of each video, with --native")
+    native = "attack the victim at its own input, so many windows of each video"
+    where.add_argument("--native", type=int, nargs="?", const=1, default=0, metavar="WINDOWS", help=native)
     args = parser.parse_args()
     if args.native and (args.play or args.also):
         parser.error("--native: agents of another training are measured without it")
@@ -165,18 +165,20 @@ def main() -> None:
     about = {}
     if args.play or args.also:
         team = trained(victim, args.distortion, args.seed, args.play, args.also)
-        attacks = some = some | {USUAL: some["agents"], "agents": attacks_of(team, args.distortion)["agents"]}
+        some |= {USUAL: some["agents"], "agents": attacks_of(team, args.distortion)["agents"]}
         about = {"training": f"{args.play} epochs of play" if args.play else f"also {args.also}"}
     if args.unseen is not None:
         for name in args.unseen or UNSEEN:
             other = load(name, args.compile)
             test = kinetics_clips(other, 1, "k400_labels") if name == "i3d" else own_clips(other)
-            compare("order_unseen", other, {"victim": name} | about, some, args, test)
+            compare("order_trainings" if about else "order_unseen", other, {"victim": name} | about, some, args, test)
     elif args.native:
         victim = load("movinet_a0", args.compile)
-        compare("order_native", victim, {"spec": "native"}, some, args, kinetics_clips(victim, args.windows))
+        compare("order_native", victim, {"spec": "native"}, some, args, kinetics_clips(victim, args.native))
+    elif about:
+        compare("order_trainings", victim, {"victim": victim.name} | about, some, args, kinetics_clips(victim))
     else:
-        compare("order", victim, about, attacks, args, kinetics_clips(victim))
+        compare("order", victim, {}, attacks, args, kinetics_clips(victim))
 
 
 def load(name: str, compiled: bool, spec: ClipSpec | None = None) -> vidmarl.Victim:
@@ -193,7 +195,8 @@ def precision_of(victim: vidmarl.Victim) -> torch.autocast:
 
 
 def trained(victim: vidmarl.Victim, distortion: str, seed: int, play: int = 0, also: str | None = None) -> Agents:
-    """The agents of a distortion and a seed, after one epoch of probes and so many of play."""
+    """The agents of a distortion and a seed, after one epoch of probes and so many of play; trained
+    against another victim as well, if it is named."""
     path = OUT / f"{distortion}_{seed}{f'_play_{play}' if play else ''}{f'_also_{also}' if also else ''}.pt"
     if path.is_file():
         return load_agents(path)
@@ -309,9 +312,6 @@ def compare(
     test: Windows,
 ) -> None:
     """Attacks the windows in every way, and writes the rows of this distortion and seed."""
-    if "training" in about:  # whatever the victim, a table of its own
-        table = "order_trainings"
-        about = {"victim": victim.name} | about
     told = test.about()
     print(f"{victim.name}: {told}")
     first = first_of_each(test.groups)
@@ -320,7 +320,7 @@ def compare(
         trained = [str(args.seed)] if name in (*LEARNT, USUAL) else []
         where = [value for key, value in about.items() if name == "agents" or key != "training"]
         kept = [args.distortion, *trained, victim.name, *where, "agents" if name == USUAL else name]
-        kept += [f"{args.windows}_windows"] if args.windows > 1 else []
+        kept += [f"{args.native}_windows"] if args.native > 1 else []
         path = OUT / f"{'_'.join(dict.fromkeys(kept)).replace(' ', '_')}.sizes.pt"
         if not path.is_file():
             with precision_of(victim):
