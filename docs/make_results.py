@@ -438,16 +438,17 @@ def order_sizes(name: str, found: pd.DataFrame, budgets: list[int]) -> Iterator[
 
 @table
 def order_overview() -> str:
-    """The agents on real clips beside their untrained selves and the best control, wherever that
-    was measured; bold where the interval lies below 1."""
+    """The agents on real clips beside their untrained selves, the better control and the cheapest
+    cells first, wherever that was measured."""
     rows = []
     for where, found in order_everywhere():
         budgets, first = from_25_on(found.reset_index()), found.loc["agents"].iloc[0]
-        clips = f"{first['clips']:.0f} of {first['groups']:.0f} groups, {first['confidence']:.2f}"
-        ratios = ([("untrained", budget) for budget in budgets], order_controls(found, budgets))
+        clips = f"{first['clips']:.0f} ({first['groups']:.0f}), {first['confidence']:.2f}"
+        ratios = [[("untrained", budget) for budget in budgets], order_controls(found, budgets)]
+        ratios += [[("by cost", budget) for budget in budgets if "by cost" in found.index]]
         cells = (" / ".join(order_bold(found.loc[key]) for key in keys) for keys in ratios)
         rows.append([where, clips, *cells])
-    head = ["at 25 / 50 / 100 queries", "clips, confidence", "agents / untrained", "agents / best control"]
+    head = ["", "windows (groups), confidence", "untrained agents", "better of GR and SB", "by cost"]
     return markdown(head, rows)
 
 
@@ -575,7 +576,7 @@ def order_controls(found: pd.DataFrame, budgets: list[int]) -> list[tuple[str, i
 
 def order_ratio(row: pd.Series) -> str:
     """A ratio with its interval."""
-    return f"**{row['ratio']:.2f}** [{row['ratio low']:.2f}, {row['ratio high']:.2f}]"
+    return f"{order_bold(row)} [{row['ratio low']:.2f}, {row['ratio high']:.2f}]"
 
 
 def with_p(row: pd.Series) -> str:

@@ -1,7 +1,7 @@
 """Measures the agents on real clips: order.csv and its like in docs/results/.
 
     VIDMARL_DATA=... python docs/measure_order.py [--distortion gaussian_blur]
-    VIDMARL_DATA=... python docs/measure_order.py --seed 1 | --ablate
+    VIDMARL_DATA=... python docs/measure_order.py --seed 1 | --ablate | --fine [--native]
     VIDMARL_DATA=... python docs/measure_order.py --native [2] [--distortion ...]
     VIDMARL_DATA=... python docs/measure_order.py --unseen [i3d ...]
     VIDMARL_DATA=... python docs/measure_order.py --play 2 | --also lrcn_ucf50_50 [--unseen ...]
@@ -23,10 +23,11 @@ over the first windows of the groups, those that all attacks but "by cost" fool;
 `perceptual`. order_margins.csv is about the windows whose clean margin is below 1 nat, and about
 the others. What lies in outputs/measure_order is not measured again. The seed is that of the
 training; beyond 0 the agents stand beside their untrained selves alone. With --ablate they also
-stand beside teams in which only one of them is untrained. With --play 2 they play whole orders for
-two epochs after their probes, with --also they are trained against other victims in turn, too, and
-stand beside those of the usual training (order_trainings.csv). With --compile the victim is
-compiled first.
+stand beside teams in which only one of them is untrained; with --fine beside the controls with
+cells of 8 px, as conf/benchmark/natural.yaml has them (order_fine.csv). With --play 2 they play
+whole orders for two epochs after their probes, with --also they are trained against other victims
+in turn, too, and stand beside those of the usual training (order_trainings.csv). With --compile the
+victim is compiled first.
 
 With --native the same agents attack the victim at its own input, 16 frames of 176 px, and with
 --unseen victims that they were not trained against, the centre of each video; with --native 2 the
@@ -87,9 +88,11 @@ BUDGETS = (10, 25, 50, 100)
 VISIBLE = ("jod", "flicker", "warping")
 ABLATED = ("spatial untrained", "temporal untrained")
 CONTROLS = ("grow_and_reduce", "signed_blocks")
+FINE: dict[str, dict[str, Any]] = {"grow_and_reduce": {"start": 8}, "signed_blocks": {}}
+"""What the controls are set to where their cells have 8 px."""
 LEARNT = ("agents", *ABLATED)
 USUAL = "usual training"
-ROWS = (*LEARNT, USUAL, "untrained", "by cost", *CONTROLS)
+ROWS = (*LEARNT, USUAL, "untrained", "by cost", *CONTROLS, *(f"{name} 8 px" for name in CONTROLS))
 """All attacks, in the order of the table."""
 ELSEWHERE = ("agents", "untrained", "grow_and_reduce", "signed_blocks")
 """The attacks on other victims, and on other clips, than the agents were trained with."""
@@ -142,6 +145,7 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--seed", type=int, default=0)
     which.add_argument("--ablate", action="store_true", help="also without what one of the agents has learnt")
+    which.add_argument("--fine", action="store_true", help="beside controls with smaller cells alone")
     which.add_argument("--play", type=int, default=0, metavar="EPOCHS", help="play orders after the probes")
     which.add_argument("--also", choices=UNSEEN, help="train against this victim, too")
     parser.add_argument("--compile", action="store_true", help="compile the victim: a quarter faster, other rounding")
@@ -152,6 +156,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.native and (args.play or args.also):
         parser.error("--native: agents of another training are measured without it")
+    if args.fine and args.unseen is not None:
+        parser.error("--fine: other victims are measured without it")
     if importlib.util.find_spec("pycvvdp") is None:
         raise SystemExit("measure_order.py: JOD needs ColorVideoVDP, pip install 'vidmarl[perceptual]'.")
     OUT.mkdir(parents=True, exist_ok=True)
@@ -167,7 +173,12 @@ def main() -> None:
         team = trained(victim, args.distortion, args.seed, args.play, args.also)
         some |= {USUAL: some["agents"], "agents": attacks_of(team, args.distortion)["agents"]}
         about = {"training": f"{args.play} epochs of play" if args.play else f"also {args.also}"}
-    if args.unseen is not None:
+    if args.fine:
+        victim = load("movinet_a0", args.compile) if args.native else victim
+        some = {"agents": attacks["agents"]} | fine_controls(args.distortion)
+        windows = kinetics_clips(victim, args.native or WINDOWS)
+        compare("order_fine", victim, {"spec": "native" if args.native else "cheap"}, some, args, windows)
+    elif args.unseen is not None:
         for name in args.unseen or UNSEEN:
             other = load(name, args.compile)
             test = kinetics_clips(other, 1, "k400_labels") if name == "i3d" else own_clips(other)
@@ -290,8 +301,7 @@ def first_of_each(groups: list[str]) -> list[int]:
 def attacks_of(agents: Agents, distortion: str) -> dict[str, Attack]:
     """The agents, with both or one of them untrained, and the controls; the noise and what they
     draw are the same whatever the seed of the training was."""
-    common: dict[str, Any] = {"distortion": DISTORTIONS[distortion], "grid": GRID, "search_cell": CELL}
-    common |= {"budget": max(BUDGETS), "progress": False}
+    common = common_settings(distortion)
     teams = {
         "agents": agents,
         "spatial untrained": fresh(agents, only=["spatial"]),
@@ -301,6 +311,18 @@ def attacks_of(agents: Agents, distortion: str) -> dict[str, Attack]:
     }
     made: dict[str, Attack] = {name: vidmarl.RLAttack(team, **common) for name, team in teams.items()}
     return made | {name: as_attack(name, **common) for name in CONTROLS}
+
+
+def fine_controls(distortion: str) -> dict[str, Attack]:
+    """The controls with cells of 8 px."""
+    common = common_settings(distortion) | {"search_cell": 2}
+    return {f"{name} 8 px": as_attack(name, **(common | own)) for name, own in FINE.items()}
+
+
+def common_settings(distortion: str) -> dict[str, Any]:
+    """What all attacks are set to."""
+    of_all = {"grid": GRID, "search_cell": CELL, "budget": max(BUDGETS), "progress": False}
+    return of_all | {"distortion": DISTORTIONS[distortion]}
 
 
 def compare(

@@ -240,7 +240,7 @@ def test_the_nets_do_not_see_what_is_known() -> None:
 
 @pytest.mark.parametrize("shape", [(4, 32, 32), (8, 24, 40), (2, 16, 16), (1, 8, 8)])
 def test_the_same_agents_work_on_any_grid(shape: tuple[int, int, int]) -> None:
-    team = Agents(AgentsConfig(CHANNELS, len(MAPS), len(STATE)))
+    team = Agents(AgentsConfig(CHANNELS, len(MAPS), len(STATE), longest=16))
     clips = 0.45 + 0.1 * torch.rand(2, 3, *shape, generator=generator())
     books = Session(
         Victim(Unmoved()),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_probing import CELL, FRAME, SIDE, T, agents, darken, generator, learn, session
+from test_probing import CELL, FRAME, SIDE, T, agents, darken, generator, learn, probe, session
 from test_rl_attack import Unmoved, Weighed
 from torch import Tensor, nn
 
@@ -23,7 +23,6 @@ from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.scheduler import run_searches
 from vidmarl.queries.session import Session
-from vidmarl.training.probing import probe
 from vidmarl.victims.victim import Victim
 
 SHAPE = (4, 2, 3)

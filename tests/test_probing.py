@@ -16,7 +16,8 @@ from vidmarl.distortions import as_distortion
 from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.perturbations.renderer import Renderer
 from vidmarl.queries.session import Session
-from vidmarl.training.probing import Probing, probe, probing_loss, shown
+from vidmarl.training import probing
+from vidmarl.training.probing import Probing, probing_loss, shown
 from vidmarl.victims.victim import Victim
 
 T, SIDE = 4, 4
@@ -54,7 +55,12 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def agents(seed: int = 0) -> Agents:
     torch.manual_seed(seed)
-    return Agents(AgentsConfig(CHANNELS, len(MAPS), len(STATE), width=16, depth=1))
+    return Agents(AgentsConfig(CHANNELS, len(MAPS), len(STATE), width=16, depth=1, longest=WIDTHS[-1]))
+
+
+def probe(books: Session, count: int, source: torch.Generator, longest: int = WIDTHS[-1]) -> TensorDict:
+    """Probes of tubelets that last as long as those of `agents`."""
+    return probing.probe(books, count, source, longest=longest)
 
 
 def learn(probes: TensorDict, updates: int, seed: int = 0) -> tuple[Agents, list[float]]:

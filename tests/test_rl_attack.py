@@ -60,7 +60,7 @@ class Unmoved(nn.Module):
 
 def team() -> Agents:
     torch.manual_seed(0)
-    agents = Agents(AgentsConfig(CHANNELS, len(MAPS), len(STATE), width=8, depth=1))
+    agents = Agents(AgentsConfig(CHANNELS, len(MAPS), len(STATE), width=8, depth=1, longest=16))
     with torch.no_grad():
         for parameter in agents.parameters():  # not flat, as trained agents are not
             parameter += 0.1 * torch.randn_like(parameter)

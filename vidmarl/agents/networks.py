@@ -49,7 +49,7 @@ class AgentsConfig:
     width: int = 32
     depth: int = 2
     classes: int = 0
-    longest: int = WIDTHS[-1]
+    longest: int = 1
     apart: bool = True
 
     def __post_init__(self) -> None:

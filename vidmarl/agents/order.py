@@ -1,7 +1,7 @@
 """What a search asks for to have a success built from the tubelets that the agents rank first.
 
-Both agents together rank all tubelets: the temporal agent by when they begin and how long they
-last, the spatial agent by where they are. An order is drawn by this ranking
+Both agents together rank all tubelets: the temporal agent by the frame that they are centred in and
+how long they last, the spatial agent by where they are. An order is drawn by this ranking
 (`vidmarl.agents.order_distribution`). Blocks of it are tried one after the other, and kept unless
 the margin rises, until the victim is fooled: SimBA (Guo et al. 2019, arXiv 1905.07121) whose
 directions come in the order of what the agents expect of them. So few decisions matter, and what is

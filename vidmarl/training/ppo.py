@@ -30,7 +30,6 @@ from vidmarl.agents.environment import MOST_SETS, OrderEnv
 from vidmarl.agents.features import CHANNELS
 from vidmarl.agents.networks import Agents, AgentsConfig
 from vidmarl.agents.observation import MAPS, STATE
-from vidmarl.agents.tubelets import WIDTHS
 from vidmarl.attacks.result import AttackResult
 from vidmarl.attacks.rl import RLAttack
 from vidmarl.data.spec import ClipSpec
@@ -80,8 +79,8 @@ class TwoAgentPPO(L.LightningModule):
         depth: residual blocks of the nets.
         classes: classes of the victim that the nets tell apart; 0: they do not see which class the
             goal is about. Worth having where training clips are many and classes few.
-        longest: frames that a tubelet lasts at most: 1 where noise in one frame has the most effect
-            for its size.
+        longest: frames that a tubelet lasts at most. One is best for MoViNet-A0 on real clips, 16
+            for the small victim of the demo (docs/experiments.md).
         apart: whether neighbours keep apart in the orders (`vidmarl.agents.order_distribution`).
             Worth having for noise, and not for blur.
         ppo: the settings of play.
@@ -105,7 +104,7 @@ class TwoAgentPPO(L.LightningModule):
         width: int = 32,
         depth: int = 2,
         classes: int = 0,
-        longest: int = WIDTHS[-1],
+        longest: int = 1,
         apart: bool = True,
         ppo: PPO = PPO(),  # noqa: B008 (frozen)
         probing: Probing = Probing(),  # noqa: B008 (frozen)

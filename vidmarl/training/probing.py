@@ -1,11 +1,11 @@
-"""Probing: before they play, the agents learn from trials what distorting each cell is worth.
+"""Probing: the agents learn from trials of single tubelets what distorting each cell is worth.
 
 A contextual bandit: the context is a clip, an action a cell, and its reward what the cell is worth
-to a search. Some queries a training clip measure by how much the margin drops at some of its cells,
-drawn at random. A search keeps what does not raise the margin, and it pays in squared L2; so a cell
-is worth the drop, or nothing where there is none, over the squared norm. The policy of both agents
-together is trained towards a softmax of these values, given what the clip looks like and what a few
-other probes of it have shown, so that they learn to go by both.
+to a search. A few queries of each training clip measure by how much the margin drops at some of its
+cells, drawn at random. A search keeps what does not raise the margin, and it pays in squared L2; so
+a cell is worth the drop, or nothing where there is none, over the squared norm. The policy of both
+agents together is trained towards a softmax of these values, given what the clip looks like and
+what a few other probes of it have shown, so that they learn to go by both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from vidmarl.agents.features import cost
 from vidmarl.agents.networks import Agents
 from vidmarl.agents.observation import as_share, learn, look
-from vidmarl.agents.tubelets import WIDTHS, lasting, lengths, random_signs
+from vidmarl.agents.tubelets import lasting, lengths, random_signs
 from vidmarl.queries.session import Session
 
 
@@ -30,7 +30,7 @@ class Probing:
 
     Attributes:
         epochs: the first epochs of training, in which the agents probe and do not play; 0: none.
-        probes: single-cell queries a clip, each time it is drawn.
+        probes: queries of single tubelets for each clip, each time it is drawn.
         updates: gradient steps after each batch of clips, over all clips probed so far.
         minibatch: clips a gradient step.
         lr: learning rate of Adam.
@@ -48,9 +48,7 @@ class Probing:
     n_known: int = 12
 
 
-def probe(
-    session: Session, count: int, generator: torch.Generator, classes: int = 0, longest: int = WIDTHS[-1]
-) -> TensorDict:
+def probe(session: Session, count: int, generator: torch.Generator, classes: int = 0, longest: int = 1) -> TensorDict:
     """Asks about `count` random tubelets of every active clip of a fresh session, each by itself.
 
     Args:
