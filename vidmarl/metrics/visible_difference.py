@@ -9,6 +9,10 @@ looked at alike, whatever their size in pixels and their rate:
 - the short side of a clip fills half the height of the screen, 14.3 degrees. Pixels are not
   interpolated: a pixel of the clip is a pixel of that size;
 - `FRAME_RATE` frames a second, as `ClipSpec` samples by default.
+
+ColorVideoVDP publishes no values of clips that come with it or can be drawn. So the tests hold what
+its documentation says of displays, and the 10 of equal clips, against it; other values are held to
+those of cvvdp 0.5.7.
 """
 
 from __future__ import annotations
