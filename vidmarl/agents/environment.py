@@ -7,6 +7,8 @@ a handful of queries what an order is worth.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int64
@@ -77,11 +79,15 @@ class OrderEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
         self.signs.manual_seed(int(seed or 0))
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: object) -> TensorDict:
+        nothing = {name: self.observation_spec[name].zero() for name in ("size", "fooled", "asked")}
+        return self._first.clone().update(nothing)
+
+    @cached_property
+    def _first(self) -> TensorDict:
+        """What is seen before the first query; a collector resets more often than it plays."""
         rows = torch.arange(len(self.session), device=self.device)
         with torch.autocast(rows.device.type, enabled=False):  # observations do not depend on the precision
-            seen = look(self.session, rows, self.classes)
-        nothing = {name: self.observation_spec[name].zero() for name in ("size", "fooled", "asked")}
-        return seen.update(nothing)
+            return look(self.session, rows, self.classes)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         action, session = tensordict["action"], self.session
