@@ -54,6 +54,7 @@ def module(**kwargs) -> TwoAgentPPO:
         "width": 8,
         "depth": 1,
         "ppo": PPO(epochs=2, minibatch=32, lr=1e-2, target_kl=None),
+        "longest": 16,
         "eval_budget": 12,
         "probing": PLAY,
     }
