@@ -92,7 +92,7 @@ FINE: dict[str, dict[str, Any]] = {"grow_and_reduce": {"start": 8}, "signed_bloc
 """What the controls are set to where their cells have 8 px."""
 LEARNT = ("agents", *ABLATED)
 USUAL = "usual training"
-ROWS = (*LEARNT, USUAL, "untrained", "by cost", *CONTROLS, *(f"{name} 8 px" for name in CONTROLS))
+ROWS = (*LEARNT, USUAL, "untrained", "by cost", *CONTROLS, *(f"{name} 8 px" for name in FINE))
 """All attacks, in the order of the table."""
 ELSEWHERE = ("agents", "untrained", "grow_and_reduce", "signed_blocks")
 """The attacks on other victims, and on other clips, than the agents were trained with."""

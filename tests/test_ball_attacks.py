@@ -263,9 +263,9 @@ def test_nes_points_along_the_gradient(seed: int) -> None:
     gradient = torch.randn(3, 2, 8, 8, generator=generator)
     estimate = nes(lambda x: 0.5 + x, (3, 2, 8, 8), 48, 1e-3, generator, gradient.device)
     assert cosine(answers(estimate, gradient), gradient) > 0.1  # 24 of 384 dimensions are seen: 0.24 is expected
-    many = nes(lambda x: 0.5 + x, (3, 2, 8, 8), 4000, 1e-3, generator, gradient.device)
+    many = nes(lambda x: 0.5 + x, (3, 2, 8, 8), 8000, 1e-3, generator, gradient.device)
     slope = answers(many, gradient)
-    assert cosine(slope, gradient) > 0.88  # 2,000 of 384 dimensions: 0.92 is expected
+    assert cosine(slope, gradient) > 0.9  # 4,000 directions in 384 dimensions: 0.96 is expected
     assert float((slope * gradient).sum() / gradient.square().sum()) == pytest.approx(1, abs=0.25), "unbiased"
 
 
