@@ -31,7 +31,7 @@ from vidmarl.agents import checkpoint
 from vidmarl.agents.checkpoint import save_agents
 from vidmarl.agents.features import CHANNELS
 from vidmarl.agents.networks import Agents, AgentsConfig
-from vidmarl.agents.observation import MAPS, STATE
+from vidmarl.agents.observation import STATE
 from vidmarl.attacks.identity import identity
 from vidmarl.benchmark import Benchmark, BenchmarkResult, VictimChoice, run_benchmark
 from vidmarl.benchmark.clips import find_clips
@@ -634,7 +634,7 @@ def test_an_attack_may_have_tubelets_of_its_own(tmp_path: Path) -> None:
 
 def small_agents(training_queries: int) -> Agents:
     """A small team whose choices are not those of its beginning."""
-    agents = Agents(AgentsConfig(CHANNELS, len(MAPS), len(STATE), 8, 1))
+    agents = Agents(AgentsConfig(CHANNELS, len(STATE), 8, 1))
     with torch.no_grad():
         for parameter in agents.parameters():
             parameter += 0.3 * torch.randn_like(parameter)

@@ -16,7 +16,7 @@ from torchrl.envs.utils import check_env_specs
 from vidmarl.agents.environment import MOST_SETS, OrderEnv
 from vidmarl.agents.features import CHANNELS
 from vidmarl.agents.networks import Agents, AgentsConfig
-from vidmarl.agents.observation import MAPS, STATE, look
+from vidmarl.agents.observation import STATE, look
 from vidmarl.agents.tubelets import lengths
 from vidmarl.distortions import as_distortion
 from vidmarl.perturbations.grid import TubeletGrid
@@ -86,7 +86,9 @@ def test_the_environment_keeps_nothing_of_a_clip() -> None:
         assert torch.equal(once[key], again[key]), key
     for key in kept.keys(include_nested=True, leaves_only=True):
         assert torch.equal(td[key], kept[key]), key
-    assert torch.equal(env.reset()["maps"], torch.zeros_like(td["maps"])), "answers add nothing to what is seen"
+    seen = env.reset()
+    for key in seen.keys(include_nested=True, leaves_only=True):
+        assert torch.equal(seen[key], td[key]), f"{key}: answers add nothing to what is seen"
 
 
 def test_a_reset_costs_nothing_and_is_a_look_at_the_clips() -> None:
@@ -105,7 +107,7 @@ def test_the_observations_after_a_step_are_those_before_it() -> None:
     env = environment(n=2)
     before = env.reset()
     after = stepped(env, permutations(2, 3))
-    for key in ("features", "maps", "state", ("known", "credit"), ("known", "trials")):
+    for key in ("features", "state", ("known", "clean_margin"), ("known", "energy")):
         assert torch.equal(after[key], before[key]), key
     assert after["done"].all()
 
@@ -240,7 +242,7 @@ def test_the_nets_do_not_see_what_is_known() -> None:
 
 @pytest.mark.parametrize("shape", [(4, 32, 32), (8, 24, 40), (2, 16, 16), (1, 8, 8)])
 def test_the_same_agents_work_on_any_grid(shape: tuple[int, int, int]) -> None:
-    team = Agents(AgentsConfig(CHANNELS, len(MAPS), len(STATE), longest=16))
+    team = Agents(AgentsConfig(CHANNELS, len(STATE), longest=16))
     clips = 0.45 + 0.1 * torch.rand(2, 3, *shape, generator=generator())
     books = Session(
         Victim(Unmoved()),

@@ -30,7 +30,7 @@ from vidmarl.training.probing import Probing
 from vidmarl.training.settings import settings_of
 from vidmarl.victims.victim import Victim
 
-PROBING = Probing(epochs=1, probes=6, updates=3, minibatch=4, n_known=3)
+PROBING = Probing(epochs=1, probes=6, updates=3, minibatch=4)
 DISTORTIONS = ["brightness", {"class_path": "gaussian_noise", "init_args": {"std": 0.3}}]
 PAIRS = ["large/brightness", "large/gaussian_noise", "small/brightness", "small/gaussian_noise"]
 
@@ -140,7 +140,7 @@ def test_probing_goes_on_with_the_probes_of_every_shape(tmp_path, monkeypatch) -
     seen = []
 
     def loss(agents, probes, *args):
-        seen.append((len(probes), tuple(probes["maps"].shape[2:])))
+        seen.append((len(probes), tuple(probes["seen", "features"].shape[2:])))
         return original(agents, probes, *args)
 
     original = ppo.probing_loss

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vidmarl.agents.checkpoint import fresh, list_agents, load_agents, save_agents
 from vidmarl.agents.features import CHANNELS
 from vidmarl.agents.networks import Agents, AgentsConfig
-from vidmarl.agents.observation import MAPS, STATE
+from vidmarl.agents.observation import STATE
 from vidmarl.agents.order import Grow
 from vidmarl.attacks.rl import RLAttack
 from vidmarl.attacks.search.restarts import RESTART_SLACK
@@ -60,7 +60,7 @@ class Unmoved(nn.Module):
 
 def team() -> Agents:
     torch.manual_seed(0)
-    agents = Agents(AgentsConfig(CHANNELS, len(MAPS), len(STATE), width=8, depth=1, longest=16))
+    agents = Agents(AgentsConfig(CHANNELS, len(STATE), width=8, depth=1, longest=16))
     with torch.no_grad():
         for parameter in agents.parameters():  # not flat, as trained agents are not
             parameter += 0.1 * torch.randn_like(parameter)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d
 
 import vidmarl
-from vidmarl.attacks.sensitivity.posterior import MOST_CELLS, choose, prior
+from vidmarl.attacks.sensitivity.posterior import MOST_CELLS, OWN, alike, choose, prior
 from vidmarl.errors import SettingsError
 
 SHAPE = (4, 5, 6)
@@ -226,6 +226,39 @@ def test_each_cell_is_the_one_that_leaves_the_least_variance() -> None:
         removed = left.square().sum(0) / left.diagonal().clamp_min(1e-9)
         assert removed[cell] > 0.997 * removed[left.diagonal() > 1e-6].max()
         left = left - torch.outer(left[cell], left[cell]) / left[cell, cell]
+
+
+def test_neighbours_are_less_alike_with_distance_and_alike_on_both_sides() -> None:
+    every = alike(5, 7, 7)
+    assert torch.equal(every, every.T)
+    told = every.view(5, 7, 7, 5, 7, 7)[2, 3, 3]
+    assert told[2, 3, 3] == pytest.approx(1)
+    for line in (told[:, 3, 3], told[2, :, 3], told[2, 3, :]):
+        assert torch.allclose(line, line.flip(0))
+        middle = len(line) // 2
+        assert (line[middle:].diff() < 0).all()
+        assert line.min() > 0
+        assert line[middle + 1] < 1 - OWN  # the cell has something of its own
+    assert torch.allclose(told, told.transpose(1, 2))
+
+
+def smooth_truth(seed: int) -> Tensor:
+    """The effects of cells as they are: a bump somewhere, and every cell's own part."""
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.stack(torch.meshgrid(torch.arange(6.0), torch.arange(8.0), torch.arange(8.0), indexing="ij"))
+    centre = torch.rand(3, 1, 1, 1, generator=generator) * 6
+    bump = (-(place - centre).square().sum(0) / 8).exp()
+    return (bump + 0.1 * torch.randn(6, 8, 8, generator=generator)).flatten()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_single_cells_tell_more_than_of_themselves(seed: int) -> None:
+    truth, every = smooth_truth(seed), alike(6, 8, 8)
+    known, unseen = torch.randperm(384, generator=torch.Generator().manual_seed(seed)).split([40, 344])
+    told = every[:, known] @ torch.linalg.solve(every[known][:, known], truth[known])
+    assert torch.allclose(told[known], truth[known], atol=1e-3)
+    error = (told - truth)[unseen].square().mean()
+    assert error < 0.7 * truth[unseen].square().mean()
 
 
 def test_the_prior_is_a_covariance() -> None:

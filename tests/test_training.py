@@ -90,7 +90,7 @@ class Logged(lightning.Callback):
 
 
 PLAY = Probing(epochs=0)
-PROBED = Probing(epochs=1, probes=6, updates=3, minibatch=4, n_known=3)
+PROBED = Probing(epochs=1, probes=6, updates=3, minibatch=4)
 
 
 @pytest.mark.thorough
@@ -180,8 +180,8 @@ def test_a_single_order_has_no_baseline():
 def probed(numbers, cells=3):
     """Probes of clips, told apart by a number; `cells` makes their shape."""
     tubelets = torch.tensor(numbers)[:, None].expand(-1, 2).clone()
-    maps = torch.zeros(len(numbers), 2, 1, 1, cells)
-    return TensorDict({"tubelets": tubelets, "maps": maps}, batch_size=[len(numbers)])
+    seen = TensorDict({"features": torch.zeros(len(numbers), 5, 1, 1, cells)}, batch_size=[len(numbers)])
+    return TensorDict({"tubelets": tubelets, "seen": seen}, batch_size=[len(numbers)])
 
 
 def test_probes_are_drawn_from_all_clips_of_a_shape_and_from_no_others():
@@ -193,7 +193,7 @@ def test_probes_are_drawn_from_all_clips_of_a_shape_and_from_no_others():
         known.set_rng(torch.Generator().manual_seed(0))
         drawn = known.sample()
         assert set(drawn["tubelets"].flatten().tolist()) == expected
-        assert drawn["maps"].shape == (200, 2, 1, 1, cells)
+        assert drawn["seen", "features"].shape == (200, 5, 1, 1, cells)
         known.set_rng(torch.Generator().manual_seed(0))
         assert torch.equal(known.sample()["tubelets"], drawn["tubelets"]), "the seed says which"
 

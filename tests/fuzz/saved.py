@@ -121,7 +121,7 @@ def _result() -> AttackResult:
 def _agents() -> Agents:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        agents = Agents(AgentsConfig(features=6, maps=3, state=2, width=4))
+        agents = Agents(AgentsConfig(features=6, state=2, width=4))
     agents.trained = {"victim": "demo", "grid": [1, 16, 16], "training_queries": 12}
     return agents
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vidmarl.agents.networks import Agents
 
 FOLDER = Path(__file__).with_name("pretrained")
-FORMAT, VERSION = "vidmarl-agents", 7
+FORMAT, VERSION = "vidmarl-agents", 8
 AGENTS = ("spatial", "temporal")
 
 

@@ -18,7 +18,7 @@ from torchrl.data import Binary, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from vidmarl.agents.features import CHANNELS
-from vidmarl.agents.observation import MAPS, STATE, look
+from vidmarl.agents.observation import STATE, look
 from vidmarl.agents.order import Order
 from vidmarl.agents.tubelets import lengths, random_signs
 from vidmarl.queries.session import Session
@@ -60,12 +60,10 @@ class OrderEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
         def real(*shape: int) -> Unbounded:
             return Unbounded((n, *shape), device=device)
 
-        known = {name: real(t, y, x) for name in (*MAPS, "energy")} | {"clean_margin": real()}
         self.observation_spec = Composite(
             features=real(CHANNELS, t, y, x),
-            maps=real(len(MAPS), t, y, x),
             state=real(len(STATE) + classes),
-            known=Composite(known, shape=(n,)),
+            known=Composite(energy=real(t, y, x), clean_margin=real(), shape=(n,)),
             size=real(orders),
             fooled=Binary(shape=(n, orders), device=device, dtype=torch.bool),
             asked=Unbounded((n, orders), device=device, dtype=torch.int64),

@@ -29,7 +29,6 @@ class AgentsConfig:
 
     Attributes:
         features: channels of what a tubelet looks like and costs (`vidmarl.agents.features`).
-        maps: channels of what the victim's answers have shown of each tubelet.
         state: numbers that describe the clip as a whole.
         width: hidden channels.
         depth: residual blocks per trunk.
@@ -44,7 +43,6 @@ class AgentsConfig:
     """
 
     features: int
-    maps: int
     state: int
     width: int = 32
     depth: int = 2
@@ -84,12 +82,12 @@ class Trunk(nn.Module):
 
     def __init__(self, config: AgentsConfig) -> None:
         super().__init__()
-        self.enter = nn.Conv3d(config.features + config.maps, config.width, 1)
+        self.enter = nn.Conv3d(config.features, config.width, 1)
         self.condition = nn.Linear(config.state + config.classes, 2 * config.width)
         self.blocks = nn.Sequential(*(Residual(config.width) for _ in range(config.depth)))
 
-    def forward(self, features: Tensor, maps: Tensor, state: Tensor) -> Float[Tensor, "n d t gh gw"]:
-        x = self.enter(torch.cat([features, maps], 1))
+    def forward(self, features: Tensor, state: Tensor) -> Float[Tensor, "n d t gh gw"]:
+        x = self.enter(features)
         # scale and shift (Perez et al. 2018): what counts differs between classes
         scale, shift = rearrange(self.condition(state), "n (k d) -> k n d 1 1 1", k=2)
         x = (1 + scale) * x + shift
@@ -106,8 +104,8 @@ class SpatialNet(nn.Module):
         self.cells = nn.Conv3d(config.width, 1, 1)
         _start_flat(self.cells)
 
-    def forward(self, features: Tensor, maps: Tensor, state: Tensor) -> Float[Tensor, "n t y x"]:
-        hidden = self.trunk(features, maps, state)
+    def forward(self, features: Tensor, state: Tensor) -> Float[Tensor, "n t y x"]:
+        hidden = self.trunk(features, state)
         with torch.autocast(hidden.device.type, enabled=False):
             logits: Tensor = self.cells(hidden)
             return logits.squeeze(1)
@@ -123,10 +121,8 @@ class TemporalNet(nn.Module):
         self.widths = nn.Linear(2 * config.width, len(WIDTHS))
         _start_flat(self.frames, self.widths)
 
-    def forward(
-        self, features: Tensor, maps: Tensor, state: Tensor
-    ) -> tuple[Float[Tensor, "n w"], Float[Tensor, "n t"]]:
-        x = self.trunk(features, maps, state)
+    def forward(self, features: Tensor, state: Tensor) -> tuple[Float[Tensor, "n w"], Float[Tensor, "n t"]]:
+        x = self.trunk(features, state)
         with torch.autocast(x.device.type, enabled=False):
             frames = self.frames(_pooled(x, "n d t h w -> n d t"))
             return self.widths(_pooled(x, "n d t h w -> n d")), frames[:, 0]

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from tensordict import TensorDict
 from torch import Tensor
 
 from vidmarl.agents.networks import Agents
-from vidmarl.agents.observation import as_share, learn, look
+from vidmarl.agents.observation import look
 from vidmarl.agents.order_distribution import OrderDistribution
 from vidmarl.agents.tubelets import lasting, random_signs
 from vidmarl.queries.scheduler import Request
@@ -151,12 +151,10 @@ class Grow(Request):
     """
 
     strength: Float[Tensor, "t y x"]
-    _margin: float
-    _free: Bool[Tensor, "t y x"]
 
     def __init__(self, agents: Agents, start: Float[Tensor, "t y x"] | None = None) -> None:
-        self._agents, self._start = agents, start
-        self._td: TensorDict | None = None
+        self._agents = agents
+        self._seen: _Seen | None = None
         self._ranking: Tensor | None = None
         self._begin(start, math.inf)
 
@@ -166,7 +164,7 @@ class Grow(Request):
         return self._ranking
 
     def restart(self, bound: float) -> None:
-        """Begins again from the clean clip, with all that was learnt about it.
+        """Begins again from the clean clip, with another order.
 
         Args:
             bound: the L2 norm at which a set is too large.
@@ -176,94 +174,98 @@ class Grow(Request):
     def _begin(self, start: Tensor | None, bound: float) -> None:
         self._start, self._turns, self._bound = start, start is not None, bound
         self._order: Order | None = None
-        self._kept: Tensor | None = None
+        self._kept: _Kept | None = None
         self.over, self.fooled, self.l2 = False, False, 0.0
 
     def answer(self, session: Session, batch: Mapping[int, Request]) -> dict[int, Response]:
         rows = torch.tensor(list(batch), device=session.renderer.clips.device)
         asking = [request for request in batch.values() if isinstance(request, Grow)]
-        seen = [
-            look(session, row, self._agents.config.classes) if request._td is None else request._td
-            for request, row in zip(asking, rows.split(1), strict=True)
-        ]
-        td = TensorDict.cat(seen)
-        for request, clean_margin in zip(asking, td["known", "clean_margin"].tolist(), strict=True):
-            if request._kept is None:
-                request._kept, request._margin = torch.zeros(session.renderer.coarse_shape), clean_margin
-                request._free = torch.ones_like(request._kept, dtype=torch.bool)
-        self._draw(asking, td, session, rows)
-        changes = torch.stack([request._next(session.renderer.min_strength) for request in asking]).to(rows.device)
-        margins = torch.tensor([request._margin for request in asking], device=rows.device)
-        response = session.query(torch.stack([request.strength for request in asking]).to(rows.device), rows)
-        td = learn(td, changes, as_share(margins - response.margin, td))
-        response = response.cpu()
-        for i, (request, one) in enumerate(zip(asking, td.split(1), strict=True)):
-            request._judge(one, response[i])
-        return {row: response[i] for i, row in enumerate(batch)}
+        if new := [i for i, request in enumerate(asking) if request._seen is None]:
+            for i, seen in zip(new, _see(self._agents, session, rows[new]), strict=True):
+                asking[i]._seen = seen
+        for request, row in zip(asking, rows.split(1), strict=True):
+            request._next(session, row)
+        response = session.query(torch.stack([request.strength for request in asking]).to(rows.device), rows).cpu()
+        answers = {row: response[i] for i, row in enumerate(batch)}
+        for request, answer in zip(asking, answers.values(), strict=True):
+            request._judge(answer)
+        return answers
 
-    def _draw(self, asking: list[Grow], td: TensorDict, session: Session, rows: Int64[Tensor, " n"]) -> None:
-        """Draws an order where one is due, from the clip's own source of randomness."""
-        due = [i for i, request in enumerate(asking) if request._order is None and request._start is None]
-        if not due:
+    def _next(self, session: Session, row: Int64[Tensor, " 1"]) -> None:
+        """Makes the set that is asked about; draws an order where one is due."""
+        seen, low = self._seen, session.renderer.min_strength
+        assert seen is not None
+        if self._kept is None:
+            self._kept = _Kept(torch.zeros_like(seen.energy), seen.clean_margin)
+            self._free = torch.ones_like(seen.energy, dtype=torch.bool)
+        if self._start is not None:
+            self.strength = self._start
             return
-        with torch.no_grad():
-            log_prob = self._agents.rank(td[due]).cpu()
-        chance = session.rand(rows[due], 2, log_prob[0].numel()).cpu()
-        energy = td["known", "energy"][due].cpu()
-        low = session.renderer.min_strength
-        for i, own, numbers, cells in zip(due, log_prob, chance, energy, strict=True):
-            asking[i]._take_up(Order.draw(own, numbers, low, apart=asking[i]._apart), cells)
+        if self._order is None:
+            chance = session.rand(row, 2, seen.log_prob.numel())[0].cpu()
+            order = Order.draw(seen.log_prob, chance, low, apart=self._apart)
+            self._order, self._ranking, self._gained, self._tried = order, order.ranking, False, 0.0
+            self._take(order, 0)
+        kept = self._kept.strength
+        self.strength = torch.where(self._block != 0, low + 1 - kept, kept) if self._turns else kept + self._block
 
     @property
     def _apart(self) -> bool:
         """Whether neighbours keep apart: not where all is distorted already, and turned."""
         return self._agents.config.apart and not self._turns
 
-    def _take_up(self, order: Order, energy: Float[Tensor, "t y x"]) -> None:
-        """Goes by another order."""
-        self._order, self._ranking, self._energy = order, order.ranking, energy
-        self._gained, self._tried = False, 0.0
-        self._take(order, 0)
-
     def _take(self, order: Order, begin: int) -> None:
         """Takes the next block. Where there is none, another order is due, or nothing is left that
         would help."""
-        whole = float(self._energy.sum())
+        assert self._seen is not None
+        energy = self._seen.energy
+        whole = float(energy.sum())
         enough = BLOCK * whole
         if self._apart:
             enough = min(max(OF_TRIED * self._tried, SMALLEST_BLOCK * whole), LARGEST_BLOCK * whole)
         enough = enough or math.inf  # all at once where nothing changes a pixel
-        self._block, self._end = order.block(begin, self._free, self._energy, enough)
-        self._tried += float(self._energy[self._block != 0].sum())
+        self._block, self._end = order.block(begin, self._free, energy, enough)
+        self._tried += float(energy[self._block != 0].sum())
         if not self._block.any():
             self._order = None
             self.over = not (self._gained and self._free.any())
 
-    def _next(self, low: float) -> Float[Tensor, "t y x"]:
-        """The change that is next; `strength` becomes the set that is asked about."""
-        kept = self._kept
-        assert kept is not None
-        if self._start is not None:
-            self.strength = self._start
-        elif self._turns:
-            self.strength = torch.where(self._block != 0, low + 1 - kept, kept)
-        else:
-            self.strength = kept + self._block
-        return self.strength - kept
-
-    def _judge(self, td: TensorDict, response: Response) -> None:
+    def _judge(self, response: Response) -> None:
         """Takes in what the victim has said of the set."""
         started, self._start = self._start is not None, None
-        if self._order is None and not started:
+        if self._kept is None or (self._order is None and not started):
             raise RuntimeError("Building on an order of tubelets: a reply came before any order was drawn.")
-        self._td, self.l2 = td, float(response.l2)
+        self.l2 = float(response.l2)
         self.fooled = bool(response.success) and self.l2 < self._bound
         self.over = self.fooled or self.l2 >= self._bound
         if self.over:
             return
-        if started or response.margin <= self._margin:
-            self._kept, self._margin, self._gained = self.strength, float(response.margin), True
+        if started or response.margin <= self._kept.margin:
+            self._kept, self._gained = _Kept(self.strength, float(response.margin)), True
             if not started:
                 self._free = self._free & (self._block == 0)
         if self._order is not None:
             self._take(self._order, self._end)
+
+
+class _Seen(NamedTuple):
+    """What is known of a clip before it is distorted."""
+
+    log_prob: Float[Tensor, "t y x w"]
+    energy: Float[Tensor, "t y x"]
+    clean_margin: float
+
+
+class _Kept(NamedTuple):
+    """What a search builds on, and the margin with it."""
+
+    strength: Float[Tensor, "t y x"]
+    margin: float
+
+
+@torch.no_grad()
+def _see(agents: Agents, session: Session, rows: Int64[Tensor, " n"]) -> Iterator[_Seen]:
+    """How the agents rank the tubelets of some clips, what cells cost, and the clean margins."""
+    td = look(session, rows, agents.config.classes)
+    known = td["known"].cpu()
+    return map(_Seen, agents.rank(td).cpu(), known["energy"], known["clean_margin"].tolist())

@@ -42,7 +42,7 @@ GRID = TubeletGrid(1, 8, 8)
 LONGEST = 16
 """Frames: unlike real clips, these are fooled with less by what lasts (docs/experiments.md)."""
 TRAIN_CLIPS, VAL_CLIPS, TEST_CLIPS, EPOCHS, BATCH = 1536, 16, 52, 1, 32
-LEARNING = Probing(epochs=1, probes=16, updates=8, minibatch=32, lr=3e-3, beta=14.0, n_known=8)
+LEARNING = Probing(epochs=1, probes=16, updates=8, minibatch=32, lr=3e-3, beta=14.0)
 BUDGETS = [25, 50, 100]
 VALIDATIONS = 8
 """How often the agents in training attack the validation clips; once more before it begins."""

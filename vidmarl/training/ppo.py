@@ -29,7 +29,7 @@ from vidmarl.agents.checkpoint import pack_agents
 from vidmarl.agents.environment import MOST_SETS, OrderEnv
 from vidmarl.agents.features import CHANNELS
 from vidmarl.agents.networks import Agents, AgentsConfig
-from vidmarl.agents.observation import MAPS, STATE
+from vidmarl.agents.observation import STATE
 from vidmarl.attacks.result import AttackResult
 from vidmarl.attacks.rl import RLAttack
 from vidmarl.data.spec import ClipSpec
@@ -54,10 +54,6 @@ from vidmarl.victims.victim import Victim
 HELD_OUT_PROBES = 4
 """How many times as many probes a held-out clip gets: there are few of these, and they are asked
 once."""
-
-HELD_OUT_DRAWS = 7
-"""How many numbers of known probes, from none to `Probing.n_known`, the correlation on held-out
-clips is a mean of."""
 
 
 class TwoAgentPPO(L.LightningModule):
@@ -136,7 +132,7 @@ class TwoAgentPPO(L.LightningModule):
         self.seed = seed
         self.out = out
         with seeded(seed):
-            self.agents = Agents(AgentsConfig(CHANNELS, len(MAPS), len(STATE), width, depth, classes, longest, apart))
+            self.agents = Agents(AgentsConfig(CHANNELS, len(STATE), width, depth, classes, longest, apart))
         # of all ranks: steps; orders; queries
         self.register_buffer("counts", torch.zeros(3, dtype=torch.int64))
         self._note(self.counts)
@@ -275,7 +271,7 @@ class TwoAgentPPO(L.LightningModule):
         fresh = self._ask_probes(pair, clips, settings.probes, seed, generator)
         log = {}
         with torch.no_grad():  # on clips that no update has seen yet
-            log["probing/correlation_before"] = probing_loss(self.agents, fresh, settings, generator)[1]
+            log["probing/correlation_before"] = probing_loss(self.agents, fresh, settings)[1]
         self._remember(fresh)
         optimizer = cast("torch.optim.Optimizer", self.optimizers())
         for group in optimizer.param_groups:
@@ -283,7 +279,7 @@ class TwoAgentPPO(L.LightningModule):
         for known in itertools.islice(itertools.cycle(self._replay.values()), settings.updates):
             known.set_rng(generator)
             batch = known.sample().contiguous()  # one stack of tensors, not a list of clips: much faster
-            loss, correlation = probing_loss(self.agents, batch, settings, generator)
+            loss, correlation = probing_loss(self.agents, batch, settings)
             self._descend(optimizer, loss)
         for group in optimizer.param_groups:
             group["lr"] = self.ppo.lr
@@ -298,7 +294,7 @@ class TwoAgentPPO(L.LightningModule):
 
     def _remember(self, probes: TensorDict) -> None:
         """Keeps probes of clips of one shape with those of others of that shape."""
-        shape = probes["maps"].shape[1:]
+        shape = torch.Size([probes["tubelets"].shape[1], *probes["seen", "features"].shape[2:]])
         if shape not in self._replay:
             self._replay[shape] = ReplayBuffer(storage=LazyStackStorage(), batch_size=self.probing.minibatch)
         self._replay[shape].extend(probes)
@@ -404,26 +400,19 @@ class TwoAgentPPO(L.LightningModule):
             self.log(name, value, on_epoch=True, sync_dist=True, batch_size=int(tried.sum()), prog_bar=name in log)
 
     def _held_out_correlation(self, pair: Pair, clips: Tensor, batch_idx: int) -> Tensor:
-        """How well the agents foretell what probes of held-out clips have shown, given none to many
-        of them.
+        """How well the agents foretell what probes of held-out clips have shown.
 
         The probes are asked once, and again when a run is resumed. They count as training queries,
         because they may choose the checkpoint.
         """
-        settings = self.probing
+        asked = pair.name, batch_idx
+        if asked not in self._held_out:
+            before = pair.victim.queries
+            count, generator = HELD_OUT_PROBES * self.probing.probes, torch.Generator().manual_seed(self.seed)
+            self._held_out[asked] = self._ask_probes(pair, clips, count, self.seed, generator)
+            self._held_out_queries += pair.victim.queries - before
         with torch.autocast(self.device.type, enabled=False):
-            asked = pair.name, batch_idx
-            if asked not in self._held_out:
-                before = pair.victim.queries
-                count, generator = HELD_OUT_PROBES * settings.probes, torch.Generator().manual_seed(self.seed)
-                self._held_out[asked] = self._ask_probes(pair, clips, count, self.seed, generator)
-                self._held_out_queries += pair.victim.queries - before
-            found = []
-            for share in torch.linspace(0, 1, HELD_OUT_DRAWS).tolist():
-                generator = torch.Generator().manual_seed(self.seed)
-                known = round(share * settings.n_known)
-                found.append(probing_loss(self.agents, self._held_out[asked], settings, generator, known)[1])
-        return torch.stack(found).mean()
+            return probing_loss(self.agents, self._held_out[asked], self.probing)[1]
 
     def on_validation_epoch_end(self) -> None:
         """Counts the probes of held-out clips, those of all ranks."""

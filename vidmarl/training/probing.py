@@ -4,8 +4,7 @@ A contextual bandit: the context is a clip, an action a cell, and its reward wha
 to a search. A few queries of each training clip measure by how much the margin drops at some of its
 cells, drawn at random. A search keeps what does not raise the margin, and it pays in squared L2; so
 a cell is worth the drop, or nothing where there is none, over the squared norm. The policy of both
-agents together is trained towards a softmax of these values, given what the clip looks like and
-what a few other probes of it have shown, so that they learn to go by both.
+agents together is trained towards a softmax of these values, given what the clip looks like.
 """
 
 from __future__ import annotations
@@ -19,9 +18,12 @@ from torch import Tensor
 
 from vidmarl.agents.features import cost
 from vidmarl.agents.networks import Agents
-from vidmarl.agents.observation import as_share, learn, look
+from vidmarl.agents.observation import look
 from vidmarl.agents.tubelets import lasting, lengths, random_signs
 from vidmarl.queries.session import Session
+
+SMALLEST_MARGIN = 1e-2
+"""Nats; drops of the margin are told as shares of the clean one, or of this if it is larger."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,6 @@ class Probing:
         lr: learning rate of Adam.
         beta: inverse temperature of the softmax: logits per root mean square worth of a clip's
             cells.
-        n_known: up to how many of a clip's probes the agents are shown.
     """
 
     epochs: int = 1
@@ -45,7 +46,6 @@ class Probing:
     minibatch: int = 32
     lr: float = 1e-3
     beta: float = 24.0
-    n_known: int = 12
 
 
 def probe(session: Session, count: int, generator: torch.Generator, classes: int = 0, longest: int = 1) -> TensorDict:
@@ -59,9 +59,8 @@ def probe(session: Session, count: int, generator: torch.Generator, classes: int
         longest: frames that a tubelet lasts at most.
 
     Returns:
-        Of n clips: "seen", the observations before the first probe; "tubelets" int64[n p], flat
-        indices into `Agents.rank` of a clip; "maps" float[n p t y x], the strength maps asked
-        about; "drops" float[n p], of the margin, over the clean margin; "costs" float[n p], the
+        Of n clips: "seen", the observations; "tubelets" int64[n p], flat indices into `Agents.rank`
+        of a clip; "drops" float[n p], of the margin, over the clean margin; "costs" float[n p], the
         squared L2 norm of each, see `vidmarl.agents.features.cost`.
     """
     rows, (t, y, x), low = session.rows, session.renderer.coarse_shape, session.renderer.min_strength
@@ -80,24 +79,13 @@ def probe(session: Session, count: int, generator: torch.Generator, classes: int
     found = {
         "seen": seen,
         "tubelets": cells * fits + widths,
-        "maps": maps,
-        "drops": as_share(drops, seen),
+        "drops": drops / seen["known", "clean_margin"].clamp_min(SMALLEST_MARGIN)[:, None],
         "costs": cost(energy, seen["known", "energy"].flatten(1).mean(1)),
     }
     return TensorDict(found, batch_size=[len(rows)], device=rows.device)
 
 
-def shown(probes: TensorDict, count: int) -> TensorDict:
-    """The observations of agents that have made the first probes of each clip themselves."""
-    td: TensorDict = probes["seen"]
-    for i in range(count):
-        td = learn(td, probes["maps"][:, i], probes["drops"][:, i])
-    return td
-
-
-def probing_loss(
-    agents: Agents, probes: TensorDict, settings: Probing, generator: torch.Generator, n_known: int | None = None
-) -> tuple[Tensor, Tensor]:
+def probing_loss(agents: Agents, probes: TensorDict, settings: Probing) -> tuple[Tensor, Tensor]:
     """How far the team's log-probabilities of the tubelets are from what these are worth, up to a
     constant per clip.
 
@@ -105,27 +93,13 @@ def probing_loss(
         agents: the team.
         probes: of some clips, see `probe`.
         settings: of probing.
-        generator: of what the agents are shown.
-        n_known: how many of each clip's probes that is, at most half of them; None: drawn, up to
-            `settings.n_known`.
 
     Returns:
         The loss, and the mean correlation between both over the clips.
     """
-    count = probes["tubelets"].shape[1]
-    mixed = torch.randperm(count, generator=generator).to(probes["tubelets"].device)
-    probes = probes.copy().update({name: probes[name][:, mixed] for name in ("tubelets", "maps", "drops", "costs")})
-    most = min(settings.n_known, count // 2)
-    if n_known is None:
-        n_known = int(torch.randint(most + 1, (), generator=generator))
-    n_known = min(n_known, most)
-    with torch.autocast(probes["drops"].device.type, enabled=False):  # of the losses' parts the nets alone depend on it
-        seen = shown(probes, n_known)
-    ranked = agents.rank(seen)
-    log_prob = ranked.flatten(1).gather(1, probes["tubelets"][:, n_known:])
+    log_prob = agents.rank(probes["seen"]).flatten(1).gather(1, probes["tubelets"])
     worth = probes["drops"].clamp_min(0) / probes["costs"]
-    spread = worth.square().mean(1, keepdim=True).sqrt().clamp_min(1e-3)
-    target = settings.beta * worth[:, n_known:] / spread
+    target = settings.beta * worth / worth.square().mean(1, keepdim=True).sqrt().clamp_min(1e-3)
     log_prob, target = (x - x.mean(1, keepdim=True) for x in (log_prob, target))
     correlation = torch.nn.functional.cosine_similarity(log_prob, target, dim=1)
     return ((log_prob - target) / settings.beta).square().mean(), correlation.mean()

@@ -1,10 +1,9 @@
 """The effects of cells as a Gaussian process: a few cells tell of all others, and how surely.
 
-What the cells of a clip have in common is what the agents' credit maps assume (`credit`): a cell's
-effect is shared with its neighbours, with its place in all frames and with its frame at all places,
-and is in part its own. From that prior follow in closed form which cells tell the most, what they
-tell of the others, and how far off that may be. Single cells are asked about because they tell more
-of single cells than sets do, whose effects do not add up (docs/sensitivity.md).
+A cell's effect is shared with its neighbours, with its place in all frames and with its frame at
+all places, and is in part its own. From that prior follow in closed form which cells tell the most,
+what they tell of the others, and how far off that may be. Single cells are asked about because they
+tell more of single cells than sets do, whose effects do not add up (docs/sensitivity.md).
 """
 
 from __future__ import annotations
@@ -13,9 +12,17 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vidmarl.agents.credit import learn
 from vidmarl.attacks.sensitivity.plan import Estimate, Plan
 from vidmarl.queries.clip import ClipView
+
+REACH = 1.5
+"""How far what one cell shows holds for its neighbours, in cells and in frames: the length of a
+Gaussian kernel."""
+
+NEAR, PLACE, FRAME, OWN = 0.35, 0.25, 0.1, 0.3
+"""What a cell's effect is made of: what it shares with its neighbours in space and time, with the
+same place in all frames, with the same frame at all places, and what is its own. With these shares
+the effects of single cells are predicted best from each other (docs/experiments.md)."""
 
 MOST_CELLS = 8192
 """Search cells of a clip; the covariance of so many takes 256 MB."""
@@ -75,11 +82,23 @@ def prior(energy: Float[Tensor, "t y x"]) -> Float[Tensor, "n n"]:
             f"Measuring sensitivity: expected at most {MOST_CELLS:,} search cells a clip, got {energy.numel():,}"
             f" {tuple(energy.shape)}. Choose larger ones (grid=32, or search_cell=2), or method='rise'."
         )
-    single = torch.eye(energy.numel()).view(-1, *energy.shape)
-    alike = learn(torch.zeros_like(single), single, torch.ones(len(single))).flatten(1)
     size = energy.flatten() ** ENERGY_EXPONENT
     size = size / size.square().mean().sqrt().clamp_min(1e-12)
-    return alike * size[:, None] * size
+    return alike(*energy.shape) * size[:, None] * size
+
+
+def alike(t: int, y: int, x: int) -> Float[Tensor, "n n"]:
+    """The correlation of the effects of all cells of a map."""
+    time, height, width = (_kernel(count) for count in (t, y, x))
+    place = torch.kron(height, width)
+    near, same_place = torch.kron(time, place), torch.kron(torch.ones_like(time), place)
+    same_frame = torch.kron(time, torch.ones_like(place))
+    return NEAR * near + PLACE * same_place + FRAME * same_frame + OWN * torch.eye(len(near))
+
+
+def _kernel(count: int) -> Float[Tensor, "c c"]:
+    place = torch.arange(count, dtype=torch.float32)
+    return (-0.5 * ((place[:, None] - place) / REACH) ** 2).exp()
 
 
 def choose(
