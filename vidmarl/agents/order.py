@@ -155,13 +155,12 @@ class Grow(Request):
     def __init__(self, agents: Agents, start: Float[Tensor, "t y x"] | None = None) -> None:
         self._agents = agents
         self._seen: _Seen | None = None
-        self._ranking: Tensor | None = None
         self._begin(start, math.inf)
 
     @property
     def ranking(self) -> Float[Tensor, "t y x"] | None:
-        """How the agents rank the search cells; None before the first order."""
-        return self._ranking
+        """How the agents rank the search cells, in the order gone by; None where none is drawn."""
+        return None if self._order is None else self._order.ranking
 
     def restart(self, bound: float) -> None:
         """Begins again from the clean clip, with another order.
@@ -204,7 +203,7 @@ class Grow(Request):
         if self._order is None:
             chance = session.rand(row, 2, seen.log_prob.numel())[0].cpu()
             order = Order.draw(seen.log_prob, chance, low, apart=self._apart)
-            self._order, self._ranking, self._gained, self._tried = order, order.ranking, False, 0.0
+            self._order, self._gained, self._tried = order, False, 0.0
             self._take(order, 0)
         kept = self._kept.strength
         self.strength = torch.where(self._block != 0, low + 1 - kept, kept) if self._turns else kept + self._block

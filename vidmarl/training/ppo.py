@@ -294,7 +294,7 @@ class TwoAgentPPO(L.LightningModule):
 
     def _remember(self, probes: TensorDict) -> None:
         """Keeps probes of clips of one shape with those of others of that shape."""
-        shape = torch.Size([probes["tubelets"].shape[1], *probes["seen", "features"].shape[2:]])
+        shape = probes["seen", "features"].shape[1:]  # also says how many cells were probed
         if shape not in self._replay:
             self._replay[shape] = ReplayBuffer(storage=LazyStackStorage(), batch_size=self.probing.minibatch)
         self._replay[shape].extend(probes)
