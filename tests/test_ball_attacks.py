@@ -463,6 +463,7 @@ def test_an_image_prior_that_is_not_installed_says_so(monkeypatch: pytest.Monkey
     ("name", "wrong"),
     [
         ("vbad", {"samples": 7}),
+        ("vbad", {"step": 5e-4}),  # smaller than the smallest one
         ("sparse_nes", {"samples": 0}),
         ("sparse_nes", {"n_frames": 0}),
         ("sparse_nes", {"frames": "best"}),

@@ -275,17 +275,18 @@ def everywhere(value: float) -> Tensor:
 
 
 def test_a_start_is_asked_about_first_and_before_any_order_is_drawn() -> None:
-    books, start = on_spots(), torch.rand(T, SIDE, SIDE, generator=generator())
-    grow, before = Grow(agents(), start), books.generator(0).get_state()
+    books, start, team = on_spots(), torch.rand(T, SIDE, SIDE, generator=generator()), agents()
+    grow, before, seen = Grow(team, start), books.generator(0).get_state(), look(books, torch.arange(1))
+    assert grow.ranking is None
 
     def search(clip):
         yield grow
         assert torch.equal(grow.strength, start)
         assert torch.equal(books.generator(0).get_state(), before)
-        assert grow.ranking is None
+        torch.testing.assert_close(grow.ranking, team.rank(seen)[0].logsumexp(3))  # a success would be minimized by it
         assert not grow.over
         yield grow
-        assert grow.ranking is not None
+        assert not torch.equal(books.generator(0).get_state(), before), "an order was drawn"
 
     list(run_searches(books, search))
     assert books.queries.tolist() == [3]

@@ -10,13 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tensordict.nn import TensorDictModule
 from test_order import FITS
 from test_probing import CELL, FRAME, SIDE, T, agents, generator, session
 from test_rl_attack import Unmoved
 
 from vidmarl.agents.environment import MOST_SETS, OrderEnv
 from vidmarl.agents.observation import OBSERVATION
-from vidmarl.agents.order_distribution import OrderDistribution, in_passes
+from vidmarl.agents.order_distribution import OrderDistribution, in_passes, softened
 from vidmarl.queries.goals import Misclassify
 from vidmarl.queries.session import Session
 from vidmarl.training.orders import PAID, advantages, order_loss, order_policy, play
@@ -32,6 +33,26 @@ def opened(clips: int = 6, orders: int = 3) -> OrderEnv:
 def played(clips: int = 6, orders: int = 3, seed: int = 0):
     env = opened(clips, orders)
     return env.session, play(env, agents(), orders, seed)
+
+
+def test_the_policy_of_play_is_that_of_attacks(monkeypatch) -> None:
+    """In clips of many cells orders go less strictly by rank, in play as well."""
+    team, shape = agents(), (2, 4, 11, 10, 1)
+    ranking = torch.randn(shape, generator=generator()).flatten(1).log_softmax(1).view(shape)
+    net = TensorDictModule(lambda features: ranking, in_keys=["features"], out_keys=["ranking"])
+    monkeypatch.setattr(team, "ranking_net", lambda: net)
+    env = opened(clips=2, orders=2)
+    td = order_policy(team, 2)(env.reset())
+    told = OrderDistribution(softened(ranking)[:, None], team.config.apart, PAID).log_prob(td["action"])
+    torch.testing.assert_close(td["log_prob"], told)
+    assert not torch.equal(softened(ranking), ranking)
+
+
+def test_play_leaves_the_callers_randomness_alone() -> None:
+    env, team = opened(clips=2), agents()
+    before = torch.get_rng_state()
+    play(env, team, 3, seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # --- the distribution

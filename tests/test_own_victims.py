@@ -21,7 +21,7 @@ from vidmarl.data.encode import write_mp4
 from vidmarl.data.synthetic import Synthetic, make_clips
 from vidmarl.distortions import DISTORTIONS
 from vidmarl.errors import CheckpointError, SettingsError, UnknownNameError
-from vidmarl.training.settings import NETS, NUMBERS, PARTS, arguments_from
+from vidmarl.training.settings import NETS, PARTS, PLAIN, arguments_from
 from vidmarl.victims import load_victim, ships
 
 NET = """
@@ -222,7 +222,7 @@ def test_benchmark_takes_a_file_in_yaml(here: Path) -> None:
     "named", ["code/net.py:make_victim", "net.make_victim", "brought", {"class_path": "code/net.py:Net"}, None]
 )
 def test_a_checkpoint_brings_no_victim_of_its_own(here: Path, package: Path, named: Any) -> None:
-    settings: dict[str, Any] = {name: 1 for name in (*NUMBERS, *NETS)} | {name: {} for name in PARTS}
+    settings: dict[str, Any] = {name: 1 for name in (*PLAIN, *NETS)} | {name: {} for name in PARTS}
     settings |= {"distortion": "gaussian_noise", "victim": {"name": "x", "spec": None}}
     settings |= {"named": named and {"victim": named, "weights": None}}
     with pytest.raises(CheckpointError, match="nothing that a file names is imported"):

@@ -169,9 +169,26 @@ def test_passes_end_where_the_agents_have_strayed(tmp_path):
     assert passes == [{5}, {2}]  # in the first pass nothing has changed yet
 
 
-def test_a_single_order_has_no_baseline():
-    with pytest.raises(ValueError, match="PPO: orders must be at least 2, got 1"):
-        PPO(orders=1)
+@pytest.mark.parametrize(
+    ("settings", "name", "value"),
+    [
+        (PPO, "orders", 1),  # a single order has no baseline
+        (PPO, "epochs", 0),
+        (PPO, "minibatch", 0),
+        (PPO, "lr", 0.0),
+        (PPO, "clip", -0.2),
+        (PPO, "max_grad_norm", 0.0),
+        (Probing, "epochs", -1),
+        (Probing, "probes", 0),
+        (Probing, "updates", 0),
+        (Probing, "minibatch", 0),
+        (Probing, "lr", -1e-3),
+        (Probing, "beta", 0.0),
+    ],
+)
+def test_settings_that_learn_nothing_are_refused(settings, name, value):
+    with pytest.raises(ValueError, match=rf"{settings.__name__}: {name} must be at least .*, got {value}"):
+        settings(**{name: value})
 
 
 # -- the probes that probing goes by
@@ -221,6 +238,13 @@ def test_validation_probes_held_out_clips_once_and_the_correlation_grows(tmp_pat
     seen = team.victim.model.seen
     trainer(tmp_path, 3).validate(team, loader)
     assert team.victim.model.seen == seen + 8 * 2, "without a fit nothing is probed"
+
+
+def test_another_fit_goes_by_probes_of_its_own(tmp_path):
+    team = module(probing=PROBED)
+    for n in (8, 16):
+        trainer(tmp_path, 1).fit(team, batches(n))
+        assert [len(known) for known in team._replay.values()] == [n]
 
 
 @pytest.mark.thorough

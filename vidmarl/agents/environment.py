@@ -33,11 +33,12 @@ class OrderEnv(EnvBase):  # type: ignore[misc]  # torchrl has no types
     Observations are those of `vidmarl.agents.observation`, of n clips. An action is int64[n o k]:
     of each clip o orders of all its tubelets. The reward is float[n o 1]: by how much smaller than
     the full distortion the success was that each order has led to, in natural logarithms; 0 where
-    it failed. Beside it the step tells "size" float[n o], its L2 norm, "fooled" bool[n o], and
-    "asked" int64[n o], how many of the first tubelets the last set had.
+    it failed. Beside it the step tells "size" float[n o], the L2 norm of the success or of the full
+    distortion, "fooled" bool[n o], and "asked" int64[n o], how many of the first tubelets the last
+    set had.
 
-    The environment is stateless: what is known of a clip is in its TensorDict. Nothing is known of
-    it but its clean prediction, and nothing is minimized.
+    Of an episode nothing is kept but the source of signs: what is known of a clip is in its
+    TensorDict. Nothing is known of it but its clean prediction, and nothing is minimized.
 
     Args:
         session: the attack on a batch of clips, with budget for all orders; it answers the queries
@@ -111,8 +112,8 @@ def _grow(
     session: Session, rows: Int64[Tensor, " m"], orders: list[Order]
 ) -> tuple[Float[Tensor, " m"], Bool[Tensor, " m"], Int64[Tensor, " m"]]:
     """Asks about ever larger sets of each order until one fools its clip or touches all of it: the
-    norm of the last set, whether it has fooled, and how many tubelets it had. Clips that need no
-    attack cost nothing."""
+    norm of the success or of the full distortion, whether the last set has fooled, and how many
+    tubelets it had. Clips that need no attack cost nothing."""
     size, fooled = session.full_l2[rows].clone(), torch.zeros_like(rows, dtype=torch.bool)
     asked, most = torch.zeros_like(rows), len(orders[0].tubelets)
     left, count = session.active[rows].nonzero().flatten().cpu(), 1

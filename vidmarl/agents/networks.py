@@ -72,7 +72,7 @@ class Residual(nn.Module):
         nn.init.zeros_(self.time.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = nn.functional.gelu(self.space(x))
+        hidden = nn.functional.gelu(self.space(x))  # once more below: the nets that ship have learnt with both
         change: Tensor = self.time(nn.functional.gelu(hidden))
         return x + change
 

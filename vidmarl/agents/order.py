@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vidmarl.agents.networks import Agents
 from vidmarl.agents.observation import look
-from vidmarl.agents.order_distribution import OrderDistribution
+from vidmarl.agents.order_distribution import OrderDistribution, softened
 from vidmarl.agents.tubelets import lasting, random_signs
 from vidmarl.queries.scheduler import Request
 from vidmarl.queries.session import Response, Session
@@ -35,11 +35,6 @@ SMALLEST_BLOCK, LARGEST_BLOCK, OF_TRIED = 1 / 100, 1 / 25, 1 / 2
 """Where they keep apart, a first block does more, and may be smaller: a block adds half as much as
 all blocks of its order before it, within these bounds. So some clips are fooled by little, and the
 others soon (docs/experiments.md)."""
-
-SHARP_CELLS = 4
-"""Up to so many cells in the smallest block, an order is as sharp as the agents rank. The best of
-many cells do much the same, so with more of them logits shrink with the root of their number
-(docs/experiments.md)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +58,7 @@ class Order:
     def draw(
         cls, log_prob: Float[Tensor, "t y x w"], chance: Float[Tensor, "2 k"], low: float, *, apart: bool
     ) -> Order:
-        """An order by given uniform numbers in [0, 1), in larger clips less strictly by rank.
+        """An order by given uniform numbers in [0, 1).
 
         Args:
             log_prob: of each tubelet to come first, as the agents rank.
@@ -71,10 +66,7 @@ class Order:
             low: the smallest strength: with -1 every tubelet has a random direction.
             apart: whether neighbours keep apart.
         """
-        signs = random_signs(chance[1], low)
-        block = SMALLEST_BLOCK * log_prob[..., 0].numel()
-        if block > SHARP_CELLS:
-            log_prob = (log_prob * math.sqrt(SHARP_CELLS / block)).flatten().log_softmax(0).view_as(log_prob)
+        signs, log_prob = random_signs(chance[1], low), softened(log_prob)
         return cls(OrderDistribution(log_prob, apart).draw(chance[0]), signs, log_prob.logsumexp(3), low < 0)
 
     def first(self, count: int) -> Float[Tensor, "t y x"]:
@@ -159,8 +151,8 @@ class Grow(Request):
 
     @property
     def ranking(self) -> Float[Tensor, "t y x"] | None:
-        """How the agents rank the search cells, in the order gone by; None where none is drawn."""
-        return None if self._order is None else self._order.ranking
+        """How the agents rank the search cells, as orders go by it; None before the first query."""
+        return None if self._seen is None else softened(self._seen.log_prob).logsumexp(3)
 
     def restart(self, bound: float) -> None:
         """Begins again from the clean clip, with another order.

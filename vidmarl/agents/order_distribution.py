@@ -7,6 +7,7 @@ keep apart. Blur takes more from a place, the more of it is blurred (docs/experi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,16 +19,29 @@ from torch.nn.functional import max_pool3d
 
 from vidmarl.utils.randomness import gumbel
 
+SHARP_CELLS = 400
+"""Up to so many cells, an order is as sharp as the agents rank. The best of many cells do much the
+same, so with more of them logits shrink with the root of their number (docs/experiments.md)."""
+
 LAST_PASS = 62
 """Where tubelets of five lengths leave more passes to make, the last one takes all that is left."""
 
 
-class OrderDistribution(Distribution):
-    """Orders of all tubelets: each place goes to one of those that may follow, in proportion to its
-    probability to come first (Luce 1959, Plackett 1975).
+def softened(log_prob: Float[Tensor, "*n t y x w"]) -> Float[Tensor, "*n t y x w"]:
+    """What orders are drawn by where the agents rank so: in clips of more than `SHARP_CELLS` less
+    strictly by rank."""
+    if (cells := log_prob[..., 0].flatten(-3).shape[-1]) <= SHARP_CELLS:
+        return log_prob
+    return (log_prob * math.sqrt(SHARP_CELLS / cells)).flatten(-4).log_softmax(-1).view_as(log_prob)
 
-    All that are left may follow; or those that have no neighbour in the pass, that are not centred
-    in the cell of one of its tubelets, or in a cell beside it.
+
+class OrderDistribution(Distribution):
+    """Orders of all tubelets: each place of the first pass goes to one of those that may follow, in
+    proportion to its probability to come first (Luce 1959, Plackett 1975).
+
+    All that are left may follow, in a single pass; or those that have no neighbour in the pass,
+    that are not centred in the cell of one of its tubelets, or in a cell beside it. Later passes go
+    by the draw that the first one went by.
 
     An action is int64[... k], the flat indices in their order. Its log-probability comes place by
     place, because learning goes by the first places alone.

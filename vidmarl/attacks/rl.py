@@ -49,7 +49,7 @@ class RLAttack(Attack):
         init: what the search starts from. "alternating": full strength everywhere, its sign
             alternating from frame to frame, where the fewest queries matter and not the size.
             Blocks of the agents' order then turn the sign of what is there.
-        budget, max_queries_after_success, seed, clips_at_once, progress: see `Attack`.
+        budget, max_queries_after_success, stop_at_jod, seed, clips_at_once, progress: see `Attack`.
 
     Raises:
         UnknownNameError: no agents of that name ship with vidmarl.
@@ -90,7 +90,7 @@ class RLAttack(Attack):
             raise ValueError(f"RLAttack: init must be 'clean' or 'alternating', got {self.init!r}.")
 
     def run(self, session: Session) -> Iterator[Tensor]:
-        self._team.to(session.renderer.clips.device).eval()
+        self._team.to(session.renderer.clips.device)
         yield from super().run(session)
 
     def search(self, clip: ClipView) -> Search:

@@ -9,13 +9,10 @@ from typing import Any, dataclass_transform, get_type_hints
 import numpy as np
 
 from vidmarl.registry import explain_settings
-from vidmarl.utils.kinds import check_kind, check_least
+from vidmarl.utils.kinds import check_kind, check_positive
 
 MOST = 2**53
 """The largest number of a setting: floats count exactly as far as this."""
-
-LEAST = 1e-15
-"""The smallest number by which anything is divided."""
 
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(dataclasses.field,))
@@ -57,4 +54,4 @@ class Settings:
     def check_positive(self, *names: str) -> None:
         """Raises a ValueError unless the settings of these names are above 0, and by enough to
         divide by."""
-        check_least(type(self).__name__, **{name: (getattr(self, name), LEAST) for name in names})
+        check_positive(type(self).__name__, **{name: getattr(self, name) for name in names})

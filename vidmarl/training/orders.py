@@ -24,15 +24,15 @@ from torchrl.objectives import ClipPPOLoss
 from vidmarl.agents.environment import OrderEnv
 from vidmarl.agents.networks import Agents
 from vidmarl.agents.observation import OBSERVATION
-from vidmarl.agents.order_distribution import OrderDistribution
+from vidmarl.agents.order_distribution import OrderDistribution, softened
 
 PAID = 64
 """How many of an order's first places are paid: sets of more say little of any one of them."""
 
 
 def order_policy(agents: Agents, orders: int) -> ProbabilisticTensorDictSequential:
-    """The team as a policy that draws some orders of each clip; "log_prob" float[n o p] is that of
-    their first places.
+    """The team as a policy that draws some orders of each clip as an attack does; "log_prob"
+    float[n o p] is that of their first places.
 
     Args:
         agents: the team.
@@ -40,7 +40,7 @@ def order_policy(agents: Agents, orders: int) -> ProbabilisticTensorDictSequenti
     """
 
     def for_each(ranking: Float[Tensor, "n t y x w"]) -> Float[Tensor, "n o t y x w"]:
-        return ranking[:, None].expand(-1, orders, -1, -1, -1, -1)
+        return softened(ranking)[:, None].expand(-1, orders, -1, -1, -1, -1)
 
     return ProbabilisticTensorDictSequential(
         agents.ranking_net(),
@@ -85,7 +85,6 @@ def play(env: OrderEnv, agents: Agents, orders: int, seed: int) -> TensorDict:
         Of n clips what they look like and what was done, with "advantage" float[n o p 1], and
         "size", "fooled" and "asked" as in `OrderEnv`.
     """
-    torch.manual_seed(seed)
     env.set_seed(seed)
     n = len(env.session)
     collector = Collector(
@@ -99,8 +98,12 @@ def play(env: OrderEnv, agents: Agents, orders: int, seed: int) -> TensorDict:
         auto_register_policy_transforms=False,
         use_buffers=False,
     )
-    played: TensorDict = next(iter(collector)).squeeze(1)
-    collector.shutdown()
+    with torch.random.fork_rng(devices=[env.device] if env.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        try:
+            played: TensorDict = next(iter(collector)).squeeze(1)
+        finally:
+            collector.shutdown()
     after = played["next"]
     td = played.select(*OBSERVATION, "action", "log_prob")
     place = torch.arange(played["log_prob"].shape[-1], device=env.device)

@@ -1,12 +1,12 @@
 """Training of the two agents: a LightningModule fed by TorchRL's replay buffer and collector.
 
 In the first epochs a training step asks about single tubelets of a batch of clips, and learns what
-they are worth from all that was asked so far (`vidmarl.training.probing`). In epochs
-after these it plays whole orders and makes some epochs of PPO over them
-(`vidmarl.training.orders`). Against several victims and with several distortions each step has
-another pair (`vidmarl.training.pairs`). Lightning shares the clips out between ranks and resumes
-the epoch; every step has a seed of its own, so nothing outside the checkpoint is needed to go on
-exactly.
+they are worth from all that was asked so far (`vidmarl.training.probing`). In epochs after these it
+plays whole orders and makes some epochs of PPO over them (`vidmarl.training.orders`). Against
+several victims and with several distortions each step has another pair (`vidmarl.training.pairs`).
+Lightning shares the clips out between ranks and goes on after the last whole epoch. Every step has
+a seed of its own, so nothing outside the checkpoint is needed to go on exactly, but for the probes
+of several epochs of probing, which are kept in memory alone.
 """
 
 from __future__ import annotations
@@ -217,8 +217,8 @@ class TwoAgentPPO(L.LightningModule):
     # -- training
 
     def on_fit_start(self) -> None:
-        """Forgets what an earlier fit has asked about other validation clips."""
-        self._held_out = {}
+        """Forgets what an earlier fit has asked."""
+        self._held_out, self._replay = {}, {}
 
     def on_train_start(self) -> None:
         """Builds what lives on this rank's device. As a submodule it would put every parameter into
@@ -263,14 +263,14 @@ class TwoAgentPPO(L.LightningModule):
         """Probes the clips, and learns what tubelets are worth from the probes of all clips so far,
         those of one shape after those of another.
 
-        An epoch that is cut off starts again when the run is resumed, so the probes need not be in
-        the checkpoint.
+        The probes are not in checkpoints: a run that is resumed within several epochs of probing
+        goes on with those of its own epochs alone.
         """
         settings, seed = self.probing, self._rank_seed()
         generator = torch.Generator().manual_seed(seed)
         fresh = self._ask_probes(pair, clips, settings.probes, seed, generator)
         log = {}
-        with torch.no_grad():  # on clips that no update has seen yet
+        with torch.no_grad():  # before any update has seen these probes
             log["probing/correlation_before"] = probing_loss(self.agents, fresh, settings)[1]
         self._remember(fresh)
         optimizer = cast("torch.optim.Optimizer", self.optimizers())

@@ -1,10 +1,10 @@
-"""Probing: the agents learn from trials of single tubelets what distorting each cell is worth.
+"""Probing: the agents learn from single tubelets what distorting each is worth.
 
-A contextual bandit: the context is a clip, an action a cell, and its reward what the cell is worth
-to a search. A few queries of each training clip measure by how much the margin drops at some of its
-cells, drawn at random. A search keeps what does not raise the margin, and it pays in squared L2; so
-a cell is worth the drop, or nothing where there is none, over the squared norm. The policy of both
-agents together is trained towards a softmax of these values, given what the clip looks like.
+A contextual bandit: the context is a clip, an action a tubelet, and its reward what the tubelet is
+worth to a search. A few queries of each training clip measure by how much the margin drops with
+tubelets drawn at random. A search keeps what does not raise the margin, and it pays in squared L2;
+so a tubelet is worth the drop, or nothing where there is none, over the squared norm. The policy of
+both agents together is trained towards a softmax of these values, given what the clip looks like.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vidmarl.agents.networks import Agents
 from vidmarl.agents.observation import look
 from vidmarl.agents.tubelets import lasting, lengths, random_signs
 from vidmarl.queries.session import Session
+from vidmarl.utils.kinds import check_least, check_positive
 
 SMALLEST_MARGIN = 1e-2
 """Nats; drops of the margin are told as shares of the clean one, or of this if it is larger."""
@@ -37,7 +38,10 @@ class Probing:
         minibatch: clips a gradient step.
         lr: learning rate of Adam.
         beta: inverse temperature of the softmax: logits per root mean square worth of a clip's
-            cells.
+            probes.
+
+    Raises:
+        ValueError: a setting is out of its range.
     """
 
     epochs: int = 1
@@ -47,21 +51,27 @@ class Probing:
     lr: float = 1e-3
     beta: float = 24.0
 
+    def __post_init__(self) -> None:
+        check_least("Probing", epochs=(self.epochs, 0))
+        check_least("Probing", **{name: (getattr(self, name), 1) for name in ("probes", "updates", "minibatch")})
+        check_positive("Probing", lr=self.lr, beta=self.beta)
+
 
 def probe(session: Session, count: int, generator: torch.Generator, classes: int = 0, longest: int = 1) -> TensorDict:
-    """Asks about `count` random tubelets of every active clip of a fresh session, each by itself.
+    """Asks about random tubelets of every active clip of a fresh session, each by itself.
 
     Args:
         session: on the clips.
-        count: probes of each clip.
+        count: probes of each clip, each of another cell; fewer where a clip has fewer cells.
         generator: of the tubelets.
         classes: see `vidmarl.agents.observation.look`.
         longest: frames that a tubelet lasts at most.
 
     Returns:
         Of n clips: "seen", the observations; "tubelets" int64[n p], flat indices into `Agents.rank`
-        of a clip; "drops" float[n p], of the margin, over the clean margin; "costs" float[n p], the
-        squared L2 norm of each, see `vidmarl.agents.features.cost`.
+        of a clip; "drops" float[n p], of the margin, over the clean margin (`SMALLEST_MARGIN` at
+        least); "costs" float[n p], the squared L2 norm of each over that of the clip's mean cell,
+        see `vidmarl.agents.features.cost`.
     """
     rows, (t, y, x), low = session.rows, session.renderer.coarse_shape, session.renderer.min_strength
     seen = look(session, rows, classes)

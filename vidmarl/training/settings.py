@@ -16,6 +16,7 @@ from vidmarl.perturbations.grid import TubeletGrid
 from vidmarl.training.pairs import listed, one_or_all
 from vidmarl.training.probing import Probing
 from vidmarl.utils.fingerprints import fingerprint
+from vidmarl.utils.kinds import check_least, check_positive
 from vidmarl.victims import ships
 from vidmarl.victims.victim import Victim
 
@@ -31,7 +32,8 @@ ATTACKED_WITH = ("victim", "distortion", "grid", "search_cell", "coherence", *NE
 TRAINED_WITH = (*ATTACKED_WITH, "ppo", "probing", "seed")
 """The settings that decide the course of training."""
 
-NUMBERS = ("search_cell", "coherence", "eval_budget", "seed")
+PLAIN = ("search_cell", "coherence", "eval_budget", "seed")
+"""The settings of training that are plain data as they are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,11 @@ class PPO:
         lr: learning rate of Adam.
         clip: of the probability ratio.
         max_grad_norm: of the gradient, both nets together; in probing, too.
-        target_kl: the passes end when the approximate KL exceeds this; None: never.
+        target_kl: the passes end when the approximate KL, on the last minibatch of one, exceeds
+            this; None: never.
+
+    Raises:
+        ValueError: a setting is out of its range.
     """
 
     orders: int = 4
@@ -57,8 +63,9 @@ class PPO:
     target_kl: float | None = 0.03
 
     def __post_init__(self) -> None:
-        if self.orders < 2:  # one has no others to be compared with
-            raise ValueError(f"PPO: orders must be at least 2, got {self.orders}.")
+        check_least("PPO", orders=(self.orders, 2))  # one has no others to be compared with
+        check_least("PPO", epochs=(self.epochs, 1), minibatch=(self.minibatch, 1))
+        check_positive("PPO", lr=self.lr, clip=self.clip, max_grad_norm=self.max_grad_norm)
 
 
 PARTS = {"grid": TubeletGrid, "ppo": PPO, "probing": Probing}
@@ -66,7 +73,7 @@ PARTS = {"grid": TubeletGrid, "ppo": PPO, "probing": Probing}
 
 def settings_of(module: TwoAgentPPO) -> dict[str, Any]:
     """What the agents are trained against, with and how, as plain data."""
-    settings = {name: getattr(module, name) for name in NUMBERS}
+    settings = {name: getattr(module, name) for name in PLAIN}
     settings |= {name: dataclasses.asdict(getattr(module, name)) for name in PARTS}
     settings["victim"] = one_or_all([_victim_record(victim) for victim in module.victims])
     settings["named"] = module.named
@@ -97,7 +104,7 @@ def arguments_from(settings: Mapping[str, Any], given: Mapping[str, Any], doing:
             settings do not fit.
     """
     try:
-        told = {name: settings[name] for name in (*NUMBERS, *NETS)}
+        told = {name: settings[name] for name in (*PLAIN, *NETS)}
         told |= {name: make(**settings[name]) for name, make in PARTS.items()}
         if "distortion" not in given:
             records = listed("distortion", settings["distortion"])

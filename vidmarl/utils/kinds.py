@@ -15,6 +15,9 @@ from torch import Tensor
 
 from vidmarl.errors import SettingsError
 
+LEAST = 1e-15
+"""The smallest number by which anything is divided."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -78,6 +81,12 @@ def check_least(who: str, **limits: tuple[float, float]) -> None:
     for name, (value, least) in limits.items():
         if value < least:
             raise ValueError(f"{who}: {name} must be at least {least}, got {value}.")
+
+
+def check_positive(who: str, **values: float) -> None:
+    """Raises a ValueError unless each value is above 0, and by enough to divide by; `who` opens the
+    message."""
+    check_least(who, **{name: (value, LEAST) for name, value in values.items()})
 
 
 def fits(value: Any, kind: Any) -> bool:

@@ -19,6 +19,7 @@ from vidmarl.attacks.search.linf_ball import BallAttack
 from vidmarl.queries.clip import ClipView
 from vidmarl.queries.scheduler import Pixels, Request, Search
 from vidmarl.queries.session import Response
+from vidmarl.utils.kinds import check_least
 
 Estimate = Generator[Tensor | Request, Response, Tensor]
 """A part of a search that asks, and returns what it has found."""
@@ -118,6 +119,7 @@ class NESAttack(BallAttack):
                 f" {self.samples}."
             )
         self.check_positive("sigma", "step", "smallest_step", "patience")
+        check_least(type(self).__name__, step=(self.step, self.smallest_step))
 
     def step_size(self) -> StepSize:
         """The steps of one search."""

@@ -1,6 +1,7 @@
 """Attacks on pixels inside an Linf ball, where most earlier work on video lives: the bounded track.
 
-They share the ball and the stop at the first success; each attack is a file of its own.
+They share the ball, and the search of each ends at the first success; each attack is a file of its
+own.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from vidmarl.distortions.sign_noise import SignNoise, whole_levels
 
 
 class BallAttack(Attack):
-    """An attack on pixels in an Linf ball; it stops at the first success.
+    """An attack on pixels in an Linf ball.
 
-    A subclass writes `search`, which yields `Pixels` and runs on the device of the clips. The grid,
-    the search cells and the coherence only shape the strength map of the result.
+    A subclass writes `search`, which yields `Pixels`, runs on the device of the clips, and ends at
+    the first success. The grid, the search cells and the coherence only shape the strength map of
+    the result.
 
     Args:
         distortion: `SignNoise` or `SignBands`, whose epsilon is the ball's radius; the pattern is

@@ -15,8 +15,8 @@ from vidmarl.queries.scheduler import Request, Search
 from vidmarl.queries.session import Response
 
 RESTART_SLACK = 1.1
-"""A restart may find a success so many times as large as the smallest one: minimizing it from
-another place can still end smaller."""
+"""A restart may find a success so many times as large as the smallest one found so far, before it
+was minimized: minimizing it from another place can still end smaller."""
 
 Find = Generator[Tensor | Request, Response, tuple[Tensor, float] | None]
 """Like a `Search`, and returns the success that it found with its L2 norm, or None."""
