@@ -19,15 +19,15 @@ windows of a group of videos, then over the groups; a failure counts with the fu
 UCF-101's videos of a group share people and place. So groups are what the 95 % intervals
 (bootstrap) and the p of Wilcoxon's signed-rank test are over; p is not corrected for the number of
 tests. How visible the successes are after the last query (JOD, flicker, warping error) is a median
-over the first windows of the groups, those that all attacks but "by cost" fool; JOD needs the extra
-`perceptual`. order_margins.csv is about the windows whose clean margin is below 1 nat, and about
-the others. What lies in outputs/measure_order is not measured again. The seed is that of the
-training; beyond 0 the agents stand beside their untrained selves alone. With --ablate they also
-stand beside teams in which only one of them is untrained; with --fine beside the controls with
-cells of 8 px, as conf/benchmark/natural.yaml has them (order_fine.csv). With --play 2 they play
-whole orders for two epochs after their probes, with --also they are trained against other victims
-in turn, too, and stand beside those of the usual training (order_trainings.csv). With --compile the
-victim is compiled first.
+over the first windows of the groups, those that the agents, trained and untrained, and both
+controls fool; JOD needs the extra `perceptual`. order_margins.csv is about the windows whose clean
+margin is below 1 nat, and about the others. What lies in outputs/measure_order is not measured
+again. The seed is that of the training; beyond 0 the agents stand beside their untrained selves
+alone. With --ablate they also stand beside teams in which only one of them is untrained; with
+--fine beside the controls with cells of 8 px, as conf/benchmark/natural.yaml has them
+(order_fine.csv). With --play 2 they play whole orders for two epochs after their probes, with
+--also they are trained against other victims in turn, too, and stand beside those of the usual
+training (order_trainings.csv). With --compile the victim is compiled first.
 
 With --native the same agents attack the victim at its own input, 16 frames of 176 px, and with
 --unseen victims that they were not trained against, the centre of each video; with --native 2 the
@@ -158,6 +158,8 @@ def main() -> None:
         parser.error("--native: agents of another training are measured without it")
     if args.fine and args.unseen is not None:
         parser.error("--fine: other victims are measured without it")
+    if args.ablate and (args.native or args.unseen is not None):
+        parser.error("--ablate: other inputs and victims are measured without it")
     if importlib.util.find_spec("pycvvdp") is None:
         raise SystemExit("measure_order.py: JOD needs ColorVideoVDP, pip install 'vidmarl[perceptual]'.")
     OUT.mkdir(parents=True, exist_ok=True)

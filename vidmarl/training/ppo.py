@@ -400,7 +400,7 @@ class TwoAgentPPO(L.LightningModule):
             self.log(name, value, on_epoch=True, sync_dist=True, batch_size=int(tried.sum()), prog_bar=name in log)
 
     def _held_out_correlation(self, pair: Pair, clips: Tensor, batch_idx: int) -> Tensor:
-        """How well the agents foretell what probes of held-out clips have shown.
+        """How well the agents predict what probes of held-out clips have shown.
 
         The probes are asked once, and again when a run is resumed. They count as training queries,
         because they may choose the checkpoint.
