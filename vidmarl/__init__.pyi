@@ -14,7 +14,6 @@ from .attacks.result import AttackResult as AttackResult
 from .attacks.rl import RLAttack as RLAttack
 from .attacks.saved import SavedResult as SavedResult
 from .attacks.sensitivity.measure import sensitivity as sensitivity
-from .attacks.signed_blocks import SignedBlocks as SignedBlocks
 from .attacks.square_tubes import SquareTubes as SquareTubes
 from .audit.run import audit as audit
 from .benchmark.compare import compare as compare
