@@ -19,7 +19,6 @@ from vidmarl.attacks.search.linf_ball import BallAttack
 from vidmarl.queries.clip import ClipView
 from vidmarl.queries.scheduler import Pixels, Request, Search
 from vidmarl.queries.session import Response
-from vidmarl.utils.kinds import check_least
 
 Estimate = Generator[Tensor | Request, Response, Tensor]
 """A part of a search that asks, and returns what it has found."""
@@ -103,6 +102,9 @@ class NESAttack(BallAttack):
         step: the first step in [0, 1] pixels.
         smallest_step: the last one.
         patience: margins that are looked at together before the step is halved, see `StepSize`.
+
+    Raises:
+        ValueError: a setting is out of its range.
     """
 
     samples: int = 48
@@ -119,7 +121,10 @@ class NESAttack(BallAttack):
                 f" {self.samples}."
             )
         self.check_positive("sigma", "step", "smallest_step", "patience")
-        check_least(type(self).__name__, step=(self.step, self.smallest_step))
+        if self.smallest_step > self.step:
+            raise ValueError(
+                f"{type(self).__name__}: smallest_step must be at most step, {self.step}, got {self.smallest_step}."
+            )
 
     def step_size(self) -> StepSize:
         """The steps of one search."""
