@@ -286,6 +286,7 @@ def test_a_start_is_asked_about_first_and_before_any_order_is_drawn() -> None:
         torch.testing.assert_close(grow.ranking, team.rank(seen)[0].logsumexp(3))  # a success would be minimized by it
         assert not grow.over
         yield grow
+        assert grow.ranking is not None
         assert not torch.equal(books.generator(0).get_state(), before), "an order was drawn"
 
     list(run_searches(books, search))
